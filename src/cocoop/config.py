@@ -1,0 +1,98 @@
+"""Settings: frozen dataclasses, one sentence a field, checked when made. Standard library only."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from cocoop.errors import ConfigError
+
+__all__ = ["PRECISIONS", "Precision", "Preprocessing", "TrainConfig"]
+
+Precision = Literal["fp32", "bf16", "fp16"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
+
+
+def _check(ok: bool, flag: str, seen: object, wanted: str) -> None:
+    if not ok:
+        raise ConfigError(f"--{flag} is {seen!r}; it must be {wanted}.")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a backbone wants its images, as published with its weights."""
+
+    size: int
+    """Height and width of the model's input, in pixels."""
+    mean: tuple[float, float, float]
+    """Mean of each RGB channel, in [0, 1]."""
+    std: tuple[float, float, float]
+    """Standard deviation of each RGB channel, in [0, 1]."""
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    """How pixels are interpolated when an image is resized."""
+    resize: Literal["shortest", "squash"] = "shortest"
+    """`shortest`: scale the shorter edge to `size`, crop the centre; `squash`: scale both edges to `size`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How a prompt is trained. The defaults are CoCoOp's (CVPR 2022): SGD, ten epochs, one image a step."""
+
+    epochs: int = 10
+    """Number of passes over the training photos."""
+    batch_size: int = 1
+    """Photos a step; the last incomplete batch is dropped when there is at least one full one."""
+    learning_rate: float = 0.002
+    """Peak rate of SGD; after the warm-up it follows half a cosine down, changing once an epoch."""
+    warmup_epochs: int = 1
+    """Epochs at the constant warm-up rate before the cosine begins."""
+    warmup_learning_rate: float = 1e-5
+    """The rate during warm-up."""
+    momentum: float = 0.9
+    """Momentum of SGD, without dampening or Nesterov's correction."""
+    weight_decay: float = 5e-4
+    """L2 penalty on every learned tensor, biases too."""
+    cache_features: bool = False
+    """Encode every training photo once, without augmentation, instead of anew in each epoch."""
+    seed: int = 1
+    """Seed of the batch order and the augmentation; any integer from 0 up."""
+    workers: int = 2
+    """Processes that decode and augment photos; 0 decodes in the main process."""
+    skip_bad_images: bool = True
+    """Leave unreadable photos out of training and count them, instead of stopping at the first."""
+
+    def __post_init__(self) -> None:
+        """Check every range.
+
+        Raises:
+            ConfigError: naming the flag, what was given and what is allowed.
+        """
+        _check(self.epochs >= 1, "epochs", self.epochs, "at least 1")
+        _check(self.batch_size >= 1, "batch-size", self.batch_size, "at least 1")
+        for flag in ("learning_rate", "warmup_learning_rate"):
+            rate = getattr(self, flag)
+            ok = math.isfinite(rate) and rate > 0
+            _check(ok, flag.replace("_", "-"), rate, "a positive number")
+        _check(self.warmup_epochs >= 0, "warmup-epochs", self.warmup_epochs, "0 or more")
+        _check(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
+        ok = math.isfinite(self.weight_decay) and self.weight_decay >= 0
+        _check(ok, "weight-decay", self.weight_decay, "0 or more")
+        _check(0 <= self.seed < 2**63, "seed", self.seed, "from 0 to 2**63 - 1")
+        _check(self.workers >= 0, "workers", self.workers, "0 or more")
+
+    def learning_rate_at(self, epoch: int) -> float:
+        """Rate of one epoch: constant during warm-up, then a cosine over the epochs since its end.
+
+        The reference counts the cosine's period in all epochs, so the last epoch's rate is above zero.
+
+        Args:
+            epoch: from 1 to `epochs`.
+
+        Returns:
+            The learning rate, in the unit of `learning_rate`.
+        """
+        if epoch <= self.warmup_epochs:
+            return self.warmup_learning_rate
+        progress = (epoch - self.warmup_epochs - 1) / self.epochs
+        return self.learning_rate * (1 + math.cos(math.pi * progress)) / 2
