@@ -1,0 +1,181 @@
+"""Photos: from a file of any common kind to RGB, and from RGB to the tensor that a backbone wants.
+
+The transforms are those of CLIP (test) and of the CoOp code (train). Shapes: H = W = `Preprocessing.size`.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
+
+from cocoop.config import Preprocessing
+from cocoop.errors import DataError
+
+__all__ = ["PhotoError", "Transform", "open_photo", "test_transform", "train_transform"]
+
+Transform = Callable[[Image.Image], Float[Tensor, "3 H W"]]
+"""From an RGB photo to a normalised tensor."""
+
+MAX_ASPECT = 100
+"""Longest edge over shortest edge of a photo; scaling a mere line would take gigabytes."""
+
+# Decoders meet arbitrary bytes, and Pillow lets through what they stumble over: SyntaxError in a broken PNG,
+# struct.error or KeyError in broken TIFF tags, and so on. Errors outside of this list (memory, say) are not
+# about the photo.
+_BROKEN = (
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    struct.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+
+class PhotoError(DataError):
+    """A photo that cannot be read; training may leave it out and go on."""
+
+    def __init__(self, photo: str, reason: str) -> None:
+        super().__init__(photo, reason)
+        self.photo = photo
+        """The file, as it was given."""
+        self.reason = reason
+        """What is wrong with it, without its name."""
+
+    def __str__(self) -> str:
+        return f"The photo '{self.photo}' cannot be used: {self.reason}."
+
+
+def open_photo(source: str | Path | io.BytesIO) -> Image.Image:
+    """Read a photo as 8-bit RGB, the way up it was taken.
+
+    Grey, 16-bit grey, CMYK and palette images are converted, transparent ones are laid on white, and the
+    rotation noted by a camera (EXIF) is applied. Of several frames the first is taken.
+
+    Args:
+        source: a file, or the bytes of one (an upload).
+
+    Returns:
+        An image of mode RGB, with no file kept open.
+
+    Raises:
+        PhotoError: a `DataError` with the file's name, if it is missing, empty, damaged, cut off, too large
+            to be decoded safely (Pillow's `MAX_IMAGE_PIXELS`), or more than 100 times as long as wide.
+    """
+    name = "upload" if isinstance(source, io.BytesIO) else str(source)
+    try:
+        with Image.open(source) as image:
+            # Pillow itself only warns up to twice this limit.
+            if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise PhotoError(
+                    name, f"it has {image.width} x {image.height} pixels, too many to decode safely"
+                )
+            if max(image.size) > MAX_ASPECT * min(image.size):
+                raise PhotoError(name, f"at {image.width} x {image.height} pixels it is a line, not a photo")
+            image.load()
+            return _to_rgb(_upright(image))
+    except PhotoError:
+        raise
+    except FileNotFoundError as error:
+        raise PhotoError(name, "there is no such file") from error
+    except UnidentifiedImageError as error:
+        raise PhotoError(name, "it is empty, damaged or no image") from error
+    except _BROKEN as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise PhotoError(
+            name, f"it is damaged or of an unusual kind ({reason or type(error).__name__})"
+        ) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except _BROKEN:
+        # Pixels are already loaded: damaged EXIF data alone are no reason to lose a photo.
+        return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        image = _sixteen_to_eight_bits(image)
+    elif image.mode == "F":
+        raise ValueError("its pixels are fractions without a known range; save it with 8 bits a channel")
+    if image.has_transparency_data:
+        coloured = image.convert("RGBA")
+        white = Image.new("RGBA", coloured.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, coloured).convert("RGB")
+    return image.convert("RGB")
+
+
+def _sixteen_to_eight_bits(image: Image.Image) -> Image.Image:
+    """Scale 0..65535 to 0..255; Pillow's own `convert` would clip everything above 255 to white."""
+    grey = np.asarray(image).astype(np.int64)
+    if grey.min() < 0 or grey.max() > 65535:
+        raise ValueError("its pixels have 32 bits; save it with 8 or 16 bits a channel")
+    return Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+
+
+def train_transform(preprocessing: Preprocessing) -> Transform:
+    """A random crop of 8 to 100 % of the area, 3:4 to 4:3, scaled; flipped half of the time; normalised.
+
+    The randomness is taken from PyTorch's CPU generator only.
+
+    Args:
+        preprocessing: of the backbone.
+
+    Returns:
+        A function from an RGB photo to a (3, H, W) float tensor.
+    """
+    return transforms.Compose(
+        [
+            transforms.RandomResizedCrop(
+                preprocessing.size,
+                scale=(0.08, 1.0),
+                ratio=(3 / 4, 4 / 3),
+                interpolation=InterpolationMode(preprocessing.interpolation),
+                antialias=True,
+            ),
+            transforms.RandomHorizontalFlip(0.5),
+            transforms.ToTensor(),
+            transforms.Normalize(preprocessing.mean, preprocessing.std),
+        ]
+    )
+
+
+def test_transform(preprocessing: Preprocessing) -> Transform:
+    """The backbone's own preprocessing: resize (shorter edge and centre crop, or squash) and normalise.
+
+    Args:
+        preprocessing: of the backbone.
+
+    Returns:
+        A function from an RGB photo to a (3, H, W) float tensor; the same photo always gives the same tensor.
+    """
+    size = preprocessing.size
+    squash = preprocessing.resize == "squash"
+    interpolation = InterpolationMode(preprocessing.interpolation)
+    return transforms.Compose(
+        [
+            transforms.Resize((size, size) if squash else size, interpolation=interpolation, antialias=True),
+            transforms.CenterCrop(size),
+            transforms.ToTensor(),
+            transforms.Normalize(preprocessing.mean, preprocessing.std),
+        ]
+    )
+
+
+# The name is for readers; this keeps pytest from collecting it where it is imported into a test module.
+test_transform.__test__ = False  # type: ignore[attr-defined]

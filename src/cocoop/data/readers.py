@@ -1,0 +1,90 @@
+"""From a folder, a manifest or a split file to a `Dataset`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from cocoop.data.dataset import Dataset, Item, Split
+from cocoop.data.folders import read_folder
+from cocoop.data.manifests import read_manifest
+from cocoop.data.names import final_names, read_renames
+from cocoop.data.rows import Listing, divide
+from cocoop.data.splitfiles import read_split_file
+from cocoop.errors import DataError
+
+__all__ = ["load_data"]
+
+_FORMATS = (
+    "an image folder (class/photo.jpg, or train/class/photo.jpg), a manifest (.csv or .jsonl),"
+    " or a split file (.json)"
+)
+
+
+def load_data(
+    source: str | Path,
+    *,
+    image_root: str | Path | None = None,
+    renames: str | Path | Mapping[str, str] | None = None,
+    seed: int = 0,
+) -> Dataset:
+    """List the photos and classes of a data set; no photo is opened.
+
+    Labels follow the sorted cleaned class names for folders and manifests, and the file's own labels for
+    split files. Names are cleaned (`hot_dog` to `hot dog`) and then renamed; renames do not change the
+    labels.
+
+    Args:
+        source: an image folder, `class/photo.jpg` or `train|val|test/class/photo.jpg`; a `.csv` or `.jsonl`
+            manifest with path, class and optionally split; or a `.json` split file of the CoOp code.
+        image_root: the folder that the paths of a manifest or split file start from; the file's own by
+            default.
+        renames: new class names: a `.json` file `{"old": "new"}`, a `.csv` file old,new, or a mapping.
+        seed: of the split of data that come without one: half of each class to train, a fifth to val, the
+            rest to test. Keep it the same in all runs that are compared. Data with splits do not use it.
+
+    Returns:
+        The data set; see `Dataset.check_files` and `Dataset.check_trainable` before training.
+
+    Raises:
+        DataError: if the source is missing, of no known kind, malformed or contradicts itself.
+    """
+    path = Path(source).expanduser()
+    listing, root = _read(path, None if image_root is None else Path(image_root).expanduser())
+    names = final_names(listing.classes, read_renames(renames))
+    label_of = {raw: label for label, raw in enumerate(listing.classes)}
+    rows = listing.rows if all(row.split for row in listing.rows) else divide(listing.rows, seed)
+
+    def items(split: Split) -> tuple[Item, ...]:
+        return tuple(Item(row.path, label_of[row.raw_class]) for row in rows if row.split == split)
+
+    return Dataset(
+        classnames=tuple(names),
+        train=items("train"),
+        val=items("val"),
+        test=items("test"),
+        image_root=root,
+        # The name of "." is only known from its absolute path; a folder may have a dot in its name.
+        name=path.absolute().name if path.is_dir() else path.stem,
+    )
+
+
+def _read(path: Path, image_root: Path | None) -> tuple[Listing, Path]:
+    if not path.exists():
+        raise DataError(f"There is no '{path}'. Give {_FORMATS}.")
+    if path.is_dir():
+        if image_root is not None:
+            raise DataError(
+                f"'{path}' is an image folder, which is its own image root; leave out"
+                f" the image root '{image_root}'. It is meant for manifests and split files."
+            )
+        return read_folder(path), path
+    if image_root is not None and not image_root.is_dir():
+        raise DataError(f"The image root '{image_root}' is not a folder.")
+    root = path.parent if image_root is None else image_root
+    match path.suffix.lower():
+        case ".csv" | ".jsonl" | ".ndjson":
+            return read_manifest(path, root), root
+        case ".json":
+            return read_split_file(path, root), root
+    raise DataError(f"'{path}' is of no known kind ({path.suffix or 'no file ending'}). Give {_FORMATS}.")

@@ -1,0 +1,200 @@
+"""Image features of a data set: encoded once, or anew in each epoch from augmented photos.
+
+Shapes: N photos of a split, B photos of a batch, e joint embedding size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from cocoop.backbones.backbone import Backbone
+from cocoop.config import TrainConfig
+from cocoop.data import (
+    BadPhoto,
+    Dataset,
+    Item,
+    Split,
+    epoch_order,
+    photo_batches,
+    plain_order,
+    test_transform,
+    train_transform,
+)
+from cocoop.errors import DataError
+
+__all__ = ["Features", "TrainingFeatures", "bad_photos_message", "encode", "encode_split"]
+
+Progress = Callable[[int, int], None]
+"""Called with photos done and photos in all."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Image features of one split, with what is needed to measure on them."""
+
+    features: Float[Tensor, "N e"]
+    """As `backbone.encode_image` gives them, not normalised, on the CPU."""
+    labels: Int64[Tensor, " N"]
+    """Labels, indices into `classnames`."""
+    classnames: tuple[str, ...]
+    """Names of the classes."""
+    paths: tuple[str, ...]
+    """The photos."""
+    bad: tuple[BadPhoto, ...] = ()
+    """Photos that could not be read, and are not among the others."""
+
+
+class FeatureBatch(NamedTuple):
+    """What one training step learns from."""
+
+    features: Float[Tensor, "B e"]
+    labels: Int64[Tensor, " B"]
+
+
+def bad_photos_message(bad: tuple[BadPhoto, ...]) -> str:
+    """One sentence that counts unreadable photos and names the first of them."""
+    shown = "; ".join(f"'{photo.path}': {photo.reason}" for photo in bad[:3])
+    more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
+    return f"{len(bad)} photo{'s' * (len(bad) > 1)} could not be read ({shown}{more})"
+
+
+def encode(
+    backbone: Backbone,
+    data: Dataset,
+    items: tuple[Item, ...],
+    *,
+    batch_size: int = 64,
+    workers: int = 2,
+    skip_bad_images: bool = False,
+    on_progress: Progress | None = None,
+) -> Features:
+    """Features of photos as a backbone sees them in a test: no augmentation.
+
+    Args:
+        backbone: the frozen model.
+        data: where the items come from.
+        items: which photos.
+        batch_size: photos at once.
+        workers: processes that decode photos.
+        skip_bad_images: leave unreadable photos out instead of failing.
+        on_progress: called after each batch.
+
+    Raises:
+        DataError: for unreadable photos, unless they are skipped; if there are none to encode.
+    """
+    if not items:
+        raise DataError(f"Data set {data.name!r} has no photos in the split that is needed here.")
+    loader = photo_batches(
+        data,
+        items,
+        plain_order(len(items), batch_size),
+        transform=test_transform(backbone.preprocessing),
+        workers=workers,
+    )
+    features, indices, bad = [], [], []
+    for batch in loader:
+        bad += batch.bad
+        if batch.size:
+            features.append(backbone.encode_image(batch.images).cpu())
+            indices += batch.indices.tolist()
+        if on_progress:
+            on_progress(len(indices) + len(bad), len(items))
+    if bad and not skip_bad_images:
+        raise DataError(
+            f"{bad_photos_message(tuple(bad))}. Mend or remove them, or leave them out with --skip-bad-images."
+        )
+    if not indices:
+        raise DataError(f"{bad_photos_message(tuple(bad))}, and no photo of {data.name!r} is left.")
+    return Features(
+        features=torch.cat(features),
+        labels=torch.tensor([items[i].label for i in indices]),
+        classnames=data.classnames,
+        paths=tuple(items[i].path for i in indices),
+        bad=tuple(bad),
+    )
+
+
+def encode_split(backbone: Backbone, data: Dataset, split: Split = "test", **options: object) -> Features:
+    """Features of one split; options as for `encode`.
+
+    Raises:
+        DataError: as `encode`.
+    """
+    return encode(backbone, data, data.split(split), **options)  # type: ignore[arg-type]
+
+
+class TrainingFeatures:
+    """Batches of training features, epoch by epoch: from augmented photos, or encoded once.
+
+    Args:
+        backbone: the frozen model.
+        data: its `train` split is used.
+        config: batch size, seed, workers, and whether to encode once.
+        on_progress: called while photos are encoded once.
+
+    Raises:
+        DataError: for unreadable photos if they are not to be skipped, and if none is left.
+    """
+
+    def __init__(
+        self, backbone: Backbone, data: Dataset, config: TrainConfig, on_progress: Progress | None = None
+    ) -> None:
+        self._backbone, self._data, self._config = backbone, data, config
+        self._transform = train_transform(backbone.preprocessing)
+        self._bad: dict[str, BadPhoto] = {}
+        self._once: Features | None = None
+        if config.cache_features:
+            self._once = encode(
+                backbone,
+                data,
+                data.train,
+                workers=config.workers,
+                skip_bad_images=config.skip_bad_images,
+                on_progress=on_progress,
+            )
+            self._bad = {photo.path: photo for photo in self._once.bad}
+
+    @property
+    def bad(self) -> tuple[BadPhoto, ...]:
+        """Unreadable photos met so far; training went on without them."""
+        return tuple(self._bad.values())
+
+    @property
+    def count(self) -> int:
+        """Photos an epoch is drawn from."""
+        return len(self._data.train if self._once is None else self._once.labels)
+
+    def batches(self, epoch: int) -> Iterator[FeatureBatch]:
+        """The batches of one epoch, on the backbone's device.
+
+        Raises:
+            DataError: for unreadable photos if they are not to be skipped.
+        """
+        order = epoch_order(self.count, self._config.batch_size, self._config.seed, epoch)
+        device = self._backbone.device
+        if self._once is not None:
+            for rows in order:
+                yield FeatureBatch(self._once.features[rows].to(device), self._once.labels[rows].to(device))
+            return
+        loader = photo_batches(
+            self._data,
+            self._data.train,
+            order,
+            transform=self._transform,
+            seed=self._config.seed,
+            epoch=epoch,
+            workers=self._config.workers,
+            pin_memory=device.type == "cuda",
+        )
+        for batch in loader:
+            self._bad |= {photo.path: photo for photo in batch.bad}
+            if self._bad and not self._config.skip_bad_images:
+                raise DataError(f"{bad_photos_message(self.bad)}. Mend or remove them.")
+            if batch.size:
+                yield FeatureBatch(self._backbone.encode_image(batch.images), batch.labels.to(device))

@@ -1,0 +1,91 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cocoop.errors import CheckpointError
+
+__all__ = ["read_json", "write_json", "write_json_lines", "write_whole"]
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write `content` to `path`; a reader, or a crash, meets the old file or the new one, never a part.
+
+    Raises:
+        CheckpointError: if the disk refuses, naming the file; the old one stays.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        # A temporary file is private; what a user keeps has the usual permissions.
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise CheckpointError(f"Cannot write '{path}': {error.strerror or error}.") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object, readable by people.
+
+    Raises:
+        CheckpointError: if the disk refuses.
+    """
+    write_whole(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line.
+
+    Raises:
+        CheckpointError: if the disk refuses.
+    """
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"Cannot read '{path}': {error.strerror or error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"'{path}' is damaged: {error}.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"'{path}' must hold a JSON object, not {type(content).__name__}.")
+    return content
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    # Not every system lets a folder be opened; the rename is atomic there too, only less durable.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

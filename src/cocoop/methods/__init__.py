@@ -1,0 +1,15 @@
+"""The methods: zero-shot CLIP, CoOp and CoCoOp."""
+
+from cocoop.methods.base import Method
+from cocoop.methods.cocoop import CoCoOp
+from cocoop.methods.coop import CoOp
+from cocoop.methods.zero_shot import ZeroShot
+
+__all__ = ["METHODS", "CoCoOp", "CoOp", "Method", "ZeroShot"]
+
+METHODS: dict[str, type[Method]] = {
+    "zero-shot": ZeroShot,
+    "coop": CoOp,
+    "cocoop": CoCoOp,
+}
+"""Every method by its name on the command line and in saved runs."""

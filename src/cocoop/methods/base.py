@@ -1,0 +1,98 @@
+"""What every method shares: a frozen backbone, class names that can be swapped, logits from features.
+
+Shapes: B images of 3 channels and S x S pixels, C classes, e joint embedding size.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from cocoop.backbones.backbone import Backbone
+from cocoop.text.prompts import check_classnames
+
+__all__ = ["Method", "seeded"]
+
+
+class Method(nn.Module):
+    """A way to classify images by their similarity to texts.
+
+    Args:
+        backbone: the frozen model; several methods may share one.
+        classnames: names of the classes, in label order.
+
+    Raises:
+        PromptError: for names that cannot be made into prompts.
+    """
+
+    key: ClassVar[str]
+    """The method's name on the command line and in saved runs."""
+
+    def __init__(self, backbone: Backbone, classnames: Sequence[str]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.classnames = check_classnames(classnames)
+
+    @abstractmethod
+    def learned(self) -> dict[str, nn.Parameter]:
+        """The tensors that training changes and a checkpoint holds, by name."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Keyword arguments that, with backbone and class names, make this method again; plain JSON."""
+
+    @abstractmethod
+    def set_classes(self, classnames: Sequence[str]) -> None:
+        """Classify among other classes from now on, keeping what was learned.
+
+        Args:
+            classnames: any names, trained on or not, in label order.
+
+        Raises:
+            PromptError: for names that cannot be made into prompts; the old classes stay.
+        """
+
+    @abstractmethod
+    def text_features(self, image_features: Float[Tensor, "B e"]) -> Float[Tensor, "_ C e"]:
+        """L2-normalised class features for each of the L2-normalised images, one row where they are the same."""
+
+    def logits(self, image_features: Float[Tensor, "B e"]) -> Float[Tensor, "B C"]:
+        """Scaled cosine similarities of images and classes, in fp32 (CoCoOp, equations 1 and 4).
+
+        Args:
+            image_features: as `backbone.encode_image` gives them, normalised or not.
+        """
+        images = F.normalize(image_features.float(), dim=-1)
+        return self._similarities(images, self.text_features(images))
+
+    def scorer(self) -> Callable[[Tensor], Tensor]:
+        """`logits` for inference: what does not depend on the image is computed once, here, without gradients."""
+        return torch.no_grad()(self.logits)
+
+    def forward(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B C"]:
+        """Logits of preprocessed images."""
+        return self.logits(self.backbone.encode_image(images))
+
+    def _similarities(self, images: Tensor, texts: Tensor) -> Tensor:
+        scale = self.backbone.logit_scale.exp()
+        if texts.shape[0] == 1:
+            return scale * images @ texts[0].T
+        return scale * torch.einsum("be,bce->bc", images, texts)
+
+
+@contextmanager
+def seeded(seed: int | None):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    """Draw a method's initial values from `seed`, leaving the global generator as it was; None: from that one."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

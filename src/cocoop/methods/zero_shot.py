@@ -1,0 +1,97 @@
+"""Zero-shot CLIP: hand-written templates, alone or as an ensemble.
+
+Reference: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021
+(section 3.1.4: each template's feature is normalised, their mean is normalised again).
+
+Shapes: B images, C classes, e joint embedding size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from cocoop.backbones.backbone import Backbone
+from cocoop.methods.base import Method
+from cocoop.methods.templates import DEFAULT_TEMPLATE, resolve_templates
+from cocoop.text.prompts import PackedPrompts, check_classnames, check_length, prompt_name, text_tokens
+
+__all__ = ["ZeroShot"]
+
+_PROMPTS_AT_ONCE = 512
+
+
+class ZeroShot(Method):
+    """CLIP with prompts written by people; nothing is learned.
+
+    Args:
+        backbone: the frozen model.
+        classnames: names of the classes, in label order.
+        templates: one template with `{}` for the class name, several to be averaged, or the name of a
+            published ensemble (`ensemble-7`, `ensemble-80`).
+
+    Raises:
+        PromptError: for class names or templates that cannot be made into prompts.
+    """
+
+    key = "zero-shot"
+    matrix: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        classnames: Sequence[str],
+        templates: str | Sequence[str] = DEFAULT_TEMPLATE,
+    ) -> None:
+        super().__init__(backbone, classnames)
+        self.templates = resolve_templates(templates)
+        self.set_classes(classnames)
+
+    def learned(self) -> dict[str, nn.Parameter]:
+        """Nothing."""
+        return {}
+
+    def settings(self) -> dict[str, Any]:
+        """The templates."""
+        return {"templates": list(self.templates)}
+
+    def set_classes(self, classnames: Sequence[str]) -> None:
+        """Classify among other classes from now on.
+
+        Raises:
+            PromptError: for names that cannot be made into prompts; the old classes stay.
+        """
+        names = check_classnames(classnames)
+        per_template = [self._encode(template, names) for template in self.templates]
+        matrix = F.normalize(torch.stack(per_template).mean(0), dim=-1)
+        self.register_buffer("matrix", matrix, persistent=False)
+        self.classnames = names
+
+    def text_features(self, image_features: Float[Tensor, "B e"]) -> Float[Tensor, "1 C e"]:  # noqa: ARG002
+        """The same class features for every image."""
+        return self.matrix.unsqueeze(0)
+
+    def scorer(self) -> Callable[[Tensor], Tensor]:
+        """`logits` without gradients; the class matrix is there already."""
+        return torch.no_grad()(self.logits)
+
+    @torch.no_grad()
+    def _encode(self, template: str, names: Sequence[str]) -> Float[Tensor, "C e"]:
+        tokenizer, tower = self.backbone.tokenizer, self.backbone.text_tower
+        suffixes = []
+        for name in names:
+            tokens = text_tokens(tokenizer, template.replace("{}", prompt_name(name)), name)
+            check_length(name, len(tokens) + 2, tower.config.context_length)
+            suffixes.append([*tokens, tokenizer.eot])
+        features = []
+        for start in range(0, len(suffixes), _PROMPTS_AT_ONCE):
+            chunk = suffixes[start : start + _PROMPTS_AT_ONCE]
+            prompts = PackedPrompts([tokenizer.sos], chunk).to(self.backbone.device)
+            embedded = prompts.embed(tower.token_embedding.weight)
+            features.append(tower(*embedded, prompts)[0].float())
+        return F.normalize(torch.cat(features), dim=-1)

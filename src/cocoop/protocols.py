@@ -1,0 +1,146 @@
+"""Experiments of the papers: base-to-new generalization.
+
+Reference: CoCoOp, CVPR 2022, section 4.1: train on the base classes, test on base and on new classes, each within
+its own label space; H is the harmonic mean of the two accuracies.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cocoop.backbones.backbone import Backbone
+from cocoop.config import TrainConfig
+from cocoop.data import Dataset
+from cocoop.errors import ConfigError
+from cocoop.evaluate import Evaluation, evaluate, harmonic_mean
+from cocoop.features import Features
+from cocoop.methods import METHODS, Method
+from cocoop.train import StepReport, TrainResult, fit
+
+__all__ = ["BaseToNew", "base_to_new", "method_defaults", "paper_config"]
+
+PAPER: dict[str, TrainConfig] = {
+    "coop": TrainConfig(epochs=200, batch_size=32),
+    "cocoop": TrainConfig(epochs=10, batch_size=1),
+}
+"""The published settings with 16 shots, as the CoCoOp paper uses them."""
+
+PAPER_CONTEXT = "a photo of a"
+
+
+def paper_config(method: str, **changes: Any) -> TrainConfig:
+    """The published training of a method, with changes; a change to None keeps the published value.
+
+    Raises:
+        ConfigError: for a value out of range.
+    """
+    given = {name: value for name, value in changes.items() if value is not None}
+    return dataclasses.replace(PAPER.get(method, TrainConfig()), **given)
+
+
+def method_defaults(method: str, *, seed: int) -> dict[str, Any]:
+    """Keyword arguments of a method as the CoCoOp paper uses it: the context begins as "a photo of a".
+
+    Raises:
+        ConfigError: for an unknown method.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"There is no method {method!r}; choose among {', '.join(METHODS)}.")
+    return {} if method == "zero-shot" else {"context": PAPER_CONTEXT, "seed": seed}
+
+
+@dataclass(frozen=True)
+class BaseToNew:
+    """One method, trained on base classes and measured on both halves."""
+
+    method: Method
+    """As trained; it knows the base classes."""
+    base: Evaluation
+    """On the test photos of the base classes."""
+    new: Evaluation
+    """On the test photos of the new classes."""
+    training: TrainResult | None
+    """None for zero-shot."""
+    seconds: float
+    """Wall time of training and both measurements, image features of the test photos not included."""
+    peak_memory: int
+    """Largest resident memory of the process so far, in bytes; 0 where the system does not tell."""
+
+    @property
+    def harmonic_mean(self) -> float:
+        """H of the two accuracies, in percent."""
+        return harmonic_mean(self.base.accuracy, self.new.accuracy)
+
+    def record(self) -> dict[str, Any]:
+        """The numbers as plain JSON."""
+        return {
+            "method": self.method.key,
+            "base": self.base.record(),
+            "new": self.new.record(),
+            "harmonic_mean": self.harmonic_mean,
+            "history": [] if self.training is None else self.training.history,
+            "seconds": round(self.seconds, 2),
+            "peak_memory_bytes": self.peak_memory,
+        }
+
+
+def base_to_new(
+    backbone: Backbone,
+    method: str,
+    base: Dataset,
+    base_test: Features,
+    new_test: Features,
+    config: TrainConfig | None = None,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    run: Path | None = None,
+    resume: bool = False,
+    about: Mapping[str, Any] | None = None,
+    on_step: Callable[[StepReport], None] | None = None,
+) -> BaseToNew:
+    """Train one method on base classes and measure it on base and new classes.
+
+    Args:
+        backbone: the frozen model.
+        method: `zero-shot`, `coop` or `cocoop`.
+        base: the few-shot draw of the base classes.
+        base_test: encoded test photos of the base classes.
+        new_test: encoded test photos of the new classes.
+        config: how to train; the published settings by default.
+        settings: keyword arguments of the method; those of the paper by default.
+        run: folder for checkpoints.
+        resume: go on with the run in that folder.
+        about: facts of the run to record.
+        on_step: called after each training step.
+
+    Raises:
+        CocoopError: as the method, `fit` and `evaluate` do.
+    """
+    config = config or paper_config(method)
+    started = time.perf_counter()
+    settings = method_defaults(method, seed=config.seed) if settings is None else settings
+    learner = METHODS[method](backbone, base.classnames, **settings)
+    training = None
+    if learner.learned():
+        training = fit(learner, base, config, run=run, resume=resume, about=about, on_step=on_step)
+        if training.interrupted:
+            raise KeyboardInterrupt
+    on_base = evaluate(learner, base_test)
+    learner.set_classes(new_test.classnames)
+    on_new = evaluate(learner, new_test)
+    learner.set_classes(base.classnames)
+    seconds = time.perf_counter() - started
+    return BaseToNew(learner, on_base, on_new, training, seconds, peak_memory())
+
+
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, in bytes."""
+    # macOS counts in bytes, Linux in kilobytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,144 @@
+"""The fast path against the plain oracle: logits and gradients, fp32, 1e-5."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import make_tiny_backbone
+from oracle import conditional_logits, static_logits
+
+from cocoop.methods import CoCoOp, CoOp, ZeroShot
+
+# One token, several tokens, shared first tokens, punctuation that merges with the full stop, equal lengths.
+NAMES = [
+    "cat",
+    "Boeing 737-800",
+    "Boeing 737",
+    "great_white shark",
+    "dog",
+    "U.S.",
+    "antirrhinum majus (snapdragon), a very long name of a very common flower indeed",
+    "2012 BMW M3 coupe",
+    "tiger",
+]
+ACTIVATIONS = ["gelu", "quick_gelu"]
+
+
+def features(backbone, count=5, seed=1):
+    return torch.randn(count, backbone.embed_dim, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_same(ours, plain):
+    """Equal to 1e-5 of the largest entry."""
+    scale = plain.abs().max()
+    assert scale > 0
+    torch.testing.assert_close(ours / scale, plain / scale, rtol=0, atol=1e-5)
+
+
+def assert_same_gradients(method, plain_loss, ours_loss):
+    learned = method.learned()
+    ours = torch.autograd.grad(ours_loss, list(learned.values()))
+    plain = torch.autograd.grad(plain_loss, list(learned.values()))
+    for name, a, b in zip(learned, ours, plain, strict=True):
+        scale = b.abs().max()
+        assert scale > 1e-6, f"{name}: the oracle's gradient is zero, nothing is compared"
+        torch.testing.assert_close(a / scale, b / scale, rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("context", ["a photo of a", None, "a bioluminescent"])
+def test_cocoop_is_the_published_function(activation, context):
+    backbone = make_tiny_backbone(activation)
+    method = CoCoOp(backbone, NAMES, context, seed=0)
+    x, labels = features(backbone), torch.tensor([0, 3, 6, 8, 1])
+    ours = method.logits(x)
+    plain = conditional_logits(backbone, NAMES, x, method.context, method.meta_net)
+    assert_same(ours, plain)
+    assert_same_gradients(method, F.cross_entropy(plain, labels), F.cross_entropy(ours, labels))
+    with torch.no_grad():
+        assert_same(method.logits(x), plain)
+
+
+@pytest.mark.parametrize("position", ["end", "middle", "front"])
+@pytest.mark.parametrize(
+    ("context", "class_specific"), [("a photo of a", False), (None, False), (None, True)]
+)
+def test_coop_is_the_published_function(tiny_backbone, position, context, class_specific):
+    method = CoOp(
+        tiny_backbone, NAMES, context, context_length=5, class_specific=class_specific, position=position, seed=0
+    )
+    x, labels = features(tiny_backbone), torch.tensor([0, 3, 6, 8, 1])
+    ours = method.logits(x)
+    plain = static_logits(tiny_backbone, NAMES, x, method.context, position)
+    assert_same(ours, plain)
+    assert_same_gradients(method, F.cross_entropy(plain, labels), F.cross_entropy(ours, labels))
+    assert_same(method.scorer()(x), plain)
+
+
+def test_zero_shot_is_coop_with_the_same_words(tiny_backbone):
+    x = features(tiny_backbone)
+    plain = static_logits(
+        tiny_backbone, NAMES, x, CoOp(tiny_backbone, NAMES, "a photo of a").context.detach()
+    )
+    assert_same(ZeroShot(tiny_backbone, NAMES, "a photo of a {}.").logits(x), plain)
+
+
+def test_an_ensemble_is_the_normalised_mean_of_normalised_features(tiny_backbone):
+    templates = ["a photo of a {}.", "{} texture.", "itap of the {}, a type of pet."]
+    x = features(tiny_backbone)
+    each = [ZeroShot(tiny_backbone, NAMES, template).text_features(x)[0] for template in templates]
+    texts = F.normalize(sum(each) / len(each), dim=-1)
+    plain = tiny_backbone.logit_scale.exp() * F.normalize(x, dim=-1) @ texts.T
+    assert_same(ZeroShot(tiny_backbone, NAMES, templates).logits(x), plain)
+
+
+@pytest.mark.parametrize("method_type", [CoOp, CoCoOp])
+def test_new_classes_get_the_prompt_learned_on_others(tiny_backbone, method_type):
+    method = method_type(tiny_backbone, ["cat", "dog"], "a photo of a", seed=0)
+    with torch.no_grad():
+        method.context += 0.1
+    method.set_classes(NAMES)
+    x = features(tiny_backbone)
+    plain = (
+        static_logits(tiny_backbone, NAMES, x, method.context)
+        if method_type is CoOp
+        else conditional_logits(tiny_backbone, NAMES, x, method.context, method.meta_net)
+    )
+    assert_same(method.logits(x), plain)
+
+
+def test_class_specific_contexts_follow_their_classes(tiny_backbone):
+    method = CoOp(tiny_backbone, NAMES, class_specific=True, context_length=3, seed=0)
+    x = features(tiny_backbone)
+    whole = method.logits(x)
+    method.set_classes([NAMES[7], NAMES[2]])
+    assert_same(method.logits(x), whole[:, [7, 2]])
+
+
+def test_one_class_and_one_image(tiny_backbone):
+    method = CoCoOp(tiny_backbone, ["cat"], seed=0)
+    x = features(tiny_backbone, 1)
+    assert_same(
+        method.logits(x), conditional_logits(tiny_backbone, ["cat"], x, method.context, method.meta_net)
+    )
+
+
+def test_many_images_without_gradients_equal_each_alone(tiny_backbone):
+    """Evaluation takes images in chunks; their borders must not show."""
+    method = CoCoOp(tiny_backbone, NAMES, seed=0)
+    x = features(tiny_backbone, 1500)
+    with torch.no_grad():
+        together = method.logits(x)
+    chunk = 2**15 // method.prompts.computed_positions
+    assert chunk < len(x), "the images fit one chunk, nothing is compared"
+    for i in (0, chunk - 1, chunk, len(x) - 1):
+        assert_same(together[i : i + 1], method.logits(x[i : i + 1]))
+
+
+def test_positions_computed_for_imagenet_are_the_ones_that_matter(tiny_backbone):
+    """ImageNet names with "a photo of a": 5 shared positions and the ragged suffixes, not 77,000."""
+    import open_clip
+
+    names = list(dict.fromkeys(open_clip.IMAGENET_CLASSNAMES))
+    plain = sum(len(tiny_backbone.tokenizer.encode(name + ".")) + 1 for name in names)
+    method = CoCoOp(tiny_backbone, names, seed=0)
+    assert method.prompts.computed_positions == 5 + plain
