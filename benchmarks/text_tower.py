@@ -17,10 +17,9 @@ import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from conftest import make_tiny_backbone  # noqa: E402
-from oracle import conditional_logits  # noqa: E402
-
-from cocoop import CoCoOp  # noqa: E402
+from cocoop import CoCoOp
+from conftest import make_tiny_backbone
+from oracle import conditional_logits
 
 
 def step(logits, learned, labels):

@@ -15,9 +15,7 @@ NAMES = ("ant", "bee", "cat", "dog", "eel")
 
 def five_classes(root: Path = Path("photos")) -> Dataset:
     def items(split: str, count: int) -> tuple[Item, ...]:
-        return tuple(
-            Item(f"{split}/{name}/{n}.jpg", label) for label, name in enumerate(NAMES) for n in range(count)
-        )
+        return tuple(Item(f"{split}/{name}/{n}.jpg", label) for label, name in enumerate(NAMES) for n in range(count))
 
     return Dataset(NAMES, items("train", 6), items("val", 5), items("test", 2), root, "five")
 

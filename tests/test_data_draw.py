@@ -23,9 +23,7 @@ needs_splits = pytest.mark.skipif(
 
 def made_up(counts: dict[int, int], prefix: str) -> list[Item]:
     """Items of several classes, mixed, so that order of appearance and order of labels differ."""
-    items = [
-        Item(f"{prefix}/{label}_{n}.jpg", label) for label, count in counts.items() for n in range(count)
-    ]
+    items = [Item(f"{prefix}/{label}_{n}.jpg", label) for label, count in counts.items() for n in range(count)]
     random.Random(99).shuffle(items)
     return items
 
@@ -64,9 +62,7 @@ def test_a_small_class_keeps_its_order_and_does_not_advance_the_generator() -> N
     assert draw_per_class(items, 4, generator) == items
     assert generator.getstate() == before
     draw_per_class(items, 3, generator)
-    assert generator.getstate() != before, (
-        "a class with exactly as many photos as shots is shuffled, as in the papers"
-    )
+    assert generator.getstate() != before, "a class with exactly as many photos as shots is shuffled, as in the papers"
 
 
 def test_validation_draw_continues_the_generator_of_the_training_draw() -> None:
@@ -111,9 +107,7 @@ def test_caltech101_classes_and_halves() -> None:
 
 
 @needs_splits
-@pytest.mark.parametrize(
-    "path", sorted((SHARED / "splits").glob("split_zhou_*.json")), ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("path", sorted((SHARED / "splits").glob("split_zhou_*.json")), ids=lambda path: path.stem)
 def test_every_official_split_file_loads(path: Path) -> None:
     data = load_data(path)
     data.check_trainable()
@@ -134,9 +128,7 @@ def test_base_is_the_first_half_rounded_up(count: int, base: list[int], new: lis
 
 
 def test_choices_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(
-        DataError, match=r"need at least 4 classes, two in each half; there are 3\. Use 'all'"
-    ):
+    with pytest.raises(DataError, match=r"need at least 4 classes, two in each half; there are 3\. Use 'all'"):
         chosen_labels(3, "new")
     with pytest.raises(DataError, match=r"'old' is no choice of classes; use 'base', 'new' or 'all'"):
         # Unwrapped: the tests check types at run time, users do not.

@@ -16,9 +16,7 @@ from cocoop.data import test_transform as eval_transform
 from cocoop.data.images import PhotoError
 from cocoop.errors import DataError
 
-CLIP = Preprocessing(
-    size=32, mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
-)
+CLIP = Preprocessing(size=32, mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
 
 
 def picture(width: int = 48, height: int = 32) -> Image.Image:
@@ -180,9 +178,7 @@ def test_missing_empty_and_foreign_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"text\.png' cannot be used: it is empty, damaged or no image"):
         open_photo(tmp_path / "text.png")
     (tmp_path / "folder.jpg").mkdir()
-    with pytest.raises(
-        DataError, match=r"folder\.jpg' cannot be used: .*[Ii]s a directory|[Pp]ermission denied"
-    ):
+    with pytest.raises(DataError, match=r"folder\.jpg' cannot be used: .*[Ii]s a directory|[Pp]ermission denied"):
         open_photo(tmp_path / "folder.jpg")
 
 
@@ -214,17 +210,13 @@ def huge_png(path: Path, width: int, height: int) -> Path:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
-    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
     return path
 
 
 @pytest.mark.filterwarnings("default::PIL.Image.DecompressionBombWarning")
 def test_decompression_bombs_are_refused_even_where_pillow_only_warns(tmp_path: Path) -> None:
-    with pytest.raises(
-        PhotoError, match=r"bomb\.png' cannot be used: .*could be decompression bomb DOS attack"
-    ):
+    with pytest.raises(PhotoError, match=r"bomb\.png' cannot be used: .*could be decompression bomb DOS attack"):
         open_photo(huge_png(tmp_path / "bomb.png", 40_000, 40_000))
     with (
         pytest.warns(Image.DecompressionBombWarning),
@@ -237,9 +229,7 @@ def test_lines_are_no_photos(tmp_path: Path) -> None:
     picture(1, 100).save(tmp_path / "thin.png")
     open_photo(tmp_path / "thin.png")
     picture(101, 1).save(tmp_path / "line.png")
-    with pytest.raises(
-        PhotoError, match=r"line\.png' cannot be used: at 101 x 1 pixels it is a line, not a photo"
-    ):
+    with pytest.raises(PhotoError, match=r"line\.png' cannot be used: at 101 x 1 pixels it is a line, not a photo"):
         open_photo(tmp_path / "line.png")
 
 

@@ -83,9 +83,7 @@ def test_every_photo_comes_once_an_epoch() -> None:
     ("count", "batch_size", "sizes"),
     [(10, 4, [4, 4]), (3, 4, [3]), (4, 4, [4]), (5, 1, [1] * 5), (1, 1, [1]), (9, 4, [4, 4]), (0, 4, [])],
 )
-def test_last_incomplete_batch_is_dropped_if_there_is_a_full_one(
-    count: int, batch_size: int, sizes: list[int]
-) -> None:
+def test_last_incomplete_batch_is_dropped_if_there_is_a_full_one(count: int, batch_size: int, sizes: list[int]) -> None:
     batches = epoch_order(count, batch_size, seed=0, epoch=1)
     assert [len(batch) for batch in batches] == sizes
     indices = [index for batch in batches for index in batch]
@@ -100,9 +98,7 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
     assert epoch_order(50, 1, seed=3, epoch=2) == order
     torch.set_rng_state(state)
     # (3, 2) and (2, 3) too: a mere sum of the two would give them the same order.
-    others = [
-        epoch_order(50, 1, seed=seed, epoch=epoch) for seed, epoch in ((3, 3), (2, 2), (2, 3), (0, 2), (1, 4))
-    ]
+    others = [epoch_order(50, 1, seed=seed, epoch=epoch) for seed, epoch in ((3, 3), (2, 2), (2, 3), (0, 2), (1, 4))]
     assert all(other != order for other in others)
     epoch_order(5, 1, seed=2**63 - 1, epoch=10)
 

@@ -133,9 +133,7 @@ def test_folder_mistakes(tmp_path: Path) -> None:
 
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(
-        DataError, match=r"has no class folders \(it holds no photo\)\. Put the photos of each class"
-    ):
+    with pytest.raises(DataError, match=r"has no class folders \(it holds no photo\)\. Put the photos of each class"):
         load_data(empty)
 
     touch(tmp_path / "flat", "1.jpg")
@@ -147,15 +145,11 @@ def test_folder_mistakes(tmp_path: Path) -> None:
         load_data(tmp_path / "one")
 
     touch(tmp_path / "hole", "dog/1.jpg", "cat/1.jpg", "owl/notes.txt")
-    with pytest.raises(
-        DataError, match=r"class folder '.*owl' holds no photo \(\.bmp, \.jpeg, .*or remove the folder"
-    ):
+    with pytest.raises(DataError, match=r"class folder '.*owl' holds no photo \(\.bmp, \.jpeg, .*or remove the folder"):
         load_data(tmp_path / "hole")
 
     touch(tmp_path / "deep", "photo/dog/1.jpg", "photo/cat/1.jpg", "sketch/dog/1.jpg")
-    with pytest.raises(
-        DataError, match=r"holds no photo itself, but folders with photos: 'cat', 'dog'\. If these are"
-    ):
+    with pytest.raises(DataError, match=r"holds no photo itself, but folders with photos: 'cat', 'dog'\. If these are"):
         load_data(tmp_path / "deep")
 
     touch(tmp_path / "twin", "hot_dog/1.jpg", "hot dog/1.jpg")
@@ -406,9 +400,7 @@ def test_split_file_mistakes(tmp_path: Path, content: Any, message: str) -> None
 
 def test_names_are_cleaned_and_composed(tmp_path: Path) -> None:
     decomposed = "cafe\u0301"
-    data = load_data(
-        split_file(tmp_path, {"train": [["1.jpg", 0, "  big__red \t dog "], ["2.jpg", 1, decomposed]]})
-    )
+    data = load_data(split_file(tmp_path, {"train": [["1.jpg", 0, "  big__red \t dog "], ["2.jpg", 1, decomposed]]}))
     assert data.classnames == ("big red dog", "caf\u00e9")
 
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import make_tiny_backbone
-from oracle import conditional_logits, static_logits
 
 from cocoop.methods import CoCoOp, CoOp, ZeroShot
+from conftest import make_tiny_backbone
+from oracle import conditional_logits, static_logits
 
 # One token, several tokens, shared first tokens, punctuation that merges with the full stop, equal lengths.
 NAMES = [
@@ -59,9 +59,7 @@ def test_cocoop_is_the_published_function(activation, context):
 
 
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
-@pytest.mark.parametrize(
-    ("context", "class_specific"), [("a photo of a", False), (None, False), (None, True)]
-)
+@pytest.mark.parametrize(("context", "class_specific"), [("a photo of a", False), (None, False), (None, True)])
 def test_coop_is_the_published_function(tiny_backbone, position, context, class_specific):
     method = CoOp(
         tiny_backbone, NAMES, context, context_length=5, class_specific=class_specific, position=position, seed=0
@@ -76,9 +74,7 @@ def test_coop_is_the_published_function(tiny_backbone, position, context, class_
 
 def test_zero_shot_is_coop_with_the_same_words(tiny_backbone):
     x = features(tiny_backbone)
-    plain = static_logits(
-        tiny_backbone, NAMES, x, CoOp(tiny_backbone, NAMES, "a photo of a").context.detach()
-    )
+    plain = static_logits(tiny_backbone, NAMES, x, CoOp(tiny_backbone, NAMES, "a photo of a").context.detach())
     assert_same(ZeroShot(tiny_backbone, NAMES, "a photo of a {}.").logits(x), plain)
 
 
@@ -117,9 +113,7 @@ def test_class_specific_contexts_follow_their_classes(tiny_backbone):
 def test_one_class_and_one_image(tiny_backbone):
     method = CoCoOp(tiny_backbone, ["cat"], seed=0)
     x = features(tiny_backbone, 1)
-    assert_same(
-        method.logits(x), conditional_logits(tiny_backbone, ["cat"], x, method.context, method.meta_net)
-    )
+    assert_same(method.logits(x), conditional_logits(tiny_backbone, ["cat"], x, method.context, method.meta_net))
 
 
 def test_many_images_without_gradients_equal_each_alone(tiny_backbone):

@@ -1,10 +1,10 @@
 """Saved methods and saved training: a folder of JSON and safetensors, nothing that can execute.
 
-    config.json             which method, backbone and classes            \\ the model: all that
-    prompt.safetensors      the learned tensors, a few hundred KB         / prediction needs
-    training.json           the training's configuration and data
-    training.safetensors    learned tensors and momentum after the last whole epoch, in one file
-    metrics.jsonl           one line an epoch
+config.json             which method, backbone and classes            \\ the model: all that
+prompt.safetensors      the learned tensors, a few hundred KB         / prediction needs
+training.json           the training's configuration and data
+training.safetensors    learned tensors and momentum after the last whole epoch, in one file
+metrics.jsonl           one line an epoch
 """
 
 from __future__ import annotations

@@ -92,9 +92,7 @@ def predict(
     loader = photo_batches(data, items, order, transform=transform, workers=workers)
     for rows, batch in zip(order, loader, strict=True):
         if batch.bad and not skip_bad_images:
-            raise DataError(
-                f"{bad_photos_message(tuple(batch.bad))}. Leave them out, or use --skip-bad-images."
-            )
+            raise DataError(f"{bad_photos_message(tuple(batch.bad))}. Leave them out, or use --skip-bad-images.")
         bad: dict[str, BadPhoto] = {photo.path: photo for photo in batch.bad}
         best: dict[int, tuple[list[float], list[int]]] = {}
         if batch.size:

@@ -254,9 +254,7 @@ def _read_history(folder: Path, epoch: int) -> list[dict[str, Any]]:
     return history
 
 
-def _state(
-    epoch: int, method: Method, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
-) -> TrainingState:
+def _state(epoch: int, method: Method, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> TrainingState:
     learned = method.learned()
     buffers = {name: optimizer.state[p].get("momentum_buffer") for name, p in learned.items()}
     return TrainingState(

@@ -74,9 +74,7 @@ class Backbone(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def encode_image(
-        self, images: Float[Tensor, "B 3 S S"], *, normalize: bool = False
-    ) -> Float[Tensor, "B e"]:
+    def encode_image(self, images: Float[Tensor, "B 3 S S"], *, normalize: bool = False) -> Float[Tensor, "B e"]:
         """Image features in fp32, L2-normalised if asked."""
         features = self.image_tower(images.to(self.device, _DTYPES[self.precision])).float()
         return F.normalize(features, dim=-1) if normalize else features

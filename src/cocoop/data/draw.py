@@ -74,9 +74,7 @@ def draw_few_shot(
         DataError: if `shots` is below 1 or `seed` is negative.
     """
     if shots < 1:
-        raise DataError(
-            f"The number of shots is {shots}; it must be at least 1 (the papers use 1, 2, 4, 8 and 16)."
-        )
+        raise DataError(f"The number of shots is {shots}; it must be at least 1 (the papers use 1, 2, 4, 8 and 16).")
     if seed < 0:
         # Python seeds with the absolute value: -1 would silently repeat the draw of 1.
         raise DataError(f"The seed of the few-shot draw is {seed}; it must be 0 or more.")
@@ -108,7 +106,6 @@ def chosen_labels(class_count: int, which: Which) -> range:
         raise DataError(f"{which!r} is no choice of classes; use 'base', 'new' or 'all'.")
     if which != "all" and class_count < 4:
         raise DataError(
-            f"Base and new classes need at least 4 classes, two in each half;"
-            f" there are {class_count}. Use 'all'."
+            f"Base and new classes need at least 4 classes, two in each half; there are {class_count}. Use 'all'."
         )
     return halves[which]

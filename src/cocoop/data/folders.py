@@ -56,8 +56,7 @@ def _read_splits(root: Path, folders: list[Path]) -> Listing:
             continue
         if split in by_split:
             raise DataError(
-                f"'{root}' has both {by_split[split].name!r} and {folder.name!r}, which mean the same."
-                " Keep one."
+                f"'{root}' has both {by_split[split].name!r} and {folder.name!r}, which mean the same. Keep one."
             )
         by_split[split] = folder
         loose = _photos(folder)

@@ -80,9 +80,7 @@ def open_photo(source: str | Path | io.BytesIO) -> Image.Image:
         with Image.open(source) as image:
             # Pillow itself only warns up to twice this limit.
             if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                raise PhotoError(
-                    name, f"it has {image.width} x {image.height} pixels, too many to decode safely"
-                )
+                raise PhotoError(name, f"it has {image.width} x {image.height} pixels, too many to decode safely")
             if max(image.size) > MAX_ASPECT * min(image.size):
                 raise PhotoError(name, f"at {image.width} x {image.height} pixels it is a line, not a photo")
             image.load()
@@ -95,9 +93,7 @@ def open_photo(source: str | Path | io.BytesIO) -> Image.Image:
         raise PhotoError(name, "it is empty, damaged or no image") from error
     except _BROKEN as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise PhotoError(
-            name, f"it is damaged or of an unusual kind ({reason or type(error).__name__})"
-        ) from error
+        raise PhotoError(name, f"it is damaged or of an unusual kind ({reason or type(error).__name__})") from error
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -198,9 +198,7 @@ def _start_worker(worker: int) -> None:  # noqa: ARG001 - the signature is PyTor
     sys.excepthook = _report_unless_hung_up
 
 
-def _report_unless_hung_up(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
+def _report_unless_hung_up(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Say nothing of a main process that was interrupted while it fetched a batch."""
     if not issubclass(kind, ConnectionError | EOFError):
         sys.__excepthook__(kind, error, trace)

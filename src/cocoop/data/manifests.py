@@ -35,9 +35,7 @@ def read_manifest(path: Path, image_root: Path) -> Listing:
         raise DataError(f"The manifest '{path}' lists no photo.")
     without = next((row for row in rows if row.split is None), None)
     if without is not None and any(row.split for row in rows):
-        raise DataError(
-            f"{without.where}: no split, though other lines have one. Give every line a split, or none."
-        )
+        raise DataError(f"{without.where}: no split, though other lines have one. Give every line a split, or none.")
     check_unique(rows)
     return Listing(rows, in_name_order([row.raw_class for row in rows]))
 
@@ -98,19 +96,12 @@ def _jsonl_entries(path: Path, text: str) -> Iterator[tuple[str, dict[str, str]]
             raise DataError(f"{where}: not valid JSON: {error}.") from error
         if not isinstance(entry, dict):
             raise DataError(
-                f'{where}: expected an object like {{"path": "a.jpg", "class": "dog"}},'
-                f" not {line.strip()[:60]!r}."
+                f'{where}: expected an object like {{"path": "a.jpg", "class": "dog"}}, not {line.strip()[:60]!r}.'
             )
         for key in ("path", "class"):
             if key not in entry:
-                raise DataError(
-                    f"{where}: the key {key!r} is missing; the keys are {', '.join(map(repr, entry))}."
-                )
-        fields = {
-            key: entry[key]
-            for key in ("path", "class", "split")
-            if entry.get(key) is not None or key != "split"
-        }
+                raise DataError(f"{where}: the key {key!r} is missing; the keys are {', '.join(map(repr, entry))}.")
+        fields = {key: entry[key] for key in ("path", "class", "split") if entry.get(key) is not None or key != "split"}
         for key, value in fields.items():
             if not isinstance(value, str):
                 raise DataError(f"{where}: {key!r} must be a text in quotes, not {value!r}.")

@@ -56,9 +56,7 @@ def final_names(raw_names: Sequence[str], renames: Mapping[str, str]) -> list[st
     for raw in raw_names:
         found = [raw] if raw in exact else loose.get(clean_name(raw), [])
         if len(found) > 1:
-            raise DataError(
-                f"The class {raw!r} has several renames: {', '.join(map(repr, found))}. Keep one."
-            )
+            raise DataError(f"The class {raw!r} has several renames: {', '.join(map(repr, found))}. Keep one.")
         if found:
             matched[raw] = found[0]
     unmatched = sorted(set(renames) - set(matched.values()))
@@ -96,9 +94,7 @@ def read_renames(source: str | Path | Mapping[str, str] | None) -> dict[str, str
         return dict(source)
     path = Path(source).expanduser()
     if path.suffix.lower() not in (".json", ".csv"):
-        raise DataError(
-            f'The renames file \'{path}\' must be .json with {{"old": "new"}}, or .csv with old,new.'
-        )
+        raise DataError(f'The renames file \'{path}\' must be .json with {{"old": "new"}}, or .csv with old,new.')
     text = read_text(path, "renames file")
     pairs = _json_pairs(path, text) if path.suffix.lower() == ".json" else _csv_pairs(path, text)
     renames: dict[str, str] = {}
@@ -118,9 +114,7 @@ def _json_pairs(path: Path, text: str) -> list[tuple[str, str]]:
     except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"The renames file '{path}' is not valid JSON: {error}.") from error
     if not isinstance(content, Pairs) or not all(isinstance(new, str) for _, new in content):
-        raise DataError(
-            f'The renames file \'{path}\' must hold one JSON object of texts, like {{"old": "new"}}.'
-        )
+        raise DataError(f'The renames file \'{path}\' must hold one JSON object of texts, like {{"old": "new"}}.')
     return [(old, str(new)) for old, new in content]
 
 
@@ -134,9 +128,7 @@ def _csv_pairs(path: Path, text: str) -> list[tuple[str, str]]:
                 continue
             if len(cells) != 2:
                 where = line_of(path, reader.line_num)
-                raise DataError(
-                    f"{where}: {len(cells)} cells where old,new was expected (quote a name with commas)."
-                )
+                raise DataError(f"{where}: {len(cells)} cells where old,new was expected (quote a name with commas).")
             pairs.append((cells[0], cells[1]))
     except csv.Error as error:
         raise DataError(f"{line_of(path, reader.line_num)}: not valid CSV: {error}.") from error

@@ -16,8 +16,7 @@ from cocoop.errors import DataError
 __all__ = ["load_data"]
 
 _FORMATS = (
-    "an image folder (class/photo.jpg, or train/class/photo.jpg), a manifest (.csv or .jsonl),"
-    " or a split file (.json)"
+    "an image folder (class/photo.jpg, or train/class/photo.jpg), a manifest (.csv or .jsonl), or a split file (.json)"
 )
 
 

@@ -28,18 +28,12 @@ def read_split_file(path: Path, image_root: Path) -> Listing:
         content = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(
-            f"The split file '{path}' is not valid JSON: {error}."
-            " A file with one object a line must end in .jsonl."
+            f"The split file '{path}' is not valid JSON: {error}. A file with one object a line must end in .jsonl."
         ) from error
     if not isinstance(content, dict) or not any(str(key).lower() in SPLIT_NAMES for key in content):
-        seen = (
-            f"an object with the keys {sorted(content)[:5]}"
-            if isinstance(content, dict)
-            else "another JSON value"
-        )
+        seen = f"an object with the keys {sorted(content)[:5]}" if isinstance(content, dict) else "another JSON value"
         raise DataError(
-            f"The split file '{path}' must be a JSON object with the lists 'train', 'val' and 'test';"
-            f" it is {seen}."
+            f"The split file '{path}' must be a JSON object with the lists 'train', 'val' and 'test'; it is {seen}."
         )
 
     rows: list[Row] = []
@@ -67,9 +61,7 @@ def _checked(entry: object, where: str) -> tuple[str, int, str]:
         # True and False are integers to Python.
         case [str(path), int(label), str(name)] if not isinstance(label, bool):
             return path, label, name
-    raise DataError(
-        f"{where}: expected [path, label, class name] with a whole number as label, not {entry!r}."
-    )
+    raise DataError(f"{where}: expected [path, label, class name] with a whole number as label, not {entry!r}.")
 
 
 def _check_labels(path: Path, name_of: dict[int, str]) -> None:

@@ -72,15 +72,11 @@ def smooth(points: Sequence[Point], *, closed: bool = True, steps: int = 8) -> l
             t = step / steps
             wa, wb = -t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3
             wc, wd = t + 4 * t**2 - 3 * t**3, t**3 - t**2
-            curve.append(
-                ((wa * ax + wb * bx + wc * cx + wd * dx) / 2, (wa * ay + wb * by + wc * cy + wd * dy) / 2)
-            )
+            curve.append(((wa * ax + wb * bx + wc * cx + wd * dx) / 2, (wa * ay + wb * by + wc * cy + wd * dy) / 2))
     return curve if closed else [*curve, points[-1]]
 
 
-def arc(
-    x: float, y: float, rx: float, ry: float, start: float = 0, stop: float = 1, steps: int = 40
-) -> list[Point]:
+def arc(x: float, y: float, rx: float, ry: float, start: float = 0, stop: float = 1, steps: int = 40) -> list[Point]:
     """Points of an ellipse from `start` to `stop`, in turns, clockwise from the right."""
     turns = [math.tau * (start + (stop - start) * k / steps) for k in range(steps + 1)]
     return [(x + rx * math.cos(t), y + ry * math.sin(t)) for t in turns]
@@ -120,8 +116,7 @@ class Pose:
         """The points of the object, on the canvas."""
         cos, sin = math.cos(self.angle) * self.scale, math.sin(self.angle) * self.scale
         return [
-            (self.x + cos * px * self.wide - sin * py, self.y + sin * px * self.wide + cos * py)
-            for px, py in points
+            (self.x + cos * px * self.wide - sin * py, self.y + sin * px * self.wide + cos * py) for px, py in points
         ]
 
     def at(self, x: float, y: float) -> Point:
@@ -178,9 +173,7 @@ class Canvas:
 
     # Fields: smooth grey pictures of the whole canvas, to be coloured by `ramp`.
 
-    def noise(
-        self, cells: float, *, octaves: int = 3, stretch: float = 1.0, sharp: bool = False
-    ) -> Image.Image:
+    def noise(self, cells: float, *, octaves: int = 3, stretch: float = 1.0, sharp: bool = False) -> Image.Image:
         """Cloudy noise of about `cells` lumps from top to bottom, `stretch` times as long as high.
 
         `sharp` keeps it from being scaled up softly: for the grain of sand, bark or peel.
@@ -216,9 +209,7 @@ class Canvas:
 
     # Paint.
 
-    def fill(
-        self, paint: Colour | Image.Image, mask: Image.Image | None = None, opacity: float = 1.0
-    ) -> None:
+    def fill(self, paint: Colour | Image.Image, mask: Image.Image | None = None, opacity: float = 1.0) -> None:
         """Put a colour or a picture on the canvas, through a mask."""
         box = (0, 0, self.edge, self.edge) if mask is None else mask.getbbox()
         if box is None:

@@ -17,22 +17,14 @@ def butterfly(canvas: Canvas) -> None:
     """A butterfly with dark veins and pale dots, over flowers out of focus."""
     rng = canvas.rng
     bokeh(canvas, rng.choice([0.25, 0.3, 0.35, 0.85]), light=rng.uniform(0.45, 0.8))
-    pose = Pose(
-        0.5, rng.uniform(0.47, 0.54), rng.uniform(0.4, 0.47), rng.uniform(-0.6, 0.6), rng.uniform(0.82, 1.0)
-    )
+    pose = Pose(0.5, rng.uniform(0.47, 0.54), rng.uniform(0.4, 0.47), rng.uniform(-0.6, 0.6), rng.uniform(0.82, 1.0))
     hue = rng.choice([0.07, 0.07, 0.07, 0.02, 0.13, 0.56, 0.6])
     gold = hsv(hue + rng.uniform(-0.012, 0.012), 0.92, rng.uniform(0.85, 1.0))
     black = (22, 15, 12)
-    fore = smooth(
-        [(0.06, -0.22), (0.4, -0.66), (0.88, -0.84), (1.02, -0.72), (0.86, -0.28), (0.66, 0.02), (0.2, 0.02)]
-    )
+    fore = smooth([(0.06, -0.22), (0.4, -0.66), (0.88, -0.84), (1.02, -0.72), (0.86, -0.28), (0.66, 0.02), (0.2, 0.02)])
     hind = smooth([(0.06, 0.0), (0.5, 0.0), (0.78, 0.2), (0.74, 0.56), (0.46, 0.76), (0.2, 0.6), (0.08, 0.3)])
-    veins_fore = [
-        [(0.1, -0.16), p] for p in ((0.95, -0.62), (0.88, -0.36), (0.78, -0.15), (0.62, 0.0), (0.6, -0.76))
-    ]
-    veins_hind = [
-        [(0.08, 0.05), p] for p in ((0.76, 0.2), (0.76, 0.42), (0.62, 0.66), (0.42, 0.75), (0.22, 0.6))
-    ]
+    veins_fore = [[(0.1, -0.16), p] for p in ((0.95, -0.62), (0.88, -0.36), (0.78, -0.15), (0.62, 0.0), (0.6, -0.76))]
+    veins_hind = [[(0.08, 0.05), p] for p in ((0.76, 0.2), (0.76, 0.42), (0.62, 0.66), (0.42, 0.75), (0.22, 0.6))]
     for wing, veins in ((hind, veins_hind), (fore, veins_fore)):
         both = [[(s * x, y) for x, y in wing] for s in (-1, 1)]
         mask = canvas.area(*map(pose, both))
@@ -60,28 +52,17 @@ def butterfly(canvas: Canvas) -> None:
             ImageChops.multiply(canvas.area(*(arc(x, y, 0.0062, 0.0062, steps=10) for x, y in dots)), mask),
         )
     tip = canvas.area(
-        *(
-            pose([(s * x, y) for x, y in ((0.56, -0.74), (0.9, -0.84), (1.02, -0.74), (0.93, -0.5))])
-            for s in (-1, 1)
-        )
+        *(pose([(s * x, y) for x, y in ((0.56, -0.74), (0.9, -0.84), (1.02, -0.74), (0.93, -0.5))]) for s in (-1, 1))
     )
     canvas.fill(black, tip, 0.92)
-    flecks = [
-        pose.at(s * x, y)
-        for s in (-1, 1)
-        for x, y in ((0.7, -0.7), (0.8, -0.66), (0.87, -0.62), (0.78, -0.76))
-    ]
+    flecks = [pose.at(s * x, y) for s in (-1, 1) for x, y in ((0.7, -0.7), (0.8, -0.66), (0.87, -0.62), (0.78, -0.76))]
     canvas.fill((255, 214, 150), canvas.area(*(arc(x, y, 0.011, 0.008, steps=10) for x, y in flecks)))
     canvas.relief(
-        canvas.area(
-            pose(smooth([(0, -0.36), (0.06, -0.25), (0.05, 0.2), (0, 0.5), (-0.05, 0.2), (-0.06, -0.25)]))
-        ),
+        canvas.area(pose(smooth([(0, -0.36), (0.06, -0.25), (0.05, 0.2), (0, 0.5), (-0.05, 0.2), (-0.06, -0.25)]))),
         black,
         depth=0.02,
     )
-    feelers = [
-        pose(smooth([(0.02 * s, -0.33), (0.1 * s, -0.5), (0.2 * s, -0.66)], closed=False)) for s in (-1, 1)
-    ]
+    feelers = [pose(smooth([(0.02 * s, -0.33), (0.1 * s, -0.5), (0.2 * s, -0.66)], closed=False)) for s in (-1, 1)]
     canvas.fill(black, canvas.strokes(feelers, 0.006))
 
 
@@ -103,19 +84,13 @@ def goldfish(canvas: Canvas) -> None:
     canvas.fill(hsv(0.33, 0.6, 0.32), canvas.strokes(weeds, 0.022), 0.75)
     canvas.blur(0.008)
     pebbles = canvas.noise(34, octaves=1)
-    floor = canvas.area(
-        [(0, 0.93), *smooth([(0, 0.93), (0.4, 0.9), (1, 0.94)], closed=False), (1, 1), (0, 1)]
-    )
-    canvas.relief(
-        floor, ramp(pebbles, [(90, 80, 60), (190, 170, 130), (226, 214, 184)]), bumps=pebbles, rough=0.6
-    )
+    floor = canvas.area([(0, 0.93), *smooth([(0, 0.93), (0.4, 0.9), (1, 0.94)], closed=False), (1, 1), (0, 1)])
+    canvas.relief(floor, ramp(pebbles, [(90, 80, 60), (190, 170, 130), (226, 214, 184)]), bumps=pebbles, rough=0.6)
     count = rng.choice([1, 1, 2, 3])
     for k in range(count):
         scale = rng.uniform(0.33, 0.42) if count == 1 else rng.uniform(0.2, 0.26)
         y = 0.47 if count == 1 else 0.22 + 0.6 * (k + 0.3) / count
-        one_goldfish(
-            canvas, Pose(rng.uniform(0.42, 0.58), y, scale, rng.uniform(-0.3, 0.3), rng.choice([-1, 1]))
-        )
+        one_goldfish(canvas, Pose(rng.uniform(0.42, 0.58), y, scale, rng.uniform(-0.3, 0.3), rng.choice([-1, 1])))
     bubbles = [(rng.random(), rng.random() * 0.8, rng.uniform(0.005, 0.014)) for _ in range(9)]
     for x, y, r in bubbles:
         canvas.fill((230, 250, 255), canvas.strokes([arc(x, y, r, r)], 0.003), 0.7)
@@ -209,11 +184,7 @@ def jellyfish(canvas: Canvas) -> None:
             )
         for t in (-0.3, -0.1, 0.1, 0.3):
             wave = rng.uniform(0, 6)
-            arms.append(
-                pose(
-                    [(t + 0.13 * s * math.sin(wave + 8 * s), 0.05 + 1.35 * s) for s in np.linspace(0, 1, 30)]
-                )
-            )
+            arms.append(pose([(t + 0.13 * s * math.sin(wave + 8 * s), 0.05 + 1.35 * s) for s in np.linspace(0, 1, 30)]))
         canvas.fill(pale, canvas.strokes(threads, 0.004), 0.55)
         canvas.fill(hsv(hue + 0.04, 0.35, 1.0), canvas.soften(canvas.strokes(arms, 0.026), 0.004), 0.5)
         canvas.fill(pale, canvas.strokes(arms, 0.008), 0.5)
@@ -232,7 +203,5 @@ def jellyfish(canvas: Canvas) -> None:
             for a in np.linspace(-1.5, 1.5, 13)
         ]
         canvas.fill((255, 255, 255), ImageChops.multiply(canvas.strokes(ribs, 0.003), bell), 0.35)
-        lobes = [
-            pose(arc(0.26 * math.cos(a), -0.32 + 0.15 * math.sin(a), 0.15, 0.1)) for a in (0.3, 1.8, 3.4, 5.0)
-        ]
+        lobes = [pose(arc(0.26 * math.cos(a), -0.32 + 0.15 * math.sin(a), 0.15, 0.1)) for a in (0.3, 1.8, 3.4, 5.0)]
         canvas.fill(hsv(hue + 0.03, 0.25, 1.0), canvas.strokes(lobes, 0.01), 0.6)

@@ -54,9 +54,7 @@ def speckle(canvas: Canvas, like: Array, amount: float) -> Array:
 
 def leaf(canvas: Canvas, pose: Pose, colour: Colour, *, veins: bool = True) -> None:
     """A leaf from (0, 0) to (0, -1) of the pose, half as wide as long."""
-    mask = canvas.area(
-        pose(smooth([(0, 0), (0.22, -0.3), (0.2, -0.65), (0, -1), (-0.2, -0.65), (-0.22, -0.3)]))
-    )
+    mask = canvas.area(pose(smooth([(0, 0), (0.22, -0.3), (0.2, -0.65), (0, -1), (-0.2, -0.65), (-0.22, -0.3)])))
     canvas.shadow(mask, away=0.012, soft=0.01, dark=0.35)
     canvas.relief(mask, colour, depth=0.02, gloss=0.3)
     if veins:
@@ -83,8 +81,6 @@ def scatter(canvas: Canvas, count: int, low: float, high: float) -> list[Pose]:
         turn, scale = start + math.tau * k / count, rng.uniform(low, high) * (0.78 if count == 2 else 0.62)
         away = 0.1 + scale * (0.75 if count == 2 else 0.85)
         poses.append(
-            Pose(
-                0.5 + away * math.cos(turn), 0.5 + away * 0.85 * math.sin(turn), scale, rng.uniform(-0.9, 0.9)
-            )
+            Pose(0.5 + away * math.cos(turn), 0.5 + away * 0.85 * math.sin(turn), scale, rng.uniform(-0.9, 0.9))
         )
     return sorted(poses, key=lambda pose: pose.y)

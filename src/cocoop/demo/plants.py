@@ -64,9 +64,7 @@ def apple(canvas: Canvas) -> None:
         stem = smooth([pose.at(0, -0.83), pose.at(0.03, -1.0), pose.at(0.13, -1.16)], closed=False)
         canvas.relief(canvas.strokes([stem], 0.018), (92, 60, 34), depth=0.008)
         if rng.random() < 0.6:
-            leaf(
-                canvas, Pose(*pose.at(0.02, -0.92), pose.scale * 0.75, pose.angle + 1.1), hsv(0.29, 0.7, 0.45)
-            )
+            leaf(canvas, Pose(*pose.at(0.02, -0.92), pose.scale * 0.75, pose.angle + 1.1), hsv(0.29, 0.7, 0.45))
 
 
 def cactus(canvas: Canvas) -> None:
@@ -78,9 +76,7 @@ def cactus(canvas: Canvas) -> None:
         room(canvas, 0.72)
     else:
         sky(canvas, bottom=0.7)
-        dune = canvas.area(
-            [(0, 0.75), *smooth([(0, 0.74), (0.4, 0.7), (1, 0.75)], closed=False), (1, 1), (0, 1)]
-        )
+        dune = canvas.area([(0, 0.75), *smooth([(0, 0.74), (0.4, 0.7), (1, 0.75)], closed=False), (1, 1), (0, 1)])
         rough = canvas.noise(18, octaves=4, stretch=2)
         canvas.relief(
             dune,
@@ -99,9 +95,7 @@ def cactus(canvas: Canvas) -> None:
         return blend(base, (246, 238, 200), thorn.astype(np.float32) * 0.85)
 
     def limb(pose: Pose, long: float, thick: float) -> None:
-        dome = [
-            (-long + thick * (1 - math.cos(t)), thick * math.sin(t)) for t in np.linspace(0, math.pi / 2, 12)
-        ]
+        dome = [(-long + thick * (1 - math.cos(t)), thick * math.sin(t)) for t in np.linspace(0, math.pi / 2, 12)]
         canvas.solid(pose, [*dome, (0, thick)], skin, gloss=0.15)
 
     x, foot, high = rng.uniform(0.45, 0.55), 0.8 if not potted else 0.7, rng.uniform(0.5, 0.6)
@@ -109,12 +103,8 @@ def cactus(canvas: Canvas) -> None:
     canvas.ground(x, foot + 0.01, 0.16, 0.03)
     for s in rng.sample([-1, 1], rng.choice([1, 2, 2])):
         y, out, up = foot - high * rng.uniform(0.35, 0.6), rng.uniform(0.16, 0.2), rng.uniform(0.16, 0.26)
-        bend = smooth(
-            [(x, y), (x + s * out * 0.7, y), (x + s * out, y - 0.05), (x + s * out, y - 0.1)], closed=False
-        )
-        canvas.relief(
-            canvas.strokes([bend], thick * 1.25), mix(green, (0, 20, 0), 0.15), depth=0.04, gloss=0.1
-        )
+        bend = smooth([(x, y), (x + s * out * 0.7, y), (x + s * out, y - 0.05), (x + s * out, y - 0.1)], closed=False)
+        canvas.relief(canvas.strokes([bend], thick * 1.25), mix(green, (0, 20, 0), 0.15), depth=0.04, gloss=0.1)
         limb(Pose(x + s * out, y - 0.04, 1), up, thick * 0.63)
     limb(Pose(x, foot, 1), high, thick)
     if rng.random() < 0.4:
@@ -164,10 +154,7 @@ def carrot(canvas: Canvas) -> None:
         ]
         canvas.relief(canvas.strokes(greens, 0.012), hsv(0.29, 0.65, 0.5), depth=0.008)
         fronds = [
-            (x + rng.gauss(0, 0.018), y + rng.gauss(0, 0.018))
-            for stem in greens
-            for x, y in stem[6:]
-            for _ in range(3)
+            (x + rng.gauss(0, 0.018), y + rng.gauss(0, 0.018)) for stem in greens for x, y in stem[6:] for _ in range(3)
         ]
         canvas.relief(
             canvas.area(*(arc(x, y, 0.008, 0.008, steps=6) for x, y in fronds)),
@@ -245,10 +232,7 @@ def carve(canvas: Canvas, pose: Pose) -> None:
     grin = rng.uniform(0.1, 0.3)
     eyes = [[(s * 0.22, -0.12), (s * 0.4, -0.44 - rng.uniform(0, 0.1)), (s * 0.62, -0.14)] for s in (-1, 1)]
     nose = [[(-0.09, 0.1), (0, -0.08), (0.09, 0.1)]]
-    upper = [
-        (x, 0.26 - grin * x * x * 1.6 + (0.09 if k % 2 else 0))
-        for k, x in enumerate(np.linspace(-0.7, 0.7, 8))
-    ]
+    upper = [(x, 0.26 - grin * x * x * 1.6 + (0.09 if k % 2 else 0)) for k, x in enumerate(np.linspace(-0.7, 0.7, 8))]
     lower = [
         (x, 0.26 - grin * x * x * 1.6 + 0.26 * (1 - (x / 0.75) ** 2) + (0.0 if k % 2 else 0.09))
         for k, x in enumerate(np.linspace(0.7, -0.7, 7))
@@ -290,12 +274,7 @@ def sunflower(canvas: Canvas) -> None:
                 )
                 shape = smooth([(0, 0.4), (0.12, 0.65), (0.02, long), (-0.02, long), (-0.12, 0.65)], steps=4)
                 outlines.append(
-                    pose(
-                        [
-                            (math.cos(t) * x - math.sin(t) * y, math.sin(t) * x + math.cos(t) * y)
-                            for x, y in shape
-                        ]
-                    )
+                    pose([(math.cos(t) * x - math.sin(t) * y, math.sin(t) * x + math.cos(t) * y) for x, y in shape])
                 )
             tone = hsv(rng.uniform(0.115, 0.14), 0.95, 0.82 + 0.14 * ring)
             for start in (0, 1):

@@ -21,9 +21,7 @@ def sky(canvas: Canvas, *, bottom: float = 1.0, clouds: float = 0.8) -> Colour:
     """A sky from zenith to horizon at `bottom`, with drifting clouds; returns its colour at the horizon."""
     high, low = canvas.rng.choice(SKIES)
     canvas.fill(ramp(canvas.fade((0, 0), (0, bottom)), [high, mix(high, low, 0.6), low]))
-    veil = canvas.noise(3, octaves=5, stretch=1.8).point(
-        [max(0, min(255, round((v - 120) * 2.2))) for v in range(256)]
-    )
+    veil = canvas.noise(3, octaves=5, stretch=1.8).point([max(0, min(255, round((v - 120) * 2.2))) for v in range(256)])
     strength = canvas.rng.uniform(0.2, clouds)
     canvas.fill(mix(low, (255, 255, 255), 0.75), veil, strength)
     return low
@@ -48,8 +46,7 @@ def bokeh(canvas: Canvas, hue: float, *, light: float = 0.6, spread: float = 0.0
     """A far background out of focus: soft lumps of one family of colours, and discs of light."""
     rng = canvas.rng
     dark, mid, bright = (
-        hsv(hue + rng.uniform(-spread, spread), rng.uniform(0.25, 0.52), light * level)
-        for level in (0.4, 0.85, 1.35)
+        hsv(hue + rng.uniform(-spread, spread), rng.uniform(0.25, 0.52), light * level) for level in (0.4, 0.85, 1.35)
     )
     canvas.fill(ramp(canvas.noise(3, octaves=2), [dark, mid, bright]))
     for _ in range(spots):
@@ -83,25 +80,19 @@ def cloth(canvas: Canvas, colour: Colour | None = None) -> None:
     colour = colour or hsv(rng.random(), rng.uniform(0.04, 0.36), rng.uniform(0.45, 0.92))
     weave = canvas.noise(110, octaves=1, sharp=True)
     canvas.fill(ramp(weave, [mix(colour, (0, 0, 0), 0.1), mix(colour, (255, 255, 255), 0.08)]))
-    canvas.fill(
-        (0, 0, 0), canvas.fade((0.5 - canvas.light[0] * -0.6, 0.1), (0.5 - canvas.light[0] * 0.6, 1.1)), 0.3
-    )
+    canvas.fill((0, 0, 0), canvas.fade((0.5 - canvas.light[0] * -0.6, 0.1), (0.5 - canvas.light[0] * 0.6, 1.1)), 0.3)
 
 
 def room(canvas: Canvas, horizon: float) -> None:
     """A table before a wall, out of focus."""
     rng = canvas.rng
     wall = hsv(rng.random(), rng.uniform(0.05, 0.4), rng.uniform(0.35, 0.9))
-    canvas.fill(
-        ramp(canvas.noise(2, octaves=2), [mix(wall, (0, 0, 0), 0.35), mix(wall, (255, 250, 235), 0.25)])
-    )
+    canvas.fill(ramp(canvas.noise(2, octaves=2), [mix(wall, (0, 0, 0), 0.35), mix(wall, (255, 250, 235), 0.25)]))
     hue, value = rng.uniform(0.04, 0.1), rng.uniform(0.35, 0.8)
     table = ramp(canvas.noise(40, octaves=3, stretch=12), [hsv(hue, 0.6, value * 0.7), hsv(hue, 0.45, value)])
     below = canvas.area([(0, horizon), (1, horizon), (1, 1), (0, 1)])
     canvas.fill(table, below)
-    canvas.fill(
-        (255, 240, 220), ImageChops.multiply(canvas.glow(0.5 + canvas.light[0], horizon, 0.7), below), 0.3
-    )
+    canvas.fill((255, 240, 220), ImageChops.multiply(canvas.glow(0.5 + canvas.light[0], horizon, 0.7), below), 0.3)
     canvas.blur(0.008)
 
 
@@ -128,7 +119,5 @@ def underwater(canvas: Canvas, hue: float | None = None, *, light: float = 1.0) 
         )
         fading = ImageChops.multiply(canvas.soften(ray, 0.012), canvas.fade((0, 0.9), (0, 0)))
         canvas.fill((255, 255, 255), fading, rng.uniform(0.08, 0.2) * light)
-    specks = [
-        arc(rng.random(), rng.random(), r, r, steps=8) for r in (rng.uniform(0.001, 0.005) for _ in range(40))
-    ]
+    specks = [arc(rng.random(), rng.random(), r, r, steps=8) for r in (rng.uniform(0.001, 0.005) for _ in range(40))]
     canvas.fill((255, 255, 255), canvas.soften(canvas.area(*specks), 0.002), 0.5)

@@ -54,9 +54,7 @@ def one_balloon(canvas: Canvas, pose: Pose) -> None:
 
     top = [(-math.cos(t), math.sin(t)) for t in np.linspace(0, math.pi / 2 + 0.3, 30)]
     profile = [*top, (0.62, 0.72), (0.92, 0.46), (1.1, 0.26), (1.16, 0.2), (1.17, 0)]
-    ropes = canvas.strokes(
-        [pose([(0.2 * s, 1.12), (0.14 * s, 1.5)]) for s in (-1, -0.4, 0.4, 1)], 0.012 * pose.scale
-    )
+    ropes = canvas.strokes([pose([(0.2 * s, 1.12), (0.14 * s, 1.5)]) for s in (-1, -0.4, 0.4, 1)], 0.012 * pose.scale)
     canvas.fill((60, 50, 44), ropes)
     canvas.solid(pose, profile, silk, turn=None, gloss=0.2)
     weave = canvas.noise(60, octaves=1)
@@ -68,9 +66,7 @@ def kite(canvas: Canvas) -> None:
     """A diamond kite with its tail, in the sky."""
     rng = canvas.rng
     sky(canvas)
-    pose = Pose(
-        rng.uniform(0.42, 0.6), rng.uniform(0.34, 0.44), rng.uniform(0.24, 0.32), rng.uniform(-0.6, 0.6)
-    )
+    pose = Pose(rng.uniform(0.42, 0.6), rng.uniform(0.34, 0.44), rng.uniform(0.24, 0.32), rng.uniform(-0.6, 0.6))
     colours = rng.sample(PAINTS, 3)
     sway = rng.random() * 6
     tail = [pose.at(0.25 * math.sin(4 * s + sway) * s, 1.1 + 1.4 * s) for s in np.linspace(0, 1, 16)]
@@ -191,14 +187,10 @@ def lighthouse(canvas: Canvas) -> None:
         panes = (np.abs(x) < 0.03) & (np.abs(np.abs(y - 0.15) - 0.3) < 0.05)
         return blend(base, (40, 36, 44), (door | panes).astype(np.float32))
 
-    hut = canvas.area(
-        pose([(side * -0.25, 0.72), (side * -0.82, 0.72), (side * -0.82, 1.0), (side * -0.25, 1.0)])
-    )
+    hut = canvas.area(pose([(side * -0.25, 0.72), (side * -0.82, 0.72), (side * -0.82, 1.0), (side * -0.25, 1.0)]))
     canvas.relief(hut, (236, 230, 220), depth=0.008, gloss=0)
     canvas.relief(
-        canvas.area(
-            pose([(side * -0.2, 0.74), (side * -0.88, 0.74), (side * -0.72, 0.54), (side * -0.3, 0.54)])
-        ),
+        canvas.area(pose([(side * -0.2, 0.74), (side * -0.88, 0.74), (side * -0.72, 0.54), (side * -0.3, 0.54)])),
         (160, 60, 44),
         depth=0.008,
         gloss=0,
@@ -222,9 +214,7 @@ def lighthouse(canvas: Canvas) -> None:
     canvas.fill((255, 244, 190), canvas.glow(*lamp, 0.16, falloff=2), 0.5 + dusk)
     if dusk:
         beam = canvas.area([lamp, (side * 2, lamp[1] - 0.25), (side * 2, lamp[1] + 0.12)])
-        canvas.fill(
-            (255, 244, 190), ImageChops.multiply(canvas.soften(beam, 0.01), canvas.glow(*lamp, 0.8)), 0.6
-        )
+        canvas.fill((255, 244, 190), ImageChops.multiply(canvas.soften(beam, 0.01), canvas.glow(*lamp, 0.8)), 0.6)
 
 
 def moon(canvas: Canvas) -> None:
@@ -232,8 +222,7 @@ def moon(canvas: Canvas) -> None:
     rng = canvas.rng
     canvas.fill(ramp(canvas.fade(), [(6, 8, 24), (16, 24, 58), (40, 50, 92)]))
     stars = [
-        arc(rng.random(), rng.random(), r, r, steps=6)
-        for r in (abs(rng.gauss(0, 0.0022)) + 0.0008 for _ in range(130))
+        arc(rng.random(), rng.random(), r, r, steps=6) for r in (abs(rng.gauss(0, 0.0022)) + 0.0008 for _ in range(130))
     ]
     canvas.fill((240, 240, 255), canvas.area(*stars), 0.9)
     pose = Pose(rng.uniform(0.35, 0.65), rng.uniform(0.35, 0.5), rng.uniform(0.16, 0.33))
@@ -257,9 +246,7 @@ def moon(canvas: Canvas) -> None:
 
     canvas.solid(pose, BALL, skin, turn=any_turn(rng), gloss=0)
     if rng.random() < 0.5:
-        veil = canvas.noise(3, octaves=5, stretch=3).point(
-            [max(0, round((v - 140) * 1.6)) for v in range(256)]
-        )
+        veil = canvas.noise(3, octaves=5, stretch=3).point([max(0, round((v - 140) * 1.6)) for v in range(256)])
         canvas.fill((70, 80, 116), veil, 0.7)
     if rng.random() < 0.5:
         ridge = smooth([(x / 8, 0.86 + rng.uniform(-0.05, 0.05)) for x in range(-1, 10)], closed=False)
@@ -300,11 +287,7 @@ def one_sailboat(canvas: Canvas, pose: Pose) -> None:
     cloth_colour = rng.choice([WHITE, WHITE, (236, 226, 200), *PAINTS])
     hull_colour = rng.choice([WHITE, (120, 66, 34), (24, 44, 96), (150, 26, 30), (40, 90, 90)])
     main = pose(smooth([(0.02, -1.55), (-0.3, -0.9), (-0.62, -0.2), (-0.3, -0.18), (0.02, -0.2)], steps=4))
-    jib = pose(
-        smooth(
-            [(0.08, -1.4), (0.44, -0.7), (0.72, -0.12), (0.4, -0.16), (0.12, -0.22), (0.14, -0.8)], steps=4
-        )
-    )
+    jib = pose(smooth([(0.08, -1.4), (0.44, -0.7), (0.72, -0.12), (0.4, -0.16), (0.12, -0.22), (0.14, -0.8)], steps=4))
     hull = pose([(-0.72, -0.1), (0.8, -0.14), (0.62, 0.06), (0.5, 0.13), (-0.55, 0.13), (-0.66, 0.04)])
     mirror = [
         [(x + 0.012 * math.sin(y * 120), 2 * pose.y + 0.24 * pose.scale - y) for x, y in shape]
@@ -397,9 +380,7 @@ def snowman(canvas: Canvas) -> None:
     coal = [(x - r * 0.36, y - r * 0.2, 0.016), (x + r * 0.36, y - r * 0.2, 0.016)]
     coal += [(x + r * t, y + r * (0.5 - 0.35 * t * t), 0.008) for t in (-0.4, -0.2, 0, 0.2, 0.4)]
     coal += [(x, mid[0] + d * s, 0.014) for d in (-0.02, 0.05, 0.11)]
-    canvas.relief(
-        canvas.area(*(arc(a, b, c * s, c * s) for a, b, c in coal)), (26, 24, 28), depth=0.008, gloss=0.3
-    )
+    canvas.relief(canvas.area(*(arc(a, b, c * s, c * s) for a, b, c in coal)), (26, 24, 28), depth=0.008, gloss=0.3)
     side = rng.choice([-1, 1])
     canvas.relief(
         canvas.area([(x, y - r * 0.1), (x + side * r * 1.05, y + r * 0.2), (x, y + r * 0.2)]),
@@ -430,21 +411,15 @@ def umbrella(canvas: Canvas) -> None:
         bokeh(canvas, rng.uniform(0.55, 0.65), light=rng.uniform(0.35, 0.65), spots=26)
     else:
         sky(canvas)
-    pose = Pose(
-        rng.uniform(0.45, 0.55), rng.uniform(0.46, 0.54), rng.uniform(0.38, 0.44), rng.uniform(-0.4, 0.4)
-    )
+    pose = Pose(rng.uniform(0.45, 0.55), rng.uniform(0.46, 0.54), rng.uniform(0.38, 0.44), rng.uniform(-0.4, 0.4))
     shaft = [(0, -0.62), (0, 0.78), *arc(0.11, 0.8, 0.11, 0.14, 0.5, 0.0, 12)]
-    canvas.relief(
-        canvas.strokes([pose(shaft)], 0.02), rng.choice([(70, 50, 34), (40, 40, 44)]), depth=0.008, gloss=0.6
-    )
+    canvas.relief(canvas.strokes([pose(shaft)], 0.02), rng.choice([(70, 50, 34), (40, 40, 44)]), depth=0.008, gloss=0.6)
     first, other = rng.sample(PAINTS, 2)
     second = rng.choice([first, first, WHITE, other])
     ribs = 6
     tips = [math.sin(t) for t in np.linspace(-math.pi / 2, math.pi / 2, ribs + 1)]
     under = [
-        pose(
-            [(a, 0.02 + 0.02), *smooth([(a, 0.04), ((a + b) / 2, -0.1), (b, 0.04)], closed=False), (0, -0.35)]
-        )
+        pose([(a, 0.02 + 0.02), *smooth([(a, 0.04), ((a + b) / 2, -0.1), (b, 0.04)], closed=False), (0, -0.35)])
         for a, b in pairwise(tips)
     ]
     canvas.fill(mix(first, (0, 0, 0), 0.65), canvas.area(pose(arc(0, -0.02, 0.97, 0.14)), *under))

@@ -88,7 +88,7 @@ class Method(nn.Module):
 
 
 @contextmanager
-def seeded(seed: int | None):  # type: ignore[no-untyped-def]  # noqa: ANN201
+def seeded(seed: int | None):  # type: ignore[no-untyped-def]
     """Draw a method's initial values from `seed`, leaving the global generator as it was; None: from that one."""
     if seed is None:
         yield
