@@ -119,10 +119,10 @@ def test_one_class_and_one_image(tiny_backbone):
 def test_many_images_without_gradients_equal_each_alone(tiny_backbone):
     """Evaluation takes images in chunks; their borders must not show."""
     method = CoCoOp(tiny_backbone, NAMES, seed=0)
-    x = features(tiny_backbone, 1500)
+    x = features(tiny_backbone, 800)
     with torch.no_grad():
         together = method.logits(x)
-    chunk = 2**15 // method.prompts.computed_positions
+    chunk = method.prompts.images_at_once
     assert chunk < len(x), "the images fit one chunk, nothing is compared"
     for i in (0, chunk - 1, chunk, len(x) - 1):
         assert_same(together[i : i + 1], method.logits(x[i : i + 1]))
@@ -133,6 +133,9 @@ def test_positions_computed_for_imagenet_are_the_ones_that_matter(tiny_backbone)
     import open_clip
 
     names = list(dict.fromkeys(open_clip.IMAGENET_CLASSNAMES))
-    plain = sum(len(tiny_backbone.tokenizer.encode(name + ".")) + 1 for name in names)
+    suffixes = [tiny_backbone.tokenizer.encode(name + ".") for name in names]
+    ragged = sum(len(suffix) + 1 for suffix in suffixes)
+    branches = {tuple(suffix[:i]) for suffix in suffixes for i in range(1, len(suffix) + 1)}
     method = CoCoOp(tiny_backbone, names, seed=0)
-    assert method.prompts.computed_positions == 5 + plain
+    trees = len(method.prompts.trees)
+    assert 5 + len(branches) + len(names) <= method.prompts.rows < 5 * trees + ragged

@@ -25,8 +25,6 @@ from cocoop.text.prompts import check_classnames
 __all__ = ["CoCoOp"]
 
 DEFAULT_CONTEXT_LENGTH = 4
-# Positions computed at once without gradients; bounds the memory of evaluation.
-_POSITIONS_AT_ONCE = 2**15
 
 
 class MetaNet(nn.Module):
@@ -118,11 +116,8 @@ class CoCoOp(Method):
 
     def text_features(self, image_features: Float[Tensor, "B e"]) -> Float[Tensor, "B C e"]:
         """Class features of their own for each L2-normalised image."""
-        shift = self.meta_net(image_features)
-        context = self.context + shift.unsqueeze(1)
-        tower = self.backbone.text_tower
-        embedded = self.prompts.embed(tower.token_embedding.weight, context)
-        return F.normalize(tower(*embedded, self.prompts).float(), dim=-1)
+        context = self.context + self.meta_net(image_features).unsqueeze(1)
+        return F.normalize(self.backbone.text_tower(context, self.prompts).float(), dim=-1)
 
     def logits(self, image_features: Float[Tensor, "B e"]) -> Float[Tensor, "B C"]:
         """Scaled cosine similarities of images and their own class features, in fp32 (equation 4).
@@ -132,5 +127,6 @@ class CoCoOp(Method):
         """
         if torch.is_grad_enabled():
             return super().logits(image_features)
-        images_at_once = max(1, _POSITIONS_AT_ONCE // self.prompts.computed_positions)
-        return torch.cat([super(CoCoOp, self).logits(x) for x in image_features.split(images_at_once)])
+        # Class features of all images at once would need (B, C, e).
+        parts = image_features.split(self.prompts.images_at_once)
+        return torch.cat([super(CoCoOp, self).logits(part) for part in parts])

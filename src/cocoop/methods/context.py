@@ -16,7 +16,8 @@ from torch import Tensor
 
 from cocoop.backbones.backbone import Backbone
 from cocoop.errors import PromptError
-from cocoop.text.prompts import PackedPrompts, check_length, name_tokens
+from cocoop.text.prompts import check_length, name_tokens
+from cocoop.text.tree import Prompts
 
 __all__ = ["POSITIONS", "Position", "pack_prompts", "random_context", "word_context"]
 
@@ -56,7 +57,7 @@ def pack_prompts(
     context_length: int,
     position: Position = "end",
     class_specific: bool = False,
-) -> PackedPrompts:
+) -> Prompts:
     """Prompts of all classes around M context vectors.
 
     `end`: [SOS][context][name][.][EOT]; `middle`: half of the context (M // 2) before the name, the rest after
@@ -78,4 +79,6 @@ def pack_prompts(
         suffixes.append([*leading, *name, *context[before:], *stop, tokenizer.eot])
     if not class_specific:
         prefix += [-1 - m for m in range(before)]
-    return PackedPrompts(prefix, suffixes).to(backbone.device)
+    prompts = Prompts(prefix, suffixes, device=backbone.device)
+    tower.remember(prompts)
+    return prompts

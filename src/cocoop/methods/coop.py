@@ -118,9 +118,7 @@ class CoOp(Method):
     def text_features(self, image_features: Float[Tensor, "B e"] | None = None) -> Float[Tensor, "1 C e"]:  # noqa: ARG002
         """The same class features for every image."""
         context = self.context[self._order].flatten(0, 1) if self.class_specific else self.context
-        tower = self.backbone.text_tower
-        embedded = self.prompts.embed(tower.token_embedding.weight, context.unsqueeze(0))
-        return F.normalize(tower(*embedded, self.prompts).float(), dim=-1)
+        return F.normalize(self.backbone.text_tower(context.unsqueeze(0), self.prompts).float(), dim=-1)
 
     @torch.no_grad()
     def scorer(self) -> Callable[[Tensor], Tensor]:

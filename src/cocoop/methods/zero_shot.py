@@ -19,11 +19,10 @@ from torch import Tensor, nn
 from cocoop.backbones.backbone import Backbone
 from cocoop.methods.base import Method
 from cocoop.methods.templates import DEFAULT_TEMPLATE, resolve_templates
-from cocoop.text.prompts import PackedPrompts, check_classnames, check_length, prompt_name, text_tokens
+from cocoop.text.prompts import check_classnames, check_length, prompt_name, text_tokens
+from cocoop.text.tree import Prompts
 
 __all__ = ["ZeroShot"]
-
-_PROMPTS_AT_ONCE = 512
 
 
 class ZeroShot(Method):
@@ -88,10 +87,5 @@ class ZeroShot(Method):
             tokens = text_tokens(tokenizer, template.replace("{}", prompt_name(name)), name)
             check_length(name, len(tokens) + 2, tower.config.context_length)
             suffixes.append([*tokens, tokenizer.eot])
-        features = []
-        for start in range(0, len(suffixes), _PROMPTS_AT_ONCE):
-            chunk = suffixes[start : start + _PROMPTS_AT_ONCE]
-            prompts = PackedPrompts([tokenizer.sos], chunk).to(self.backbone.device)
-            embedded = prompts.embed(tower.token_embedding.weight)
-            features.append(tower(*embedded, prompts)[0].float())
-        return F.normalize(torch.cat(features), dim=-1)
+        prompts = Prompts([tokenizer.sos], suffixes, device=self.backbone.device)
+        return F.normalize(tower(None, prompts)[0].float(), dim=-1)

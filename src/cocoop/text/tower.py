@@ -2,10 +2,11 @@
 
 A prompt is read at its EOT token and every position sees only what stands before it, so
 
-- nothing after EOT is computed: the suffixes of all classes are packed end to end, each at its own length;
-- the prefix (SOS and context) does not see the class name: it is computed once and shared by all classes,
-  also where it differs from image to image (CoCoOp);
-- in the last layer only EOT asks: the other positions give their keys and values, and stop there.
+- nothing after EOT is computed, and no class pays for another's longer name;
+- what prompts begin with is computed once: the prefix (SOS and context) for all classes, also where it differs from
+  image to image (CoCoOp), and leading tokens that names share (see `cocoop.text.tree`);
+- in the last layer only EOT asks: the other rows give their keys and values, and stop there;
+- what the first layer makes of class names is the same for every image and every step, and is computed once.
 
 This is the same function as the library's padded tower, to rounding.
 
@@ -13,24 +14,32 @@ References:
     Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021 (section 2.4).
     Zhou et al., "Conditional Prompt Learning for Vision-Language Models", CVPR 2022 (equation 3).
 
-Shapes: B prefixes (images), C classes, P prefix positions, T packed suffix positions of all classes,
-N texts, L tokens, d text width, e joint embedding size, H heads, h = d / H.
+Shapes: B images, C classes, M context vectors, P prefix rows, T suffix rows, R = P + T rows of a tree, Q asking rows,
+N texts, L tokens, d text width, e joint embedding size. Rows come first, so that rows are gathered for all images at once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from cocoop.errors import PromptError
-from cocoop.text.prompts import PackedPrompts
+from cocoop.text.attention import tree_attention
+from cocoop.text.memory import free_memory
+from cocoop.text.tree import Askers, Prompts, PromptTree
 
 __all__ = ["TextTower", "TextTowerConfig"]
+
+REMEMBERED_ROWS = 2**15
+"""Up to so many rows, what is constant is kept (4 d values a row); beyond, memory must not grow with the classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +71,13 @@ class TextTowerConfig:
 
 
 class TextTower(nn.Module):
-    """Frozen CLIP text transformer that encodes packed prompts with a shared prefix.
+    """Frozen CLIP text transformer that encodes prompts with a shared prefix.
 
     Args:
         config: the architecture.
+
+    `memory_budget` is what may be kept for the gradient, in bytes; None: what the device has free. What does not fit
+    is computed again in the backward pass, with the same numbers.
 
     All parameters are frozen: gradients flow through the tower to its input, never into its weights.
     """
@@ -82,6 +94,7 @@ class TextTower(nn.Module):
         self.projection = (
             nn.Linear(d, config.embed_dim, bias=config.projection_bias) if config.projection else nn.Identity()
         )
+        self.memory_budget: int | None = None
         self.requires_grad_(False)
 
     @property
@@ -89,27 +102,32 @@ class TextTower(nn.Module):
         """Number type of the weights, and so of the computation."""
         return self.positional_embedding.dtype
 
-    def forward(
-        self, prefix: Float[Tensor, "B P d"], suffix: Float[Tensor, "#B T d"], prompts: PackedPrompts
-    ) -> Float[Tensor, "B C e"]:
-        """Text features of every class after every prefix, before normalisation.
+    def forward(self, context: Float[Tensor, "B M d"] | None, prompts: Prompts) -> Float[Tensor, "B C e"]:
+        """Text features of every class after every image's context, before normalisation.
 
         Args:
-            prefix: token vectors of the shared beginning, without positions.
-            suffix: token vectors of what follows, packed as `prompts` says, without positions; one row
-                where they are the same after every prefix, so that their first layer is computed once.
-            prompts: which positions belong to which class.
+            context: context vectors, one set for each image; None for prompts without any (then B is 1).
+            prompts: which tokens and context vectors stand where.
 
         Returns:
             Features in the order in which the classes were given, in the tower's number type.
         """
-        places = self.positional_embedding
-        x_prefix = prefix.to(self.dtype) + places[: prefix.shape[1]]
-        x_suffix = suffix.to(self.dtype) + places[prompts.positions]
-        for block in self.blocks[:-1]:
-            x_prefix, x_suffix = block(x_prefix, x_suffix, prompts)
-        x_eot = self.blocks[-1].read(x_prefix, x_suffix, prompts)
-        return self.projection(self.ln_final(x_eot))[:, prompts.inverse]
+        images = [None] if context is None else list(context.split(prompts.images_at_once))
+        parts = [(own, tree) for own in images for tree in prompts.trees]
+        encode = self._encoders(parts)
+        features = [f(own, tree) for f, (own, tree) in zip(encode, parts, strict=True)]
+        count = len(prompts.trees)
+        by_image = [torch.cat(features[i : i + count]) for i in range(0, len(features), count)]
+        return torch.cat([classes[prompts.order].transpose(0, 1) for classes in by_image])
+
+    def remember(self, prompts: Prompts) -> None:
+        """Compute once what the first layer makes of class names, for prompts that will be used many times."""
+        if prompts.rows > REMEMBERED_ROWS:
+            return
+        with torch.no_grad():
+            for tree in prompts.trees:
+                if not tree.suffix_has_context:
+                    tree.remember(*self._known(tree))
 
     def encode_tokens(self, tokens: Int[Tensor, "N L"], eot: int) -> Float[Tensor, "N e"]:
         """Text features of whole token sequences, as a library's `encode_text` gives them.
@@ -119,21 +137,70 @@ class TextTower(nn.Module):
             eot: the token at which a text is read.
 
         Raises:
-            PromptError: for a sequence without `eot`.
+            PromptError: for a sequence without `eot`, or sequences that begin differently.
         """
         rows = tokens.tolist()
         for row in rows:
             if eot not in row:
                 raise PromptError(f"A token sequence has no EOT token ({eot}): {row[:8]}...")
-        prompts = PackedPrompts([rows[0][0]], [row[1 : row.index(eot) + 1] for row in rows]).to(tokens.device)
         if any(row[0] != rows[0][0] for row in rows):
             raise PromptError("All token sequences must begin with the same SOS token.")
-        embedded = prompts.embed(self.token_embedding.weight)
-        return self(*embedded, prompts)[0]
+        suffixes = [row[1 : row.index(eot) + 1] for row in rows]
+        return self(None, Prompts([rows[0][0]], suffixes, device=tokens.device))[0]
+
+    def activation_bytes(self, tree: PromptTree, images: int) -> int:
+        """What one tree keeps in memory for the gradient, in bytes: the inputs of each layer's nonlinear steps."""
+        c = self.config
+        values = 5 * c.width + c.mlp_width
+        values += c.heads * tree.every_row.columns
+        return images * tree.rows * c.layers * values * self.dtype.itemsize
+
+    def _encoders(self, parts: Sequence[tuple[Tensor | None, PromptTree]]) -> list[Callable[..., Tensor]]:
+        """How to encode each part: keeping what the gradient needs, or computing it again when it is needed.
+
+        The last parts are kept, as many as fit the budget: their gradients are taken first, and what they kept is
+        free again before the first recomputation. Numbers do not depend on the budget.
+        """
+        encode: list[Callable[..., Tensor]] = [self._tree] * len(parts)
+        if not torch.is_grad_enabled():
+            return encode
+        sizes = [self.activation_bytes(tree, 1 if own is None else len(own)) for own, tree in parts]
+        budget = free_memory(self.positional_embedding.device) if self.memory_budget is None else self.memory_budget
+        if sum(sizes) <= budget:
+            return encode
+        left = budget - max(sizes)
+        for i in reversed(range(len(parts))):
+            left -= sizes[i]
+            if left < 0:
+                encode[i] = partial(checkpoint, self._tree, use_reentrant=False, preserve_rng_state=False)
+        return encode
+
+    def _tree(self, context: Float[Tensor, "B M d"] | None, tree: PromptTree) -> Float[Tensor, "C B e"]:
+        """Text features of one tree's classes."""
+        first = self.blocks[0]
+        x_prefix, x_suffix = tree.embed(self.token_embedding.weight, context)
+        x_prefix = x_prefix.to(self.dtype) + self.positional_embedding[: len(x_prefix), None]
+        if tree.suffix_has_context:
+            x_suffix = x_suffix.to(self.dtype) + self.positional_embedding[tree.positions, None]
+            x = torch.cat([x_prefix, x_suffix])
+            qkv = first.project(x)
+        else:
+            own, known = (x_prefix, *first.project(x_prefix)), tree.known() or self._known(tree)
+            images = x_prefix.shape[1]
+            x, *qkv = (torch.cat([a, b.expand(-1, images, -1)]) for a, b in zip(own, known, strict=True))
+        for block in self.blocks:
+            askers = tree.leaves if block is self.blocks[-1] else tree.every_row
+            x = block(x, askers, qkv if block is first else None)
+        return self.projection(self.ln_final(x))[tree.leaf_of]
+
+    def _known(self, tree: PromptTree) -> tuple[Float[Tensor, "T 1 d"], ...]:
+        """Token vectors of suffixes without context, with positions, and the first layer's projections of them."""
+        x = self.token_embedding.weight[tree.suffix_ids] + self.positional_embedding[tree.positions]
+        return (x.unsqueeze(1), *self.blocks[0].project(x.unsqueeze(1)))
 
 
 class Block(nn.Module):
-    """One residual attention block of the tower, on a prefix and the suffixes that follow it."""
+    """One residual attention block of the tower."""
 
     def __init__(self, config: TextTowerConfig) -> None:
         super().__init__()
@@ -148,69 +215,32 @@ class Block(nn.Module):
         self.quick_gelu = config.activation == "quick_gelu"
 
     def forward(
-        self, x_prefix: Float[Tensor, "B P d"], x_suffix: Float[Tensor, "#B T d"], prompts: PackedPrompts
-    ) -> tuple[Float[Tensor, "B P d"], Float[Tensor, "B T d"]]:
-        """Both parts, one block further."""
-        q, k, v = self._heads(x_prefix)
-        seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        y_suffix = self._attend_suffixes(x_suffix, k, v, prompts)
-        return (
-            self._mlp(x_prefix + self.out(seen.transpose(1, 2).flatten(2))),
-            self._mlp(x_suffix + self.out(y_suffix)),
-        )
+        self, x: Float[Tensor, "R B d"], askers: Askers, qkv: Sequence[Float[Tensor, "R B d"]] | None = None
+    ) -> Float[Tensor, "Q B d"]:
+        """The asking rows, one block further.
 
-    def read(
-        self, x_prefix: Float[Tensor, "B P d"], x_suffix: Float[Tensor, "#B T d"], prompts: PackedPrompts
-    ) -> Float[Tensor, "B C d"]:
-        """The last block, at EOT only, in packed order: no other position's result is ever looked at."""
-        d = x_prefix.shape[-1]
-        weight, bias = self.qkv.weight[d:], self.qkv.bias[d:]
-        k, v = self._split(F.linear(self.ln_1(x_prefix), weight, bias), 2)
-        y_eot = self._attend_suffixes(x_suffix, k, v, prompts, eot_only=True)
-        return self._mlp(x_suffix[:, prompts.eot] + self.out(y_eot))
-
-    def _attend_suffixes(
-        self,
-        x: Float[Tensor, "#B T d"],
-        k_prefix: Float[Tensor, "B H P h"],
-        v_prefix: Float[Tensor, "B H P h"],
-        prompts: PackedPrompts,
-        *,
-        eot_only: bool = False,
-    ) -> Float[Tensor, "B TorC d"]:
-        """Each suffix attends to the prefix and causally to itself; suffixes of one length go together."""
-        images = k_prefix.shape[0]
-        q, k, v = self.qkv(self.ln_1(x)).unflatten(-1, (3, self.heads, -1)).unbind(-3)
-        attended = []
-        for bucket in prompts.buckets:
-            n, s = bucket.classes, bucket.length
-
-            def of_bucket(t: Tensor, shape: tuple[int, int] = (n, s), at: slice = bucket.packed) -> Tensor:
-                rows = t[:, at].unflatten(1, shape).transpose(2, 3)
-                return rows.expand(images, *rows.shape[1:])
-
-            def after(prefix: Tensor, own: Tensor, n: int = n) -> Tensor:
-                return torch.cat([prefix.unsqueeze(1).expand(-1, n, -1, -1, -1), own], dim=3).flatten(0, 1)
-
-            asking = of_bucket(q)[:, :, :, -1:] if eot_only else of_bucket(q)
-            keys, values = after(k_prefix, of_bucket(k)), after(v_prefix, of_bucket(v))
-            # A query at suffix offset i sees the P prefix positions and the suffix up to i; EOT sees all.
-            mask = None if eot_only else _causal_mask(s, keys.shape[2], x.device)
-            seen = F.scaled_dot_product_attention(asking.flatten(0, 1), keys, values, attn_mask=mask)
-            attended.append(seen.transpose(1, 2).reshape(images, -1, x.shape[-1]))
-        return torch.cat(attended, dim=1)
-
-    def _heads(self, x: Float[Tensor, "B L d"]) -> tuple[Tensor, ...]:
-        return self._split(self.qkv(self.ln_1(x)), 3)
-
-    def _split(self, joined: Float[Tensor, "B L kd"], parts: int) -> tuple[Float[Tensor, "B H L h"], ...]:
-        return joined.unflatten(-1, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-
-    def _mlp(self, x: Float[Tensor, "B L d"]) -> Float[Tensor, "B L d"]:
+        Args:
+            x: all rows.
+            askers: the rows that are wanted; the others only give their keys and values.
+            qkv: `project(x)`, where it is known already.
+        """
+        q, k, v = self.project(x, askers) if qkv is None else (askers.of(qkv[0]), *qkv[1:])
+        x = askers.of(x) + self.out(tree_attention(q, k, v, askers, self.heads))
         hidden = self.fc(self.ln_2(x))
-        hidden = hidden * torch.sigmoid(1.702 * hidden) if self.quick_gelu else F.gelu(hidden)
-        return x + self.proj(hidden)
+        return x + self.proj(_quick_gelu(hidden) if self.quick_gelu else F.gelu(hidden))
+
+    def project(
+        self, x: Float[Tensor, "R B d"], askers: Askers | None = None
+    ) -> tuple[Float[Tensor, "Q B d"], Float[Tensor, "R B d"], Float[Tensor, "R B d"]]:
+        """Queries of the asking rows (of all, if not said), keys and values of all rows."""
+        y = self.ln_1(x)
+        asking = y if askers is None else askers.of(y)
+        inputs = (asking, y, y)
+        parts = zip(inputs, self.qkv.weight.chunk(3), self.qkv.bias.chunk(3), strict=True)
+        q, k, v = (F.linear(source, weight, bias) for source, weight, bias in parts)
+        return q, k, v
 
 
-def _causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
-    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+def _quick_gelu(x: Tensor) -> Tensor:
+    """x * sigmoid(1.702 x), in place of its fresh input: SiLU is the same function up to scale, and is fused."""
+    return F.silu(x.mul_(1.702)).mul_(1 / 1.702)

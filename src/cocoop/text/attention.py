@@ -1,0 +1,127 @@
+"""Attention on a tree of prompts: each row sees the rows from SOS down its own branch, and no others.
+
+Two ways to the same numbers, chosen by the device:
+
+- `by_pair`, for CPUs: scores against the prefix are one matrix product; those within a branch are taken for the pairs
+  of rows that see each other and no others. Its gradient is written out: it keeps queries, keys, values and
+  probabilities, and recomputes everything else.
+- `by_mask`, for GPUs: one fused attention over all rows with a mask, few launches instead of little arithmetic.
+
+Shapes: B images, P prefix rows, T suffix rows, R = P + T rows, Q rows that ask, W columns of scores, d text width,
+H heads, h = d / H.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from cocoop.text.tree import Askers
+
+__all__ = ["by_pair", "by_mask", "tree_attention"]
+
+
+def tree_attention(
+    q: Float[Tensor, "Q B d"], k: Float[Tensor, "R B d"], v: Float[Tensor, "R B d"], askers: Askers, heads: int
+) -> Float[Tensor, "Q B d"]:
+    """Attended values of the asking rows, the way that suits the device.
+
+    Args:
+        q: queries of the rows that ask.
+        k: keys of all rows.
+        v: values of all rows.
+        askers: which rows ask, and which rows each of them sees.
+        heads: H; it divides d.
+    """
+    return (by_pair if q.device.type == "cpu" else by_mask)(q, k, v, askers, heads)
+
+
+def by_mask(
+    q: Float[Tensor, "Q B d"], k: Float[Tensor, "R B d"], v: Float[Tensor, "R B d"], askers: Askers, heads: int
+) -> Float[Tensor, "Q B d"]:
+    """As `tree_attention`, in one fused call with a mask."""
+    split = (x.unflatten(-1, (heads, -1)).permute(1, 2, 0, 3) for x in (q, k, v))
+    seen = F.scaled_dot_product_attention(*split, attn_mask=askers.mask(len(k)))
+    return seen.permute(2, 0, 1, 3).flatten(-2)
+
+
+def by_pair(
+    q: Float[Tensor, "Q B d"], k: Float[Tensor, "R B d"], v: Float[Tensor, "R B d"], askers: Askers, heads: int
+) -> Float[Tensor, "Q B d"]:
+    """As `tree_attention`, pair by pair; softmax in fp32."""
+    seen: Tensor = _ByPair.apply(q, k, v, askers, heads)
+    return seen
+
+
+class _ByPair(torch.autograd.Function):
+    """Scores (Q, W, B, H) have a column for each prefix row, one for the asker itself, then one for each pair.
+
+    An asker sees the prefix P, itself S, and its other ancestors, of which it has as many as its depth.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, askers: Askers, heads: int) -> Tensor:
+        P, S, (asker, row, slot) = askers.prefix, askers.suffix_askers, askers.pairs
+        scale = (q.shape[-1] // heads) ** -0.5
+        qh, kh, vh = (x.unflatten(-1, (heads, -1)) for x in (q, k, v))
+        scores = q.new_full((len(q), askers.columns, q.shape[1], heads), float("-inf"), dtype=torch.float32)
+        scores[:, :P] = _each_prefix_row(qh, kh[:P])
+        scores[S, P] = _dot(qh[S], askers.own(kh))
+        scores.flatten(0, 1).index_copy_(0, slot, _dot(qh.index_select(0, asker), kh.index_select(0, row)))
+        if askers.prefix_asks:
+            scores[:P, :P].masked_fill_(askers.later, float("-inf"))
+        p = scores.mul_(scale).softmax(1).to(q.dtype)
+        seen = _over_prefix(p[:, :P], vh[:P])
+        seen[S].addcmul_(p[S, P].unsqueeze(-1), askers.own(vh))
+        of_pair = p.flatten(0, 1).index_select(0, slot).unsqueeze(-1)
+        seen.index_add_(0, asker, of_pair * vh.index_select(0, row))
+        ctx.save_for_backward(q, k, v, p)
+        ctx.askers, ctx.heads, ctx.scale = askers, heads, scale
+        return seen.flatten(-2)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        askers, heads, (q, k, v, p) = ctx.askers, ctx.heads, ctx.saved_tensors
+        P, S, (asker, row, slot) = askers.prefix, askers.suffix_askers, askers.pairs
+        g, qh, kh, vh = (x.unflatten(-1, (heads, -1)) for x in (grads[0], q, k, v))
+        # Of the probabilities.
+        dp = torch.zeros_like(p, dtype=torch.float32)
+        g_pair = g.index_select(0, asker)
+        dp[:, :P] = _each_prefix_row(g, vh[:P])
+        dp[S, P] = _dot(g[S], askers.own(vh))
+        dp.flatten(0, 1).index_copy_(0, slot, _dot(g_pair, vh.index_select(0, row)))
+        # Of the scores: softmax's own gradient.
+        ds = dp.sub_((p * dp).sum(1, keepdim=True)).mul_(p).mul_(ctx.scale).to(q.dtype)
+        p_pair, ds_pair = (x.flatten(0, 1).index_select(0, slot).unsqueeze(-1) for x in (p, ds))
+        p_own, ds_own = (x[S, P].unsqueeze(-1) for x in (p, ds))
+        # Of values, queries and keys.
+        dq, dk, dv = _over_prefix(ds[:, :P], kh[:P]), torch.zeros_like(kh), torch.zeros_like(vh)
+        dv[:P] = _over_askers(p[:, :P], g)
+        dk[:P] = _over_askers(ds[:, :P], qh)
+        askers.add_own(dv, p_own * g[S])
+        askers.add_own(dk, ds_own * qh[S])
+        dq[S].addcmul_(ds_own, askers.own(kh))
+        dv.index_add_(0, row, g_pair.mul_(p_pair))
+        dk.index_add_(0, row, ds_pair * qh.index_select(0, asker))
+        dq.index_add_(0, asker, ds_pair * kh.index_select(0, row))
+        return dq.flatten(-2), dk.flatten(-2), dv.flatten(-2), None, None
+
+
+def _dot(a: Float[Tensor, "n B H h"], b: Float[Tensor, "n B H h"]) -> Float[Tensor, "n B H"]:
+    return (a * b).sum(-1, dtype=torch.float32)
+
+
+def _each_prefix_row(a: Float[Tensor, "Q B H h"], b: Float[Tensor, "P B H h"]) -> Float[Tensor, "Q P B H"]:
+    return torch.einsum("qbhd,pbhd->qpbh", a, b)
+
+
+def _over_prefix(p: Float[Tensor, "Q P B H"], v: Float[Tensor, "P B H h"]) -> Float[Tensor, "Q B H h"]:
+    return torch.einsum("qpbh,pbhd->qbhd", p, v).contiguous()
+
+
+def _over_askers(p: Float[Tensor, "Q P B H"], g: Float[Tensor, "Q B H h"]) -> Float[Tensor, "P B H h"]:
+    return torch.einsum("qpbh,qbhd->pbhd", p, g)
