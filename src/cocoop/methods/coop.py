@@ -41,6 +41,7 @@ class CoOp(Method):
     """
 
     key = "coop"
+    _order: Tensor
 
     def __init__(
         self,

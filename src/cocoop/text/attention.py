@@ -22,7 +22,7 @@ from torch import Tensor
 
 from cocoop.text.tree import Askers
 
-__all__ = ["by_pair", "by_mask", "tree_attention"]
+__all__ = ["by_mask", "by_pair", "tree_attention"]
 
 
 def tree_attention(
@@ -44,8 +44,8 @@ def by_mask(
     q: Float[Tensor, "Q B d"], k: Float[Tensor, "R B d"], v: Float[Tensor, "R B d"], askers: Askers, heads: int
 ) -> Float[Tensor, "Q B d"]:
     """As `tree_attention`, in one fused call with a mask."""
-    split = (x.unflatten(-1, (heads, -1)).permute(1, 2, 0, 3) for x in (q, k, v))
-    seen = F.scaled_dot_product_attention(*split, attn_mask=askers.mask(len(k)))
+    qh, kh, vh = (x.unflatten(-1, (heads, -1)).permute(1, 2, 0, 3) for x in (q, k, v))
+    seen = F.scaled_dot_product_attention(qh, kh, vh, attn_mask=askers.mask(len(k)))
     return seen.permute(2, 0, 1, 3).flatten(-2)
 
 

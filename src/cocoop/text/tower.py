@@ -15,7 +15,7 @@ References:
     Zhou et al., "Conditional Prompt Learning for Vision-Language Models", CVPR 2022 (equation 3).
 
 Shapes: B images, C classes, M context vectors, P prefix rows, T suffix rows, R = P + T rows of a tree, Q asking rows,
-N texts, L tokens, d text width, e joint embedding size. Rows come first, so that rows are gathered for all images at once.
+N texts, L tokens, d text width, e joint embedding size. Rows come first, so that one gather serves all images.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -82,6 +82,8 @@ class TextTower(nn.Module):
     All parameters are frozen: gradients flow through the tower to its input, never into its weights.
     """
 
+    blocks: Sequence[Block]
+
     def __init__(self, config: TextTowerConfig) -> None:
         super().__init__()
         self.config = config
@@ -89,7 +91,7 @@ class TextTower(nn.Module):
         self.token_embedding = nn.Embedding(config.vocab_size, d)
         self.positional_embedding = nn.Parameter(torch.empty(config.context_length, d))
         nn.init.normal_(self.positional_embedding, std=0.01)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = cast("Sequence[Block]", nn.ModuleList(Block(config) for _ in range(config.layers)))
         self.ln_final = nn.LayerNorm(d, eps=config.layer_norm_eps)
         self.projection = (
             nn.Linear(d, config.embed_dim, bias=config.projection_bias) if config.projection else nn.Identity()
@@ -187,7 +189,8 @@ class TextTower(nn.Module):
         else:
             own, known = (x_prefix, *first.project(x_prefix)), tree.known() or self._known(tree)
             images = x_prefix.shape[1]
-            x, *qkv = (torch.cat([a, b.expand(-1, images, -1)]) for a, b in zip(own, known, strict=True))
+            x, q, k, v = (torch.cat([a, b.expand(-1, images, -1)]) for a, b in zip(own, known, strict=True))
+            qkv = q, k, v
         for block in self.blocks:
             askers = tree.leaves if block is self.blocks[-1] else tree.every_row
             x = block(x, askers, qkv if block is first else None)

@@ -13,6 +13,7 @@ width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -37,6 +38,7 @@ class Askers(nn.Module):
 
     rows: Int64[Tensor, " Q"]
     later: Bool[Tensor, "P P 1 1"]
+    _pairs: Int64[Tensor, "3 E"]
 
     def __init__(self, prefix: int, rows: Sequence[int], branches: Sequence[Sequence[int]]) -> None:
         super().__init__()
@@ -58,15 +60,15 @@ class Askers(nn.Module):
         asker, row, slot = self._pairs.unbind()
         return asker, row, slot
 
-    def of(self, x: Float[Tensor, "R *rest"]) -> Float[Tensor, "Q *rest"]:
+    def of(self, x: Float[Tensor, "R ..."]) -> Float[Tensor, "Q ..."]:
         """The asking rows of all rows; the same tensor where all of them ask."""
         return x if self.prefix_asks else x[self.rows]
 
-    def own(self, x: Float[Tensor, "R *rest"]) -> Float[Tensor, "S *rest"]:
+    def own(self, x: Float[Tensor, "R ..."]) -> Float[Tensor, "S ..."]:
         """The rows of the asking suffix rows themselves."""
         return x[self.prefix :] if self.prefix_asks else x[self.rows]
 
-    def add_own(self, x: Float[Tensor, "R *rest"], own: Float[Tensor, "S *rest"]) -> None:
+    def add_own(self, x: Float[Tensor, "R ..."], own: Float[Tensor, "S ..."]) -> None:
         """Add to the rows of the asking suffix rows, in place."""
         if self.prefix_asks:
             x[self.prefix :].add_(own)
@@ -119,7 +121,7 @@ class PromptTree(nn.Module):
         }
         for name, values in tensors.items():
             self.register_buffer(name, torch.tensor(values), persistent=False)
-        self.every_row = Askers(p, range(p + len(branches)), [[]] * p + branches)
+        self.every_row = Askers(p, range(p + len(branches)), [*([] for _ in prefix), *branches])
         self.leaves = Askers(p, leaves, [branches[row - p] for row in leaves])
         self.classes = len(suffixes)
         self.suffix_has_context = min(tensors["suffix_ids"]) < 0
@@ -166,6 +168,7 @@ class Prompts(nn.Module):
     """
 
     order: Int64[Tensor, " C"]
+    trees: Sequence[PromptTree]
 
     def __init__(self, prefix: Sequence[int], suffixes: Sequence[Sequence[int]], *, device: torch.device) -> None:
         super().__init__()
@@ -181,7 +184,7 @@ class Prompts(nn.Module):
             chunk.append(suffixes[c])
             rows += own
         trees.append(PromptTree(prefix, chunk))
-        self.trees = nn.ModuleList(trees)
+        self.trees = cast("Sequence[PromptTree]", nn.ModuleList(trees))
         order = sorted(range(len(by_ids)), key=by_ids.__getitem__)
         self.register_buffer("order", torch.tensor(order), persistent=False)
         self.rows_at_once = rows_at_once
