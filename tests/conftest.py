@@ -31,7 +31,7 @@ def few_threads():
     torch.set_num_threads(2)
 
 
-def make_tiny_backbone(activation="quick_gelu", *, width=32, layers=3, heads=4, embed_dim=48, seed=0):
+def make_tiny_backbone(activation="quick_gelu", *, width=32, layers=3, heads=4, embed_dim=48, seed=0, precision="fp32"):
     """A backbone of random weights with CLIP's vocabulary; features spread enough for gradients to matter."""
     from cocoop.backbones.backbone import Backbone
     from cocoop.backbones.tokenizers import clip_tokenizer
@@ -64,6 +64,7 @@ def make_tiny_backbone(activation="quick_gelu", *, width=32, layers=3, heads=4, 
         tokenizer=clip_tokenizer(),
         preprocessing=Preprocessing(size=32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
         logit_scale=3.0,
+        precision=precision,
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import torch
 
-__all__ = ["free_memory"]
+__all__ = ["free_in_container", "free_memory"]
 
 SHARE = 0.7
 """Of what is free, what may be planned with; the rest is for temporary results and for others."""
@@ -20,11 +20,11 @@ def free_memory(device: torch.device) -> int:
         # What PyTorch holds but does not use is free as well.
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     else:
-        free = min(psutil.virtual_memory().available, _free_in_container())
+        free = min(psutil.virtual_memory().available, free_in_container())
     return int(SHARE * free)
 
 
-def _free_in_container(root: Path = Path("/sys/fs/cgroup")) -> int:
+def free_in_container(root: Path = Path("/sys/fs/cgroup")) -> int:
     """What a container's limit (cgroup v2) leaves; without a limit, more than any machine has."""
     try:
         limit, used = ((root / name).read_text().strip() for name in ("memory.max", "memory.current"))
