@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cocoop.errors import ConfigError
 from cocoop.methods import CoCoOp, CoOp, ZeroShot
 from conftest import make_tiny_backbone
 from oracle import conditional_logits, static_logits
@@ -139,3 +140,20 @@ def test_positions_computed_for_imagenet_are_the_ones_that_matter(tiny_backbone)
     method = CoCoOp(tiny_backbone, names, seed=0)
     trees = len(method.prompts.trees)
     assert 5 + len(branches) + len(names) <= method.prompts.rows < 5 * trees + ragged
+
+
+@pytest.mark.parametrize("shortlist", [1, 3, len(NAMES), 100])
+def test_a_shortlist_is_exact_on_the_classes_it_takes(tiny_backbone, shortlist):
+    """The K best of the prompt without its shift, each with the logit that all classes together give it."""
+    method = CoCoOp(tiny_backbone, NAMES, seed=0)
+    x = features(tiny_backbone)
+    kept = min(shortlist, len(NAMES))
+    exact, short = method.logits(x), method.scorer(shortlist)(x)
+    ranked = static_logits(tiny_backbone, NAMES, x, method.context.detach()).argsort(descending=True)[:, :kept]
+    assert_same(short.gather(1, ranked), exact.gather(1, ranked))
+    assert torch.isfinite(short).sum(1).tolist() == [kept] * len(x)
+
+
+def test_a_shortlist_of_none_is_refused(tiny_backbone):
+    with pytest.raises(ConfigError, match="--shortlist is 0; it must be at least 1"):
+        CoCoOp(tiny_backbone, NAMES, seed=0).scorer(0)

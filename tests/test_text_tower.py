@@ -222,7 +222,7 @@ def test_half_precision_is_close_to_fp32_and_learns_in_fp32(precision):
 
 
 def test_classes_come_out_in_the_order_given(tiny_backbone):
-    names = CARS[::-1] + ["zebra", "ant"]
+    names = [*CARS[::-1], "zebra", "ant"]
     x = features(tiny_backbone)
     each = [ZeroShot(tiny_backbone, [name]).text_features(x)[0, 0] for name in names]
     torch.testing.assert_close(ZeroShot(tiny_backbone, names).text_features(x)[0], torch.stack(each))

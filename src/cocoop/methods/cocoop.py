@@ -8,7 +8,7 @@ Shapes: B images, C classes, M context vectors, d text width, e joint embedding 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,10 +17,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cocoop.backbones.backbone import Backbone
-from cocoop.errors import PromptError
+from cocoop.errors import ConfigError, PromptError
 from cocoop.methods.base import Method, seeded
-from cocoop.methods.context import pack_prompts, random_context, word_context
+from cocoop.methods.context import pack_prompts, prompt_ids, random_context, word_context
 from cocoop.text.prompts import check_classnames
+from cocoop.text.tree import Prompts
 
 __all__ = ["CoCoOp"]
 
@@ -111,12 +112,13 @@ class CoCoOp(Method):
             PromptError: for names that cannot be made into prompts; the old classes stay.
         """
         names = check_classnames(classnames)
-        self.prompts = pack_prompts(self.backbone, names, context_length=self.context_length)
+        self._ids = prompt_ids(self.backbone, names, context_length=self.context_length)
+        self.prompts = pack_prompts(self.backbone, self._ids)
         self.classnames = names
 
     def text_features(self, image_features: Float[Tensor, "B e"]) -> Float[Tensor, "B C e"]:
         """Class features of their own for each L2-normalised image."""
-        context = self.context + self.meta_net(image_features).unsqueeze(1)
+        context = self._context_for(image_features)
         return F.normalize(self.backbone.text_tower(context, self.prompts).float(), dim=-1)
 
     def logits(self, image_features: Float[Tensor, "B e"]) -> Float[Tensor, "B C"]:
@@ -130,3 +132,42 @@ class CoCoOp(Method):
         # Class features of all images at once would need (B, C, e).
         parts = image_features.split(self.prompts.images_at_once)
         return torch.cat([super(CoCoOp, self).logits(part) for part in parts])
+
+    def scorer(self, shortlist: int | None = None) -> Callable[[Tensor], Tensor]:
+        """`logits` for inference, without gradients.
+
+        Args:
+            shortlist: K, to compute the logits of the K classes that the prompt without its shift ranks highest
+                and no others, which get minus infinity; None: of all classes, exactly.
+
+        Raises:
+            ConfigError: for a shortlist below 1.
+        """
+        if shortlist is None:
+            return super().scorer()
+        if shortlist < 1:
+            raise ConfigError(f"--shortlist is {shortlist}; it must be at least 1.")
+        with torch.no_grad():
+            static = F.normalize(self.backbone.text_tower(self.context.unsqueeze(0), self.prompts).float(), dim=-1)
+        k = min(shortlist, len(self.classnames))
+
+        @torch.no_grad()
+        def score(image_features: Tensor) -> Tensor:
+            images = F.normalize(image_features.float(), dim=-1)
+            chosen = self._similarities(images, static).topk(k).indices
+            logits = images.new_full((len(images), len(self.classnames)), float("-inf"))
+            for row, image, classes in zip(logits, images, chosen, strict=True):
+                row[classes] = self._logits_of(image, classes.tolist())
+            return logits
+
+        return score
+
+    def _logits_of(self, image: Float[Tensor, " e"], classes: list[int]) -> Float[Tensor, " k"]:
+        """Logits of one L2-normalised image for some of the classes."""
+        prefix, suffixes = self._ids
+        prompts = Prompts(prefix, [suffixes[c] for c in classes], device=self.backbone.device)
+        texts = self.backbone.text_tower(self._context_for(image.unsqueeze(0)), prompts)
+        return self._similarities(image.unsqueeze(0), F.normalize(texts.float(), dim=-1))[0]
+
+    def _context_for(self, images: Float[Tensor, "B e"]) -> Float[Tensor, "B M d"]:
+        return self.context + self.meta_net(images).unsqueeze(1)

@@ -19,7 +19,10 @@ from cocoop.errors import PromptError
 from cocoop.text.prompts import check_length, name_tokens
 from cocoop.text.tree import Prompts
 
-__all__ = ["POSITIONS", "Position", "pack_prompts", "random_context", "word_context"]
+__all__ = ["POSITIONS", "Position", "PromptIds", "pack_prompts", "prompt_ids", "random_context", "word_context"]
+
+PromptIds = tuple[list[int], list[list[int]]]
+"""Ids of the shared prefix, and of each class's suffix: a token, or -1 - m for context vector m."""
 
 Position = Literal["end", "middle", "front"]
 POSITIONS: tuple[Position, ...] = ("end", "middle", "front")
@@ -50,14 +53,14 @@ def random_context(backbone: Backbone, *shape: int) -> Float[Tensor, "*shape d"]
     return (torch.randn(*shape, backbone.text_tower.config.width) * 0.02).to(backbone.device)
 
 
-def pack_prompts(
+def prompt_ids(
     backbone: Backbone,
     classnames: Sequence[str],
     *,
     context_length: int,
     position: Position = "end",
     class_specific: bool = False,
-) -> Prompts:
+) -> PromptIds:
     """Prompts of all classes around M context vectors.
 
     `end`: [SOS][context][name][.][EOT]; `middle`: half of the context (M // 2) before the name, the rest after
@@ -79,6 +82,11 @@ def pack_prompts(
         suffixes.append([*leading, *name, *context[before:], *stop, tokenizer.eot])
     if not class_specific:
         prefix += [-1 - m for m in range(before)]
-    prompts = Prompts(prefix, suffixes, device=backbone.device)
-    tower.remember(prompts)
+    return prefix, suffixes
+
+
+def pack_prompts(backbone: Backbone, ids: PromptIds) -> Prompts:
+    """Prompts on the backbone's device, with what the first layer makes of class names computed."""
+    prompts = Prompts(*ids, device=backbone.device)
+    backbone.text_tower.remember(prompts)
     return prompts

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from cocoop.backbones.backbone import Backbone
 from cocoop.errors import PromptError
 from cocoop.methods.base import Method, seeded
-from cocoop.methods.context import POSITIONS, Position, pack_prompts, random_context, word_context
+from cocoop.methods.context import POSITIONS, Position, pack_prompts, prompt_ids, random_context, word_context
 from cocoop.text.prompts import check_classnames
 
 __all__ = ["CoOp"]
@@ -106,13 +106,14 @@ class CoOp(Method):
             )
         # Classes keep their own context when they are reordered or left out.
         order = [self._contexts_of.index(name) for name in names] if self.class_specific else [0]
-        self.prompts = pack_prompts(
+        ids = prompt_ids(
             self.backbone,
             names,
             context_length=self.context_length,
             position=self.position,
             class_specific=self.class_specific,
         )
+        self.prompts = pack_prompts(self.backbone, ids)
         self.register_buffer("_order", torch.tensor(order, device=self.backbone.device), persistent=False)
         self.classnames = names
 
