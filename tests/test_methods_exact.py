@@ -6,8 +6,8 @@ import torch.nn.functional as F
 
 from cocoop.errors import ConfigError
 from cocoop.methods import CoCoOp, CoOp, ZeroShot
+from cocoop.speed.published import conditional_logits, static_logits
 from conftest import make_tiny_backbone
-from oracle import conditional_logits, static_logits
 
 # One token, several tokens, shared first tokens, punctuation that merges with the full stop, equal lengths.
 NAMES = [

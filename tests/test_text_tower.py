@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from cocoop.methods import CoCoOp, CoOp, ZeroShot
+from cocoop.speed.published import conditional_logits
 from cocoop.text import memory, tower, tree
 from cocoop.text.attention import by_mask, by_pair
 from cocoop.text.tree import Prompts, PromptTree
 from conftest import make_tiny_backbone
-from oracle import conditional_logits
 
 CARS = [
     f"{year} {make} {model}"
@@ -244,3 +244,17 @@ def test_free_memory_heeds_the_limit_of_a_container(tmp_path, monkeypatch):
     assert memory.free_in_container(tmp_path / "absent") > 2**50
     monkeypatch.setattr(memory, "free_in_container", lambda: 1000)
     assert memory.free_memory(torch.device("cpu")) == 700
+
+
+@pytest.mark.parametrize("method_type", [CoCoOp, CoOp])
+def test_the_parts_of_a_batch_add_up_to_it(tiny_backbone, monkeypatch, method_type):
+    monkeypatch.setattr(tree, "CPU_ROWS", 100)
+    method = method_type(tiny_backbone, CARS[:6], "a photo of a", seed=0)
+    x = features(tiny_backbone, 7)
+    loss, *gradients = step(method, x)
+    parts = list(method.losses(x, torch.arange(7) % 6))
+    assert [len(logits) for _, logits in parts] == ([7] if method_type is CoOp else [2, 2, 2, 1])
+    total = sum(part for part, _ in parts)
+    for a, b in zip(torch.autograd.grad(total, list(method.learned().values())), gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * b.abs().max().item())
+    torch.testing.assert_close(total.detach(), loss)

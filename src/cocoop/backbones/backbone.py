@@ -15,9 +15,9 @@ from cocoop.errors import BackboneError
 from cocoop.text.prompts import Tokenizer
 from cocoop.text.tower import TextTower
 
-__all__ = ["Backbone"]
+__all__ = ["DTYPES", "Backbone"]
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Backbone(nn.Module):
@@ -53,8 +53,8 @@ class Backbone(nn.Module):
         self.precision: Precision = precision
         self.tokenizer = tokenizer
         self.preprocessing = preprocessing
-        self.image_tower = image_tower.to(_DTYPES[precision])
-        self.text_tower = text_tower.to(_DTYPES[precision])
+        self.image_tower = image_tower.to(DTYPES[precision])
+        self.text_tower = text_tower.to(DTYPES[precision])
         self.register_buffer("logit_scale", torch.tensor(logit_scale, dtype=torch.float32))
         self.requires_grad_(False)
         self.eval()
@@ -76,7 +76,7 @@ class Backbone(nn.Module):
     @torch.no_grad()
     def encode_image(self, images: Float[Tensor, "B 3 S S"], *, normalize: bool = False) -> Float[Tensor, "B e"]:
         """Image features in fp32, L2-normalised if asked."""
-        features = self.image_tower(images.to(self.device, _DTYPES[self.precision])).float()
+        features = self.image_tower(images.to(self.device, DTYPES[self.precision])).float()
         return F.normalize(features, dim=-1) if normalize else features
 
     @torch.no_grad()

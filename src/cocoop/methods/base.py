@@ -1,18 +1,18 @@
 """What every method shares: a frozen backbone, class names that can be swapped, logits from features.
 
-Shapes: B images of 3 channels and S x S pixels, C classes, e joint embedding size.
+Shapes: B images of 3 channels and S x S pixels, b of them, C classes, e joint embedding size.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from cocoop.backbones.backbone import Backbone
@@ -71,6 +71,28 @@ class Method(nn.Module):
         """
         images = F.normalize(image_features.float(), dim=-1)
         return self._similarities(images, self.text_features(images))
+
+    def images_at_once(self, batch: int) -> int:
+        """How many images of a batch to learn from in one pass; it depends on the classes, never on free memory."""
+        return batch
+
+    def losses(
+        self, image_features: Float[Tensor, "B e"], labels: Int64[Tensor, " B"]
+    ) -> Iterator[tuple[Float[Tensor, ""], Float[Tensor, "b C"]]]:
+        """Mean cross-entropy over the batch, in parts: take the gradient of each before asking for the next.
+
+        Args:
+            image_features: as `backbone.encode_image` gives them.
+            labels: the true classes.
+
+        Yields:
+            Of `images_at_once` images each: their share of the batch's loss, so that values and gradients of all
+            parts add up to the batch's, and their logits.
+        """
+        size = self.images_at_once(len(labels))
+        for features, true in zip(image_features.split(size), labels.split(size), strict=True):
+            logits = self.logits(features)
+            yield F.cross_entropy(logits, true, reduction="sum") / len(labels), logits
 
     def scorer(self) -> Callable[[Tensor], Tensor]:
         """`logits` for inference: what does not depend on the image is computed once, here, without gradients."""

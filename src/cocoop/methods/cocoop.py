@@ -116,6 +116,10 @@ class CoCoOp(Method):
         self.prompts = pack_prompts(self.backbone, self._ids)
         self.classnames = names
 
+    def images_at_once(self, batch: int) -> int:
+        """As many as fill one pass of the text tower: each brings prompts of its own for every class."""
+        return min(batch, self.prompts.images_at_once)
+
     def text_features(self, image_features: Float[Tensor, "B e"]) -> Float[Tensor, "B C e"]:
         """Class features of their own for each L2-normalised image."""
         context = self._context_for(image_features)

@@ -1,17 +1,36 @@
-"""The published computation, plainly: whole 77-token prompts through a standard causal tower, image by image.
+"""The published computation, plainly: whole padded prompts through a standard causal tower, image by image.
 
-Slow on purpose and written without cocoop's tower, prompts or methods: only their weights are read. The fast path
-is held against it, outputs and gradients.
+Slow on purpose, and written without cocoop's tower, prompts or methods: only their weights are read. The fast path is
+held against it: outputs and gradients in the tests, time and memory in `cocoop bench`.
+
+References:
+    Zhou et al., "Learning to Prompt for Vision-Language Models", IJCV 2022.
+    Zhou et al., "Conditional Prompt Learning for Vision-Language Models", CVPR 2022.
+
+Shapes: B images, C classes, M context vectors, N prompts, L = 77 positions, d text width, e joint embedding size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from cocoop.backbones.backbone import Backbone
+from cocoop.methods.cocoop import MetaNet
+from cocoop.methods.context import Position
+from cocoop.text.tower import TextTower
+
+__all__ = ["conditional_logits", "padded_prompts", "static_logits", "tower"]
 
 
-def tower(text_tower, embedded, eot_places):
-    """Text features (N, e) of padded prompts (N, 77, d), read at `eot_places` (N,)."""
+def tower(
+    text_tower: TextTower, embedded: Float[Tensor, "N L d"], eot_places: Int64[Tensor, " N"]
+) -> Float[Tensor, "N e"]:
+    """Text features of padded prompts, read at `eot_places`."""
     config = text_tower.config
     length, heads = embedded.shape[1], config.heads
     x = embedded + text_tower.positional_embedding[:length]
@@ -27,11 +46,13 @@ def tower(text_tower, embedded, eot_places):
         y = y * torch.sigmoid(1.702 * y) if config.activation == "quick_gelu" else F.gelu(y)
         x = x + F.linear(y, block.proj.weight, block.proj.bias)
     x = text_tower.ln_final(x)[torch.arange(len(x)), eot_places]
-    return x @ text_tower.projection.weight.T
+    return text_tower.projection(x)
 
 
-def padded_prompts(backbone, classnames, context, position="end"):
-    """Embedded prompts (C, 77, d) with `context` (M, d) or (C, M, d) in place, and where EOT stands."""
+def padded_prompts(
+    backbone: Backbone, classnames: Sequence[str], context: Float[Tensor, "*C M d"], position: Position = "end"
+) -> tuple[Float[Tensor, "C L d"], Int64[Tensor, " C"]]:
+    """Embedded prompts with a shared or class-specific context in place, and where EOT stands."""
     tokenizer, table = backbone.tokenizer, backbone.text_tower.token_embedding.weight
     length = backbone.text_tower.config.context_length
     rows, places = [], []
@@ -40,7 +61,7 @@ def padded_prompts(backbone, classnames, context, position="end"):
         name = name.replace("_", " ")
         n_name = len(tokenizer.encode(name))
         tokens = tokenizer.encode(name + ".")
-        vectors = table[torch.tensor(tokens)]
+        vectors = table[torch.tensor(tokens, device=table.device)]
         half = {"end": len(own), "middle": len(own) // 2, "front": 0}[position]
         row = torch.cat(
             [
@@ -58,14 +79,26 @@ def padded_prompts(backbone, classnames, context, position="end"):
     return torch.stack(rows), torch.tensor(places)
 
 
-def static_logits(backbone, classnames, features, context, position="end"):
-    """CoOp's logits (B, C)."""
+def static_logits(
+    backbone: Backbone,
+    classnames: Sequence[str],
+    features: Float[Tensor, "B e"],
+    context: Float[Tensor, "*C M d"],
+    position: Position = "end",
+) -> Float[Tensor, "B C"]:
+    """CoOp's logits (IJCV 2022, equation 3)."""
     texts = F.normalize(tower(backbone.text_tower, *padded_prompts(backbone, classnames, context, position)), dim=-1)
     return backbone.logit_scale.exp() * F.normalize(features, dim=-1) @ texts.T
 
 
-def conditional_logits(backbone, classnames, features, context, meta_net):
-    """CoCoOp's logits (B, C); `meta_net` holds `linear1` and `linear2`."""
+def conditional_logits(
+    backbone: Backbone,
+    classnames: Sequence[str],
+    features: Float[Tensor, "B e"],
+    context: Float[Tensor, "M d"],
+    meta_net: MetaNet,
+) -> Float[Tensor, "B C"]:
+    """CoCoOp's logits (CVPR 2022, equation 4)."""
     rows = []
     for x in F.normalize(features, dim=-1):
         hidden = F.relu(x @ meta_net.linear1.weight.T + meta_net.linear1.bias)
