@@ -1,0 +1,1 @@
+"""Speed: ours beside the published computation, in one run on one machine."""
