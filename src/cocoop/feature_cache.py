@@ -1,0 +1,113 @@
+"""Image features on disk, so that a photo is encoded once for all runs with the same backbone.
+
+A feature is found by what it was made of: the image tower's weights and number type, the preprocessing, and the bytes
+of the photo; names and places of files do not matter. Features are written in shards that are never changed
+afterwards, each whole or not at all and named by the hash of its content: two runs may share a folder, and a damaged
+shard is noticed and passed over.
+
+    FOLDER/<hash of backbone and preprocessing>/<hash of the shard>.safetensors
+
+Shapes: N photos, e joint embedding size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cocoop.backbones.backbone import Backbone
+from cocoop.files import write_whole
+
+__all__ = ["FeatureCache", "backbone_key", "default_cache_folder", "photo_key"]
+
+
+def default_cache_folder() -> Path:
+    """Where features are kept: `$COCOOP_CACHE/features`, or `cocoop/features` in the user's cache folder."""
+    own = os.environ.get("COCOOP_CACHE")
+    base = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cocoop"
+    return base / "features"
+
+
+def photo_key(path: Path) -> str | None:
+    """SHA-256 of a photo's bytes; None if it cannot be read, which its decoder will explain."""
+    try:
+        return _digest(path.read_bytes())
+    except OSError:
+        return None
+
+
+class FeatureCache:
+    """The features of one backbone that a folder holds.
+
+    Args:
+        folder: made when the first features are added.
+        backbone: whose image tower and preprocessing the features must come from.
+
+    `damaged` lists the shards that could not be used.
+    """
+
+    def __init__(self, folder: Path, backbone: Backbone) -> None:
+        self.folder = folder / backbone_key(backbone)
+        self.damaged: list[Path] = []
+        self._features: dict[str, Float[Tensor, " e"]] = {}
+        self._read: set[Path] = set()
+
+    def find(self, keys: Iterable[str]) -> dict[str, Float[Tensor, " e"]]:
+        """Features of those photos that are known, by key; shards that another run added are seen."""
+        for shard in sorted(self.folder.glob("*.safetensors")):
+            if shard not in self._read:
+                self._read.add(shard)
+                self._features |= self._load(shard)
+        return {key: self._features[key] for key in keys if key in self._features}
+
+    def add(self, features: Mapping[str, Float[Tensor, " e"]]) -> None:
+        """Keep the features of photos, by key.
+
+        Raises:
+            CheckpointError: if the disk refuses; nothing half-written stays.
+        """
+        if not features:
+            return
+        keys = sorted(features)
+        tensors = {"features": torch.stack([features[key].float().cpu() for key in keys])}
+        content = safetensors.torch.save(tensors, {"photos": json.dumps(keys)})
+        shard = self.folder / f"{_digest(content)}.safetensors"
+        write_whole(shard, content)
+        self._read.add(shard)
+        self._features |= dict(zip(keys, tensors["features"], strict=True))
+
+    def _load(self, shard: Path) -> dict[str, Float[Tensor, " e"]]:
+        try:
+            content = shard.read_bytes()
+            if _digest(content) != shard.stem:
+                raise ValueError("its content is not what its name says")
+            features = safetensors.torch.load(content)["features"]
+            # The header is a length of 8 bytes and as many bytes of JSON.
+            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+            return dict(zip(json.loads(header["__metadata__"]["photos"]), features, strict=True))
+        except (OSError, ValueError, KeyError, safetensors.SafetensorError):
+            self.damaged.append(shard)
+            return {}
+
+
+def backbone_key(backbone: Backbone) -> str:
+    """A hash of all that decides a photo's feature: the image tower's weights and type, and the preprocessing."""
+    digest = hashlib.sha256(json.dumps([backbone.precision, dataclasses.asdict(backbone.preprocessing)]).encode())
+    for name, tensor in sorted(backbone.image_tower.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

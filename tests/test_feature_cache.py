@@ -1,0 +1,99 @@
+"""Features on disk: found by content, safe to share, never half-used."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cocoop.errors import CheckpointError
+from cocoop.feature_cache import FeatureCache, backbone_key, default_cache_folder, photo_key
+from conftest import make_tiny_backbone
+
+WRITER = """
+import sys, torch
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from conftest import make_tiny_backbone
+from cocoop.feature_cache import FeatureCache
+cache = FeatureCache(Path(sys.argv[1]), make_tiny_backbone())
+for i in range(40):
+    key = f"{int(sys.argv[2]) + i:064x}"
+    cache.add({key: torch.full((48,), float(int(sys.argv[2]) + i))})
+    assert len(cache.find([key])) == 1
+"""
+
+
+def test_what_was_added_is_found_by_another_run(tmp_path, tiny_backbone):
+    features = {f"{i:064x}": torch.randn(48) for i in range(5)}
+    FeatureCache(tmp_path, tiny_backbone).add(features)
+    found = FeatureCache(tmp_path, tiny_backbone).find([*features, "f" * 64])
+    assert found.keys() == features.keys()
+    assert all(torch.equal(found[key], features[key]) for key in features)
+
+
+def test_another_tower_precision_or_preprocessing_finds_nothing(tmp_path, tiny_backbone):
+    FeatureCache(tmp_path, tiny_backbone).add({"a" * 64: torch.zeros(48)})
+    others = [make_tiny_backbone(seed=1), make_tiny_backbone(precision="bf16"), make_tiny_backbone()]
+    others[2].preprocessing = others[2].preprocessing.__class__(size=16, mean=(0.5,) * 3, std=(0.25,) * 3)
+    assert len({backbone_key(backbone) for backbone in (*others, tiny_backbone)}) == 4
+    for backbone in others:
+        assert FeatureCache(tmp_path, backbone).find(["a" * 64]) == {}
+    assert FeatureCache(tmp_path, make_tiny_backbone()).find(["a" * 64])
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff" * 40, "cut", "flip"])
+def test_a_damaged_shard_is_named_and_passed_over(tmp_path, tiny_backbone, damage):
+    cache = FeatureCache(tmp_path, tiny_backbone)
+    cache.add({"a" * 64: torch.ones(48)})
+    (shard,) = tmp_path.rglob("*.safetensors")
+    whole = shard.read_bytes()
+    shard.write_bytes({"cut": whole[:-3], "flip": whole[:-1] + b"\x01"}.get(damage, damage))
+    cache = FeatureCache(tmp_path, tiny_backbone)
+    assert cache.find(["a" * 64]) == {}
+    assert cache.damaged == [shard]
+    # What is encoded anew takes its place.
+    cache.add({"a" * 64: torch.ones(48)})
+    again = FeatureCache(tmp_path, tiny_backbone)
+    assert torch.equal(again.find(["a" * 64])["a" * 64], torch.ones(48))
+    assert again.damaged == []
+
+
+def test_two_processes_share_a_folder(tmp_path, tiny_backbone):
+    tests = str(Path(__file__).parent)
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), start, tests], stderr=subprocess.PIPE, text=True)
+        for start in ("0", "20")
+    ]
+    for writer in writers:
+        _, errors = writer.communicate(timeout=120)
+        assert writer.returncode == 0, errors
+    cache = FeatureCache(tmp_path, tiny_backbone)
+    found = cache.find([f"{i:064x}" for i in range(60)])
+    assert [feature[0].item() for feature in found.values()] == list(range(60))
+    assert cache.damaged == []
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_a_photo_is_known_by_its_bytes(tmp_path):
+    one, copy, other = (tmp_path / name for name in ("one.jpg", "copy.jpg", "other.jpg"))
+    one.write_bytes(b"pixels")
+    copy.write_bytes(b"pixels")
+    other.write_bytes(b"pixelz")
+    assert photo_key(one) == photo_key(copy) != photo_key(other)
+    assert photo_key(tmp_path / "absent.jpg") is None
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path, tiny_backbone):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(CheckpointError, match="Cannot write"):
+        FeatureCache(tmp_path / "file", tiny_backbone).add({"a" * 64: torch.ones(48)})
+
+
+def test_the_default_folder_heeds_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("COCOOP_CACHE", str(tmp_path))
+    assert default_cache_folder() == tmp_path / "features"
+    monkeypatch.delenv("COCOOP_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert default_cache_folder() == tmp_path / "xdg" / "cocoop" / "features"
