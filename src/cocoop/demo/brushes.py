@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
+
+from cocoop.demo.camera import photograph
 
 __all__ = [
     "SUPER",
@@ -365,22 +367,6 @@ class Canvas:
         self.image.paste(lit, (left, top), mask.crop((left, top, right, bottom)))
         return mask
 
-    # The camera.
-
     def finish(self) -> Image.Image:
-        """The finished picture: framed, averaged down, graded, with vignette and grain."""
-        rng = self.rng
-        frame = self.edge * rng.uniform(0.84, 1.0)
-        left, top = ((self.edge - frame) * rng.uniform(0.2, 0.8) for _ in range(2))
-        box = (left, top, left + frame, top + frame)
-        picture = self.image.resize((self.size, self.size), Image.Resampling.HAMMING, box=box)
-        picture = ImageEnhance.Color(picture).enhance(rng.uniform(0.82, 1.12))
-        picture = ImageEnhance.Contrast(picture).enhance(rng.uniform(0.92, 1.12))
-        pixels = np.asarray(picture, dtype=np.float32)
-        warmth = rng.uniform(-0.05, 0.05)
-        grid = np.linspace(-1, 1, self.size, dtype=np.float32)
-        corner = 1 - rng.uniform(0.05, 0.22) * (grid[None, :] ** 2 + grid[:, None] ** 2) / 2
-        gains = np.array([1 + warmth, 1, 1 - warmth], dtype=np.float32) * rng.uniform(0.92, 1.1)
-        grain = np.random.default_rng(rng.getrandbits(64)).standard_normal(corner.shape, dtype=np.float32)
-        pixels = pixels * corner[..., None] * gains + grain[..., None] * rng.uniform(1.0, 3.5)
-        return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+        """The finished picture, as a camera takes it."""
+        return photograph(self.image, self.size, self.rng)

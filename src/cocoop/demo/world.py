@@ -9,9 +9,10 @@ guess at: there is something to learn, and something to forget.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
+from typing import Literal
 
 from PIL import Image
 
@@ -19,7 +20,9 @@ from cocoop.demo import creatures, plants, things
 from cocoop.demo.brushes import Canvas
 from cocoop.errors import DataError
 
-__all__ = ["CLASS_NAMES", "PER_CLASS", "draw_picture", "write_world"]
+__all__ = ["CLASS_NAMES", "Picture", "draw_picture", "plan_world", "write_pictures"]
+
+Split = Literal["train", "test"]
 
 PAINTERS: dict[str, Callable[[Canvas], None]] = {
     "apple": plants.apple,
@@ -45,10 +48,83 @@ PAINTERS: dict[str, Callable[[Canvas], None]] = {
 CLASS_NAMES: tuple[str, ...] = tuple(sorted(PAINTERS))
 """All classes, sorted. The first half are base classes, the second half new ones."""
 
-PER_CLASS: Mapping[str, int] = MappingProxyType({"train": 16, "val": 4, "test": 20})
-"""How many pictures `write_world` draws of each class, by split."""
+SPLITS: tuple[Split, ...] = ("train", "test")
 
-SPLITS = ("train", "val", "test")
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of the world, drawn or not."""
+
+    split: Split
+    """What it is for."""
+    classname: str
+    """What it shows."""
+    number: int
+    """Which one of its split and class, from 0."""
+
+    @property
+    def path(self) -> str:
+        """Where it lies in the world's folder: `train/hot_air_balloon/000.jpg`."""
+        return f"{self.split}/{self.classname.replace(' ', '_')}/{self.number:03d}.jpg"
+
+    @property
+    def index(self) -> int:
+        """Its number among all pictures of its class: the splits take turns, so no picture is in two of them."""
+        return self.number * len(SPLITS) + SPLITS.index(self.split)
+
+
+def plan_world(*, train: int, test: int) -> tuple[Picture, ...]:
+    """All pictures of a world, split by split and class by class.
+
+    A split's pictures do not change with the size of the other, and the first ones not with its own.
+
+    Args:
+        train: training pictures of each class.
+        test: test pictures of each class.
+
+    Raises:
+        DataError: if a count is below 1.
+    """
+    counts = dict(zip(SPLITS, (train, test), strict=True))
+    for split, count in counts.items():
+        if count < 1:
+            raise DataError(f"{count} {split} pictures of each class cannot be drawn; ask for 1 or more.")
+    return tuple(
+        Picture(split, classname, number)
+        for split, count in counts.items()
+        for classname in CLASS_NAMES
+        for number in range(count)
+    )
+
+
+def write_pictures(
+    folder: Path,
+    pictures: Sequence[Picture],
+    *,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Draw pictures into a folder that `cocoop.load_data` reads.
+
+    Args:
+        folder: made if it does not exist; files of the same names are overwritten.
+        pictures: from `plan_world`.
+        seed: which world.
+        on_progress: called after each picture with pictures done and pictures in all.
+
+    Raises:
+        DataError: if the disk refuses.
+    """
+    for done, picture in enumerate(pictures, 1):
+        drawn = draw_picture(picture.classname, picture.index, seed=seed)
+        path = folder / picture.path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            drawn.save(path, quality=92)
+        except OSError as error:
+            raise DataError(f"Cannot write '{path}': {error.strerror or error}.") from error
+        if on_progress is not None:
+            on_progress(done, len(pictures))
 
 
 def draw_picture(classname: str, index: int, *, seed: int = 0, size: int = 224) -> Image.Image:
@@ -68,52 +144,12 @@ def draw_picture(classname: str, index: int, *, seed: int = 0, size: int = 224) 
     """
     painter = PAINTERS.get(classname)
     if painter is None:
-        raise DataError(f"The drawn world has no class {classname!r}; use one of: {', '.join(CLASS_NAMES)}")
+        raise DataError(f"The drawn world has no class {classname!r}; use one of: {', '.join(CLASS_NAMES)}.")
     if index < 0:
-        raise DataError(f"Picture {index} of {classname!r} cannot be drawn: an index is 0 or more")
+        raise DataError(f"Picture {index} of {classname!r} cannot be drawn: an index is 0 or more.")
     if size < 16:
-        raise DataError(f"A picture of {size} pixels cannot be drawn: use a size of 16 or more")
+        raise DataError(f"A picture of {size} pixels cannot be drawn: use a size of 16 or more.")
     # A string seed goes through SHA-512 inside `random`, so it does not depend on PYTHONHASHSEED.
     canvas = Canvas(size, random.Random(f"cocoop world {seed}/{classname}/{index}"))
     painter(canvas)
     return canvas.finish()
-
-
-def write_world(
-    folder: Path,
-    *,
-    per_class: Mapping[str, int] = PER_CLASS,
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-) -> None:
-    """Write the world as class folders: `folder/train/hot_air_balloon/000.jpg` and so on.
-
-    No picture is in two splits, and a split's pictures do not change with the size of the others.
-
-    Args:
-        folder: made if it does not exist; pictures of the same name are overwritten.
-        per_class: how many pictures of each class, by split: `train`, `val` and `test`, or some of them.
-        seed: which world.
-        progress: called after each picture with the number of pictures written and to be written.
-
-    Raises:
-        DataError: if a split has another name, or a count is below 0.
-    """
-    for split, count in per_class.items():
-        if split not in SPLITS:
-            raise DataError(f"The drawn world has no split {split!r}; use one of: {', '.join(SPLITS)}")
-        if count < 0:
-            raise DataError(f"{count} pictures per class for split {split!r} cannot be drawn: use 0 or more")
-    total, written = sum(per_class.values()) * len(CLASS_NAMES), 0
-    for split, count in per_class.items():
-        for classname in CLASS_NAMES:
-            home = folder / split / classname.replace(" ", "_")
-            home.mkdir(parents=True, exist_ok=True)
-            for number in range(count):
-                # The splits take turns in the indices, so they never share one, however many each has.
-                index = number * len(SPLITS) + SPLITS.index(split)
-                picture = draw_picture(classname, index, seed=seed)
-                picture.save(home / f"{number:03d}.jpg", quality=92)
-                written += 1
-                if progress is not None:
-                    progress(written, total)
