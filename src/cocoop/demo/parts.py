@@ -58,8 +58,9 @@ def leaf(canvas: Canvas, pose: Pose, colour: Colour, *, veins: bool = True) -> N
     canvas.shadow(mask, away=0.012, soft=0.01, dark=0.35)
     canvas.relief(mask, colour, depth=0.02, gloss=0.3)
     if veins:
-        side = [[(0, -k / 6), (s * 0.15, -k / 6 - 0.14)] for k in range(1, 5) for s in (-1, 1)]
-        lines = canvas.strokes([pose(line) for line in [[(0, 0), (0, -0.95)], *side]], 0.006 * pose.scale * 3)
+        side: list[list[Point]] = [[(0, -k / 6), (s * 0.15, -k / 6 - 0.14)] for k in range(1, 5) for s in (-1, 1)]
+        side.append([(0, 0), (0, -0.95)])
+        lines = canvas.strokes([pose(line) for line in side], 0.006 * pose.scale * 3)
         canvas.fill(mix(colour, (220, 240, 160), 0.45), ImageChops.multiply(lines, mask), 0.7)
 
 

@@ -40,7 +40,8 @@ def one_balloon(canvas: Canvas, pose: Pose) -> None:
     gores, style = rng.choice([12, 16, 18]), rng.choice(["gores", "rings", "zigzag"])
 
     def silk(x: Array, y: Array, z: Array) -> Array:
-        around = np.arctan2(x, z) / math.tau * gores
+        around: Array = np.arctan2(x, z) / math.tau * gores
+        place: Array
         if style == "gores":
             place = around
         elif style == "rings":
