@@ -1,62 +1,31 @@
-"""Saved methods and saved training: a folder of JSON and safetensors, nothing that can execute.
-
-config.json             which method, backbone and classes            \\ the model: all that
-prompt.safetensors      the learned tensors, a few hundred KB         / prediction needs
-training.json           the training's configuration and data
-training.safetensors    learned tensors and momentum after the last whole epoch, in one file
-metrics.jsonl           one line an epoch
-"""
+"""Saved methods, read again. They are written by `Method.save_pretrained`; see `cocoop.saved` for the files."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from cocoop.backbones import load_backbone
 from cocoop.backbones.backbone import Backbone
-from cocoop.config import Precision
-from cocoop.errors import CheckpointError, PromptError
-from cocoop.files import read_json, write_json, write_whole
+from cocoop.config import PRECISIONS, Precision
+from cocoop.errors import CheckpointError, CocoopError
+from cocoop.files import read_json
 from cocoop.methods import METHODS, Method
+from cocoop.saved import CONFIG, FORMAT, LEARNED, read_tensors
 
-__all__ = ["TrainingState", "from_pretrained", "load_training_state", "save_pretrained", "save_training_state"]
-
-FORMAT = 1
-CONFIG, LEARNED, STATE = "config.json", "prompt.safetensors", "training.safetensors"
+__all__ = ["from_pretrained", "load_learned", "save_pretrained"]
 
 
 def save_pretrained(method: Method, folder: str | Path) -> None:
-    """Write a method's configuration and learned tensors.
-
-    Args:
-        method: what to save; its backbone is saved by name, not by weight.
-        folder: made if it is missing.
+    """Write a method's settings and learned tensors; the same as `method.save_pretrained(folder)`.
 
     Raises:
         CheckpointError: if the disk refuses.
     """
-    folder = Path(folder)
-    learned = {name: tensor.detach().cpu().contiguous() for name, tensor in method.learned().items()}
-    write_whole(folder / LEARNED, safetensors.torch.save(learned))
-    write_json(
-        folder / CONFIG,
-        {
-            "format": FORMAT,
-            "method": method.key,
-            "backbone": method.backbone.name,
-            "precision": method.backbone.precision,
-            "classnames": list(method.classnames),
-            "settings": method.settings(),
-        },
-    )
+    method.save_pretrained(folder)
 
 
 def from_pretrained(
@@ -69,9 +38,9 @@ def from_pretrained(
     """Read a saved method.
 
     Args:
-        folder: as written by `save_pretrained`.
+        folder: as written by `method.save_pretrained`, `cocoop.fit(..., run=folder)` or `cocoop train`.
         backbone: one that is loaded already; None: the one named in the folder is loaded.
-        precision: of the frozen towers; None: as they were in training.
+        precision: of the frozen towers; None: as they were in training. A backbone that is given has its own.
         device: where to load the backbone.
 
     Raises:
@@ -79,32 +48,26 @@ def from_pretrained(
         BackboneError: if the backbone cannot be loaded.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise CheckpointError(f"There is no run at '{folder}'; give a folder written by `cocoop train`.")
-    if not (folder / CONFIG).is_file():
-        raise CheckpointError(f"'{folder}' is no run: it has no {CONFIG}. Give a folder written by `cocoop train`.")
-    config = read_json(folder / CONFIG)
-    if config.get("format") != FORMAT:
-        raise CheckpointError(f"'{folder / CONFIG}' has format {config.get('format')!r}; this cocoop reads {FORMAT}.")
-    try:
-        method_type = METHODS[config["method"]]
-        name, classnames, settings = config["backbone"], config["classnames"], config["settings"]
-        saved_precision = config["precision"]
-    except KeyError as error:
-        raise CheckpointError(f"'{folder / CONFIG}' is damaged: {error} is missing or unknown.") from error
-    tensors, _ = _read_tensors(folder / LEARNED)
+    config = _read_config(folder)
+    # Before the backbone, which may take long to load.
+    tensors, _ = read_tensors(folder / LEARNED)
     if backbone is None:
-        backbone = load_backbone(name, precision=precision or saved_precision, device=device)
+        backbone = load_backbone(config["backbone"], precision=precision or config["precision"], device=device)
     try:
-        method = method_type(backbone, classnames, **settings)
-    except (TypeError, PromptError) as error:
+        method = METHODS[config["method"]](backbone, config["classnames"], **config["settings"])
+    except (TypeError, CocoopError) as error:
         raise CheckpointError(f"'{folder / CONFIG}' cannot be used: {error}") from error
     load_learned(method, tensors, folder / LEARNED)
-    return method
+    return method.eval()
 
 
 def load_learned(method: Method, tensors: dict[str, Tensor], source: Path) -> None:
     """Copy learned tensors into a method; names and shapes must agree exactly.
+
+    Args:
+        method: changed in place.
+        tensors: by the names of `method.learned()`.
+        source: where they come from, for the message.
 
     Raises:
         CheckpointError: naming the file and the first tensor that differs.
@@ -116,63 +79,37 @@ def load_learned(method: Method, tensors: dict[str, Tensor], source: Path) -> No
         if wanted != found:
             raise CheckpointError(
                 f"'{source}' does not fit {method.key} on {method.backbone.name}: tensor {name!r} is "
-                f"{found or 'missing'} there and should be {wanted or 'absent'}."
+                f"{'missing' if found is None else found} there and should be {wanted or 'absent'}."
             )
     with torch.no_grad():
         for name, parameter in learned.items():
             parameter.copy_(tensors[name])
 
 
-@dataclass
-class TrainingState:
-    """What training needs to go on as if it had never stopped."""
-
-    epoch: int
-    """Whole epochs done."""
-    learned: dict[str, Tensor]
-    """Learned tensors by name."""
-    momentum: dict[str, Tensor]
-    """SGD's momentum by the same names; empty before the first step."""
-    scaler: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """State of the fp16 gradient scaler; empty in other precisions."""
-
-
-def save_training_state(folder: Path, state: TrainingState) -> None:
-    """Write everything that must agree in one file, so that no crash can leave halves of two epochs.
-
-    Raises:
-        CheckpointError: if the disk refuses; the last good file stays.
-    """
-    tensors = {f"learned.{name}": tensor for name, tensor in state.learned.items()}
-    tensors |= {f"momentum.{name}": tensor for name, tensor in state.momentum.items()}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"epoch": str(state.epoch), "scaler": json.dumps(state.scaler)}
-    write_whole(folder / STATE, safetensors.torch.save(tensors, metadata))
-
-
-def load_training_state(folder: Path) -> TrainingState:
-    """Read the state after the last whole epoch.
-
-    Raises:
-        CheckpointError: if it is missing or damaged.
-    """
-    tensors, metadata = _read_tensors(folder / STATE)
-    try:
-        epoch, scaler = int(metadata["epoch"]), json.loads(metadata["scaler"])
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(f"'{folder / STATE}' is damaged: {error}.") from error
-    parts: dict[str, dict[str, Tensor]] = {"learned": {}, "momentum": {}}
-    for name, tensor in tensors.items():
-        part, _, rest = name.partition(".")
-        parts.setdefault(part, {})[rest] = tensor
-    return TrainingState(epoch, parts["learned"], parts["momentum"], scaler)
-
-
-def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise CheckpointError(f"'{path.parent}' is incomplete: it has no {path.name}.") from error
-    except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(f"'{path}' is damaged: {error}.") from error
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    if not folder.is_dir():
+        raise CheckpointError(f"There is no run at '{folder}'; give a folder written by `cocoop train`.")
+    if not path.is_file():
+        raise CheckpointError(f"'{folder}' is no run: it has no {CONFIG}. Give a folder written by `cocoop train`.")
+    config = read_json(path)
+    if config.get("format") != FORMAT:
+        raise CheckpointError(
+            f"'{path}' has the format {config.get('format')!r}, this cocoop reads {FORMAT}: "
+            "it is no run of `cocoop train`, or one of another version."
+        )
+    if config.get("method") not in tuple(METHODS):
+        raise CheckpointError(
+            f"'{path}' is of the method {config.get('method')!r}, which is none of {', '.join(METHODS)}."
+        )
+    classnames = config.get("classnames")
+    fine = {
+        "backbone": isinstance(config.get("backbone"), str),
+        "precision": config.get("precision") in PRECISIONS,
+        "classnames": isinstance(classnames, list) and all(isinstance(name, str) for name in classnames),
+        "settings": isinstance(config.get("settings"), dict),
+    }
+    for name, is_fine in fine.items():
+        if not is_fine:
+            raise CheckpointError(f"'{path}' is damaged: {name!r} is {config.get(name, 'missing')!r}.")
+    return config

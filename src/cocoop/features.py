@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,6 @@ from cocoop.config import TrainConfig
 from cocoop.data import (
     BadPhoto,
     Dataset,
-    Item,
     Split,
     epoch_order,
     photo_batches,
@@ -28,7 +28,7 @@ from cocoop.data import (
 )
 from cocoop.errors import DataError
 
-__all__ = ["Features", "TrainingFeatures", "bad_photos_message", "encode", "encode_split"]
+__all__ = ["FeatureBatch", "Features", "Progress", "TrainingFeatures", "bad_photos_message", "encode_split"]
 
 Progress = Callable[[int, int], None]
 """Called with photos done and photos in all."""
@@ -54,7 +54,11 @@ class FeatureBatch(NamedTuple):
     """What one training step learns from."""
 
     features: Float[Tensor, "B e"]
+    """As `backbone.encode_image` gives them, on the backbone's device."""
     labels: Int64[Tensor, " B"]
+    """The true classes, on the backbone's device."""
+    paths: tuple[str, ...]
+    """The photos, for messages."""
 
 
 def bad_photos_message(bad: tuple[BadPhoto, ...]) -> str:
@@ -64,22 +68,22 @@ def bad_photos_message(bad: tuple[BadPhoto, ...]) -> str:
     return f"{len(bad)} photo{'s' * (len(bad) > 1)} could not be read ({shown}{more})"
 
 
-def encode(
+def encode_split(
     backbone: Backbone,
     data: Dataset,
-    items: tuple[Item, ...],
+    split: Split = "test",
     *,
     batch_size: int = 64,
     workers: int = 2,
     skip_bad_images: bool = False,
     on_progress: Progress | None = None,
 ) -> Features:
-    """Features of photos as a backbone sees them in a test: no augmentation.
+    """Features of the photos of one split as a backbone sees them in a test: no augmentation.
 
     Args:
         backbone: the frozen model.
-        data: where the items come from.
-        items: which photos.
+        data: what the photos are of.
+        split: which of them.
         batch_size: photos at once.
         workers: processes that decode photos.
         skip_bad_images: leave unreadable photos out instead of failing.
@@ -88,8 +92,9 @@ def encode(
     Raises:
         DataError: for unreadable photos, unless they are skipped; if there are none to encode.
     """
+    items = data.split(split)
     if not items:
-        raise DataError(f"Data set {data.name!r} has no photos in the split that is needed here.")
+        raise DataError(f"Data set {data.name!r} has no {split} photos, which are needed here.")
     loader = photo_batches(
         data,
         items,
@@ -110,7 +115,7 @@ def encode(
             f"{bad_photos_message(tuple(bad))}. Mend or remove them, or leave them out with --skip-bad-images."
         )
     if not indices:
-        raise DataError(f"{bad_photos_message(tuple(bad))}, and no photo of {data.name!r} is left.")
+        raise DataError(f"{bad_photos_message(tuple(bad))}, and no {split} photo of {data.name!r} is left.")
     return Features(
         features=torch.cat(features),
         labels=torch.tensor([items[i].label for i in indices]),
@@ -120,15 +125,6 @@ def encode(
     )
 
 
-def encode_split(backbone: Backbone, data: Dataset, split: Split = "test", **options: object) -> Features:
-    """Features of one split; options as for `encode`.
-
-    Raises:
-        DataError: as `encode`.
-    """
-    return encode(backbone, data, data.split(split), **options)  # type: ignore[arg-type]
-
-
 class TrainingFeatures:
     """Batches of training features, epoch by epoch: from augmented photos, or encoded once.
 
@@ -136,26 +132,30 @@ class TrainingFeatures:
         backbone: the frozen model.
         data: its `train` split is used.
         config: batch size, seed, workers, and whether to encode once.
-        on_progress: called while photos are encoded once.
-
-    Raises:
-        DataError: for unreadable photos if they are not to be skipped, and if none is left.
     """
 
-    def __init__(
-        self, backbone: Backbone, data: Dataset, config: TrainConfig, on_progress: Progress | None = None
-    ) -> None:
+    def __init__(self, backbone: Backbone, data: Dataset, config: TrainConfig) -> None:
         self._backbone, self._data, self._config = backbone, data, config
         self._transform = train_transform(backbone.preprocessing)
         self._bad: dict[str, BadPhoto] = {}
         self._once: Features | None = None
-        if config.cache_features:
-            self._once = encode(
-                backbone,
-                data,
-                data.train,
-                workers=config.workers,
-                skip_bad_images=config.skip_bad_images,
+
+    def encode_once(self, on_progress: Progress | None = None) -> None:
+        """Encode all photos with `cache_features`; otherwise nothing is to be done before the first epoch.
+
+        Args:
+            on_progress: called after each batch.
+
+        Raises:
+            DataError: for unreadable photos if they are not to be skipped, and if none is left.
+        """
+        if self._config.cache_features and self._once is None:
+            self._once = encode_split(
+                self._backbone,
+                self._data,
+                "train",
+                workers=self._config.workers,
+                skip_bad_images=self._config.skip_bad_images,
                 on_progress=on_progress,
             )
             self._bad = {photo.path: photo for photo in self._once.bad}
@@ -165,26 +165,31 @@ class TrainingFeatures:
         """Unreadable photos met so far; training went on without them."""
         return tuple(self._bad.values())
 
-    @property
-    def count(self) -> int:
-        """Photos an epoch is drawn from."""
-        return len(self._data.train if self._once is None else self._once.labels)
+    @cached_property
+    def photos_in_epoch(self) -> int:
+        """Photos of a whole epoch, those of a dropped incomplete batch not counted."""
+        # The order differs from epoch to epoch, the sizes of its batches do not.
+        return sum(map(len, self._order(epoch=1)))
 
     def batches(self, epoch: int) -> Iterator[FeatureBatch]:
-        """The batches of one epoch, on the backbone's device.
+        """The batches of one epoch, on the backbone's device; call `encode_once` before.
 
         Raises:
             DataError: for unreadable photos if they are not to be skipped.
         """
-        order = epoch_order(self.count, self._config.batch_size, self._config.seed, epoch)
+        order = self._order(epoch)
         device = self._backbone.device
         if self._once is not None:
+            features, labels, paths = self._once.features, self._once.labels, self._once.paths
             for rows in order:
-                yield FeatureBatch(self._once.features[rows].to(device), self._once.labels[rows].to(device))
+                yield FeatureBatch(
+                    features[rows].to(device), labels[rows].to(device), tuple(paths[row] for row in rows)
+                )
             return
+        items = self._data.train
         loader = photo_batches(
             self._data,
-            self._data.train,
+            items,
             order,
             transform=self._transform,
             seed=self._config.seed,
@@ -197,4 +202,9 @@ class TrainingFeatures:
             if self._bad and not self._config.skip_bad_images:
                 raise DataError(f"{bad_photos_message(self.bad)}. Mend or remove them.")
             if batch.size:
-                yield FeatureBatch(self._backbone.encode_image(batch.images), batch.labels.to(device))
+                paths = tuple(items[i].path for i in batch.indices.tolist())
+                yield FeatureBatch(self._backbone.encode_image(batch.images), batch.labels.to(device), paths)
+
+    def _order(self, epoch: int) -> list[list[int]]:
+        count = len(self._data.train if self._once is None else self._once.labels)
+        return epoch_order(count, self._config.batch_size, self._config.seed, epoch)

@@ -12,7 +12,23 @@ from typing import Any
 
 from cocoop.errors import CheckpointError
 
-__all__ = ["read_json", "write_json", "write_json_lines", "write_whole"]
+__all__ = ["make_folder", "read_json", "write_json", "write_json_lines", "write_whole"]
+
+
+# A file name that is no text holds lone surrogates; this turns them into JSON's own escapes.
+_ODD_NAMES = "backslashreplace"
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it; one that exists already is fine.
+
+    Raises:
+        CheckpointError: if the disk refuses, or a file is in the way.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"Cannot write the folder '{folder}': {error.strerror or error}.") from error
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -21,9 +37,9 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         CheckpointError: if the disk refuses, naming the file; the old one stays.
     """
+    make_folder(path.parent)
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             temporary = Path(file.name)
             file.write(content)
@@ -46,7 +62,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: if the disk refuses.
     """
-    write_whole(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    write_whole(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(errors=_ODD_NAMES))
 
 
 def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -55,7 +71,8 @@ def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     Raises:
         CheckpointError: if the disk refuses.
     """
-    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_whole(path, text.encode(errors=_ODD_NAMES))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -7,36 +7,36 @@ cosine that changes once an epoch. The loss is the mean cross-entropy over the b
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
-from accelerate import Accelerator
 from torch import Tensor
 
-from cocoop.checkpoint import (
-    TrainingState,
-    load_learned,
-    load_training_state,
-    save_pretrained,
-    save_training_state,
-)
+from cocoop.checkpoint import load_learned
 from cocoop.config import TrainConfig
 from cocoop.data import BadPhoto, Dataset
-from cocoop.errors import CheckpointError, ConfigError, DataError, TrainingError
-from cocoop.features import Progress, TrainingFeatures, bad_photos_message
-from cocoop.files import read_json, write_json, write_json_lines
+from cocoop.errors import CocoopError, ConfigError, DataError, TrainingError
+from cocoop.features import FeatureBatch, Progress, TrainingFeatures, bad_photos_message
 from cocoop.methods import Method
+from cocoop.runs import Run, TrainingState, open_run
 
-__all__ = ["StepReport", "TrainResult", "fit"]
+__all__ = ["Engine", "StepReport", "TrainResult", "fit"]
 
-TRAINING, METRICS = "training.json", "metrics.jsonl"
+
+@runtime_checkable
+class Engine(Protocol):
+    """What takes gradients in place of PyTorch alone; `accelerate.Accelerator` is one."""
+
+    num_processes: int
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss` to those of the learned tensors."""
 
 
 @dataclass(frozen=True)
@@ -80,15 +80,75 @@ class _Meter:
     correct: int = 0
     started: float = field(default_factory=time.perf_counter)
 
-    def add(self, loss: float, logits: Tensor, labels: Tensor) -> None:
-        self.photos += len(labels)
-        self.loss += loss * len(labels)
-        self.correct += int((logits.detach().argmax(-1) == labels).sum())
+    def add(self, loss: float, correct: int, photos: int) -> None:
+        self.photos += photos
+        self.loss += loss * photos
+        self.correct += correct
 
     def means(self) -> tuple[float, float, float]:
         """Loss, accuracy in percent, seconds."""
         seconds = time.perf_counter() - self.started
         return self.loss / self.photos, 100 * self.correct / self.photos, seconds
+
+
+class _Learner:
+    """A method with what changes it: SGD on the learned tensors, and the scale of fp16 gradients."""
+
+    def __init__(self, method: Method, config: TrainConfig, engine: Engine | None) -> None:
+        self.method = method
+        self.learned = method.learned()
+        self.optimizer = torch.optim.SGD(
+            self.learned.values(), lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+        # Gradients pass through the towers in their precision; fp16 would lose the small ones unscaled.
+        self.scaler = torch.amp.GradScaler(method.backbone.device.type, enabled=method.backbone.precision == "fp16")
+        self._backward: Callable[[Tensor], None] = torch.Tensor.backward if engine is None else engine.backward
+
+    def set_rate(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def gradients(self, batch: FeatureBatch) -> tuple[float, int, float]:
+        """Take the gradients of a batch; returns its mean loss, how many photos were right, the gradients' norm."""
+        self.optimizer.zero_grad()
+        losses, hits, start = [], [], 0
+        for loss, logits in self.method.losses(batch.features, batch.labels):
+            self._backward(self.scaler.scale(loss))
+            losses.append(loss.detach())
+            hits.append(logits.detach().argmax(-1) == batch.labels[start : start + len(logits)])
+            start += len(logits)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.learned.values() if p.grad is not None])
+        # All three in one transfer: a GPU is waited for once a step, and has to be, since a step is only taken when
+        # its numbers are known to be finite.
+        facts: list[float] = torch.stack([torch.stack(losses).sum(), torch.cat(hits).sum().float(), norm]).tolist()
+        return facts[0], int(facts[1]), facts[2]
+
+    def update(self) -> None:
+        # With fp16 a step whose gradients overflow is left out, and the scale lowered for the next.
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def state(self, epoch: int) -> TrainingState:
+        buffers = {name: self.optimizer.state[p].get("momentum_buffer") for name, p in self.learned.items()}
+        return TrainingState(
+            epoch=epoch,
+            learned={name: parameter.detach().clone() for name, parameter in self.learned.items()},
+            momentum={name: buffer.clone() for name, buffer in buffers.items() if buffer is not None},
+            scaler=self.scaler.state_dict(),
+        )
+
+    def restore(self, state: TrainingState, source: Path) -> None:
+        """Go back to a state.
+
+        Raises:
+            CheckpointError: if its tensors do not fit the method.
+        """
+        load_learned(self.method, state.learned, source)
+        for name, parameter in self.learned.items():
+            if name in state.momentum:
+                self.optimizer.state[parameter]["momentum_buffer"] = state.momentum[name].to(parameter.device)
+        if state.scaler:
+            self.scaler.load_state_dict(state.scaler)
 
 
 def fit(
@@ -99,7 +159,7 @@ def fit(
     run: str | Path | None = None,
     resume: bool = False,
     about: Mapping[str, Any] | None = None,
-    accelerator: Accelerator | None = None,
+    engine: Engine | None = None,
     on_step: Callable[[StepReport], None] | None = None,
     on_encode: Progress | None = None,
 ) -> TrainResult:
@@ -115,7 +175,7 @@ def fit(
         run: folder for checkpoints and metrics; None: nothing is written.
         resume: go on with the run in that folder, if it has begun.
         about: facts of the run, plain JSON, that must be the same when it is resumed (shots, seed, ...).
-        accelerator: the engine; None: the device that the backbone is on.
+        engine: what takes the gradients, such as an `accelerate.Accelerator` of one process; None: PyTorch.
         on_step: called after each step.
         on_encode: called while photos are encoded once, with `cache_features`.
 
@@ -126,55 +186,70 @@ def fit(
         ConfigError: if the method has nothing to learn, or a resumed run was configured differently.
         DataError: if classes differ or photos are missing or unreadable.
         CheckpointError: if the folder holds another run, or the disk refuses.
-        TrainingError: if the loss is not finite; the last checkpoint stays.
+        TrainingError: if loss or gradients are not finite; the method and the run folder are as they were after the
+            last whole epoch.
     """
     config = config or TrainConfig()
-    _check(method, data)
-    folder = None if run is None else Path(run)
-    learned = method.learned()
-    optimizer = torch.optim.SGD(
-        learned.values(), lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
-    )
-    engine = accelerator or Accelerator(cpu=method.backbone.device.type == "cpu")
-    # Gradients pass through the towers in their precision; fp16 would lose the small ones unscaled.
-    scaler = torch.amp.GradScaler(engine.device.type, enabled=method.backbone.precision == "fp16")
-    history = _begin(folder, resume, method, optimizer, scaler, config, data, about or {})
-    source = TrainingFeatures(method.backbone, data, config, on_encode)
-    result = TrainResult(history)
-    state = _state(len(history), method, optimizer, scaler)
-    method.train()
-    try:
-        for epoch in range(len(history) + 1, config.epochs + 1):
-            rate = config.learning_rate_at(epoch)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            meter = _Meter()
-            for features, labels in source.batches(epoch):
-                logits = method.logits(features)
-                loss = F.cross_entropy(logits, labels)
-                optimizer.zero_grad()
-                engine.backward(scaler.scale(loss))
-                scaler.step(optimizer)
-                scaler.update()
-                meter.add(_finite(loss.item(), epoch, meter.photos), logits, labels)
-                if on_step:
-                    on_step(_report(meter, epoch, config, source.count))
-            history.append(_epoch_record(meter, epoch, rate, source))
-            state = _state(epoch, method, optimizer, scaler)
-            _save(folder, method, state, history)
-    except KeyboardInterrupt:
-        # The method goes back to the last whole epoch, which is what the run folder holds.
-        load_learned(method, state.learned, Path("memory"))
-        result.interrupted = True
-    finally:
-        method.eval()
+    _check(method, data, run, resume, engine)
+    learner = _Learner(method, config, engine)
+    source = TrainingFeatures(method.backbone, data, config)
+    result = TrainResult([])
+    with _opened(run, resume, _description(method, data, config, about or {})) as (folder, going_on):
+        state = learner.state(0)
+        if folder and going_on:
+            state, result.history = folder.load()
+            learner.restore(state, folder.folder)
+            method.save_pretrained(folder.folder)
+        method.train()
+        try:
+            source.encode_once(on_encode)
+            if folder and not going_on:
+                folder.begin(method, state)
+            for epoch in range(state.epoch + 1, config.epochs + 1):
+                rate = config.learning_rate_at(epoch)
+                learner.set_rate(rate)
+                meter = _Meter()
+                for step, batch in enumerate(source.batches(epoch), 1):
+                    loss, correct, norm = learner.gradients(batch)
+                    _check_finite(loss, norm, method.backbone.precision, f"epoch {epoch}, step {step}", batch.paths)
+                    learner.update()
+                    meter.add(loss, correct, len(batch.labels))
+                    if on_step:
+                        on_step(_report(meter, epoch, config, source))
+                result.history.append(_epoch_record(meter, epoch, rate, source))
+                state = learner.state(epoch)
+                if folder:
+                    folder.save(method, state, result.history)
+        except (KeyboardInterrupt, CocoopError) as stop:
+            # Method and folder go back to the last whole epoch, wherever in an epoch or its saving this struck.
+            learner.restore(state, Path("memory"))
+            del result.history[state.epoch :]
+            result.interrupted = isinstance(stop, KeyboardInterrupt)
+            if not result.interrupted:
+                raise
+            if folder and state.epoch:
+                folder.save(method, state, result.history)
+        finally:
+            method.eval()
     result.bad = source.bad
     return result
 
 
-def _check(method: Method, data: Dataset) -> None:
+def _opened(
+    run: str | Path | None, resume: bool, description: Mapping[str, Any]
+) -> AbstractContextManager[tuple[Run | None, bool]]:
+    return nullcontext((None, False)) if run is None else open_run(Path(run), description, resume=resume)
+
+
+def _check(method: Method, data: Dataset, run: str | Path | None, resume: bool, engine: Engine | None) -> None:
     if not method.learned():
         raise ConfigError(f"The method {method.key} has nothing to train; use coop or cocoop, or evaluate it as it is.")
+    if resume and run is None:
+        raise ConfigError("There is nothing to resume without a run folder; give one with run=.")
+    if engine is not None and engine.num_processes != 1:
+        raise ConfigError(
+            f"The engine has {engine.num_processes} processes; training runs in one. Start it without a launcher."
+        )
     if tuple(method.classnames) != tuple(data.classnames):
         raise DataError(
             f"The method knows {len(method.classnames)} classes ({method.classnames[0]!r}, ...) and the data has "
@@ -184,109 +259,37 @@ def _check(method: Method, data: Dataset) -> None:
     data.check_files(["train"])
 
 
-def _begin(
-    folder: Path | None,
-    resume: bool,
-    method: Method,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    config: TrainConfig,
-    data: Dataset,
-    about: Mapping[str, Any],
-) -> list[dict[str, Any]]:
-    """Start a run folder, or take a method and its optimiser to where one stands; returns the history."""
-    if folder is None:
-        if resume:
-            raise ConfigError("There is nothing to resume without a run folder; give one with run=.")
-        return []
+def _description(method: Method, data: Dataset, config: TrainConfig, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run is begun with; resuming it with anything else would be another run."""
     # Workers and the treatment of bad photos change nothing that is learned from the readable ones.
     lasting = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("workers", "skip_bad_images")}
-    description = {
+    return {
+        "data": data.name,
+        "data_sha256": data.fingerprint,
         "method": method.key,
         "backbone": method.backbone.name,
         "precision": method.backbone.precision,
+        "about": dict(about),
         "settings": method.settings(),
-        "data": data.name,
-        "data_sha256": data.fingerprint,
         "train": lasting,
-        **about,
     }
-    exists = (folder / TRAINING).exists()
-    if exists and not resume:
-        raise CheckpointError(f"'{folder}' already holds a run; resume it with --resume, or choose another folder.")
-    if not exists:
-        write_json(folder / TRAINING, description)
-        _save(folder, method, _state(0, method, optimizer, scaler), [])
-        return []
-    _check_same(folder, read_json(folder / TRAINING), json.loads(json.dumps(description)))
-    state = load_training_state(folder)
-    load_learned(method, state.learned, folder)
-    for name, parameter in method.learned().items():
-        if name in state.momentum:
-            optimizer.state[parameter]["momentum_buffer"] = state.momentum[name].to(parameter.device)
-    if state.scaler:
-        scaler.load_state_dict(state.scaler)
-    return _read_history(folder, state.epoch)
 
 
-def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    def flat(d: dict[str, Any]) -> dict[str, Any]:
-        return {**d, **d.get("train", {}), **d.get("settings", {})}
-
-    old, new = flat(before), flat(now)
-    for name in sorted((old.keys() | new.keys()) - {"train", "settings"}):
-        if old.get(name) != new.get(name):
-            raise ConfigError(
-                f"The run in '{folder}' was begun with {name} = {old.get(name)!r}, now it is {new.get(name)!r}; "
-                "resume with the same settings, or choose another folder."
-            )
-
-
-def _read_history(folder: Path, epoch: int) -> list[dict[str, Any]]:
-    try:
-        lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
-        # Metrics are written before the state, so a crash can leave them ahead of it, never behind.
-        history = [json.loads(line) for line in lines][:epoch]
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"'{folder / METRICS}' is damaged or missing: {error}.") from error
-    if len(history) != epoch:
-        raise CheckpointError(f"'{folder / METRICS}' has {len(history)} epochs, the checkpoint {epoch}.")
-    return history
-
-
-def _state(epoch: int, method: Method, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> TrainingState:
-    learned = method.learned()
-    buffers = {name: optimizer.state[p].get("momentum_buffer") for name, p in learned.items()}
-    return TrainingState(
-        epoch=epoch,
-        learned={name: parameter.detach().clone() for name, parameter in learned.items()},
-        momentum={name: buffer.clone() for name, buffer in buffers.items() if buffer is not None},
-        scaler=scaler.state_dict(),
-    )
-
-
-def _save(folder: Path | None, method: Method, state: TrainingState, history: list[dict[str, Any]]) -> None:
-    if folder is None:
-        return
-    # Metrics first: the state is what resume believes, and it must find the epochs it counts.
-    write_json_lines(folder / METRICS, history)
-    save_training_state(folder, state)
-    save_pretrained(method, folder)
-
-
-def _finite(loss: float, epoch: int, photos: int) -> float:
-    if not math.isfinite(loss):
+def _check_finite(loss: float, norm: float, precision: str, where: str, paths: tuple[str, ...]) -> None:
+    # The gradients of fp16 overflow now and then, which its scaler is there for; a loss never does.
+    what = "loss" if not math.isfinite(loss) else "gradient" if not math.isfinite(norm) and precision != "fp16" else ""
+    if what:
+        photos = ", ".join(f"'{path}'" for path in paths[:4]) + (f" and {len(paths) - 4} more" * (len(paths) > 4))
         raise TrainingError(
-            f"The loss became {loss} in epoch {epoch} after {photos} photos; the last checkpoint is kept. "
-            "Try a lower --learning-rate, or --precision fp32."
+            f"The {what} became {norm if what == 'gradient' else loss} in {where}, with {photos}; nothing was changed "
+            "by it, and the last checkpoint is kept. Try a lower --learning-rate, or --precision fp32."
         )
-    return loss
 
 
-def _report(meter: _Meter, epoch: int, config: TrainConfig, photos_in_epoch: int) -> StepReport:
+def _report(meter: _Meter, epoch: int, config: TrainConfig, source: TrainingFeatures) -> StepReport:
     loss, accuracy, seconds = meter.means()
     rate = meter.photos / max(seconds, 1e-9)
-    return StepReport(epoch, config.epochs, meter.photos, photos_in_epoch, loss, accuracy, rate)
+    return StepReport(epoch, config.epochs, meter.photos, source.photos_in_epoch, loss, accuracy, rate)
 
 
 def _epoch_record(meter: _Meter, epoch: int, rate: float, source: TrainingFeatures) -> dict[str, Any]:

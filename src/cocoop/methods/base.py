@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +17,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from cocoop.backbones.backbone import Backbone
+from cocoop.files import write_json
+from cocoop.saved import CONFIG, FORMAT, LEARNED, write_tensors
 from cocoop.text.prompts import check_classnames
 
 __all__ = ["Method", "seeded"]
@@ -97,6 +100,32 @@ class Method(nn.Module):
     def scorer(self) -> Callable[[Tensor], Tensor]:
         """`logits` for inference: what does not depend on the image is computed once, here, without gradients."""
         return torch.no_grad()(self.logits)
+
+    @property
+    def saved_classnames(self) -> tuple[str, ...]:
+        """The names that a saved method is made with again; those it knows now, where any will do."""
+        return self.classnames
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write settings and learned tensors; `cocoop.from_pretrained` reads them.
+
+        Args:
+            folder: made if it is missing. The backbone is saved by its name, not by its weights.
+
+        Raises:
+            CheckpointError: if the disk refuses.
+        """
+        folder = Path(folder)
+        write_tensors(folder / LEARNED, self.learned())
+        config = {
+            "format": FORMAT,
+            "method": self.key,
+            "backbone": self.backbone.name,
+            "precision": self.backbone.precision,
+            "classnames": list(self.saved_classnames),
+            "settings": self.settings(),
+        }
+        write_json(folder / CONFIG, config)
 
     def forward(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B C"]:
         """Logits of preprocessed images."""

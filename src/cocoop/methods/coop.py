@@ -90,6 +90,11 @@ class CoOp(Method):
             "position": self.position,
         }
 
+    @property
+    def saved_classnames(self) -> tuple[str, ...]:
+        """Class-specific contexts are saved with the classes they were learned for, in their order."""
+        return self._contexts_of if self.class_specific else self.classnames
+
     def set_classes(self, classnames: Sequence[str]) -> None:
         """Classify among other classes from now on, keeping the learned context.
 

@@ -1,0 +1,194 @@
+"""The folder of a training run: what it was begun with, how it went, and where it stands.
+
+training.json           what the run was begun with: method, data, settings
+metrics.jsonl           one line an epoch
+training.safetensors    learned tensors and momentum after the last whole epoch, in one file
+config.json, prompt.safetensors     the method after the last whole epoch (see `cocoop.saved`)
+
+Every file is written whole or not at all. The state is the one that counts: what else a crash leaves older or newer
+than the state is brought in line with it when the run is resumed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+from torch import Tensor
+
+from cocoop.errors import CheckpointError, ConfigError
+from cocoop.files import make_folder, read_json, write_json, write_json_lines
+from cocoop.methods import Method
+from cocoop.saved import CONFIG, LEARNED, read_tensors, write_tensors
+
+__all__ = ["Run", "TrainingState", "epochs_done", "open_run"]
+
+TRAINING, METRICS, STATE, LOCK = "training.json", "metrics.jsonl", "training.safetensors", ".lock"
+
+
+@dataclass
+class TrainingState:
+    """What training needs to go on as if it had never stopped."""
+
+    epoch: int
+    """Whole epochs done."""
+    learned: dict[str, Tensor]
+    """Learned tensors by name."""
+    momentum: dict[str, Tensor]
+    """SGD's momentum by the same names; empty before the first step."""
+    scaler: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """State of the fp16 gradient scaler; empty in other precisions."""
+
+
+class Run:
+    """A run folder that this process alone writes to; see `open_run`."""
+
+    def __init__(self, folder: Path, description: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self._description = description
+
+    def load(self) -> tuple[TrainingState, list[dict[str, Any]]]:
+        """The state after the last whole epoch, and the metrics of the epochs up to it.
+
+        Raises:
+            ConfigError: if the run was begun with other settings or data.
+            CheckpointError: if files are missing or damaged.
+        """
+        # As JSON gives it back: tuples are lists there.
+        _check_same(self.folder, read_json(self.folder / TRAINING), json.loads(json.dumps(self._description)))
+        state = _read_state(self.folder / STATE)
+        return state, _read_history(self.folder / METRICS, state.epoch)
+
+    def begin(self, method: Method, state: TrainingState) -> None:
+        """Write a run of no epochs.
+
+        Raises:
+            CheckpointError: if the disk refuses.
+        """
+        write_json_lines(self.folder / METRICS, [])
+        write_tensors(self.folder / STATE, *_packed(state))
+        # From here on the folder is a run, which needs the files above.
+        write_json(self.folder / TRAINING, self._description)
+        method.save_pretrained(self.folder)
+
+    def save(self, method: Method, state: TrainingState, history: list[dict[str, Any]]) -> None:
+        """Write the checkpoint of an epoch; all that must agree in a resumed run is in one file.
+
+        Raises:
+            CheckpointError: if the disk refuses; the last good file stays.
+        """
+        # Metrics first: the state is what resuming believes, and it must find the epochs it counts.
+        write_json_lines(self.folder / METRICS, history)
+        write_tensors(self.folder / STATE, *_packed(state))
+        write_tensors(self.folder / LEARNED, method.learned())
+
+
+@contextmanager
+def open_run(folder: Path, description: Mapping[str, Any], *, resume: bool) -> Iterator[tuple[Run, bool]]:
+    """A run folder, held against other processes.
+
+    A run without one whole epoch may be begun anew: there is nothing to lose.
+
+    Args:
+        folder: made if it is missing.
+        description: what the run is begun with, plain JSON; a resumed run must have begun with the same.
+        resume: go on with the run in that folder, if there is one.
+
+    Yields:
+        The run, and whether there is something to go on with.
+
+    Raises:
+        CheckpointError: if it holds another run, or other files of the same names; if another process trains in it;
+            if the disk refuses.
+    """
+    done = epochs_done(folder)
+    if done and not resume:
+        raise CheckpointError(
+            f"'{folder}' already holds a run of {done} epoch{'s' * (done > 1)}; go on with it by --resume, "
+            "or choose another folder."
+        )
+    if done is None and (folder / CONFIG).exists():
+        raise CheckpointError(f"'{folder}' holds a {CONFIG} that belongs to no run; choose another folder.")
+    make_folder(folder)
+    lock = filelock.FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise CheckpointError(
+            f"Another process is training in '{folder}'; wait for it, or choose another folder."
+        ) from error
+    except OSError as error:
+        raise CheckpointError(f"Cannot write in '{folder}': {error.strerror or error}.") from error
+    try:
+        yield Run(folder, description), done is not None and resume
+    finally:
+        lock.release()
+
+
+def epochs_done(folder: Path) -> int | None:
+    """Whole epochs of the run in a folder; None if it holds no run.
+
+    Raises:
+        CheckpointError: if there is a run whose state is missing or damaged.
+    """
+    return _read_state(folder / STATE).epoch if (folder / TRAINING).exists() else None
+
+
+def _packed(state: TrainingState) -> tuple[dict[str, Tensor], dict[str, str]]:
+    tensors = {f"learned.{name}": tensor for name, tensor in state.learned.items()}
+    tensors |= {f"momentum.{name}": tensor for name, tensor in state.momentum.items()}
+    return tensors, {"epoch": str(state.epoch), "scaler": json.dumps(state.scaler)}
+
+
+def _read_state(path: Path) -> TrainingState:
+    tensors, metadata = read_tensors(path)
+    try:
+        epoch, scaler = int(metadata["epoch"]), json.loads(metadata["scaler"])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"'{path}' is damaged: its metadata lack {error}.") from error
+    parts: dict[str, dict[str, Tensor]] = {"learned": {}, "momentum": {}}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        parts.setdefault(part, {})[rest] = tensor
+    return TrainingState(epoch, parts["learned"], parts["momentum"], scaler)
+
+
+def _read_history(path: Path, epochs: int) -> list[dict[str, Any]]:
+    try:
+        history = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"'{path}' is damaged or missing: {error}.") from error
+    if len(history) < epochs:
+        raise CheckpointError(f"'{path}' is damaged: it has {len(history)} epochs, the checkpoint {epochs}.")
+    # Metrics are written before the state, so a crash can leave them ahead of it, never behind.
+    return history[:epochs]
+
+
+def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    old, new = _flat(before), _flat(now)
+    for name in dict.fromkeys([*new, *old]):
+        if old.get(name) == new.get(name):
+            continue
+        if name == "data_sha256":
+            raise ConfigError(
+                f"The run in '{folder}' was begun with other photos or classes of {now['data']!r}; "
+                "resume with the same data, or choose another folder."
+            )
+        raise ConfigError(
+            f"The run in '{folder}' was begun with --{name.replace('_', '-')} {old.get(name)!r}, now it is "
+            f"{new.get(name)!r}; resume with the same settings, or choose another folder."
+        )
+
+
+def _flat(description: dict[str, Any]) -> dict[str, Any]:
+    """The entries of all sections under their own names, which are those of the flags."""
+    flat: dict[str, Any] = {}
+    for name, value in description.items():
+        flat |= value if isinstance(value, dict) else {name: value}
+    return flat
