@@ -1,0 +1,191 @@
+"""The demonstration's study: a world is drawn, and three methods are measured on it, from base to new classes.
+
+Everything that takes time is cut into tasks for a crew of processes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cocoop.backbones import load_backbone
+from cocoop.backbones.backbone import Backbone
+from cocoop.config import TrainConfig
+from cocoop.data import Dataset, Item
+from cocoop.demo.crew import Crew, Task, Tell
+from cocoop.demo.world import CLASS_NAMES, Picture, plan_world, write_pictures
+from cocoop.errors import ConfigError
+from cocoop.evaluation import Evaluation
+from cocoop.features import Features, encode_split
+from cocoop.methods import METHODS, ZeroShot
+from cocoop.protocols import BaseToNew, base_to_new, paper_config
+
+__all__ = ["BACKBONE", "Study", "draw_world", "encode_tests", "run_name", "world_data"]
+
+BACKBONE = "lite"
+PIECES = 4
+"""Tasks that pictures are cut into, for each process: their sizes differ little, so that none waits long."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What is measured, and how."""
+
+    seeds: tuple[int, ...] = (1, 2, 3)
+    """Seeds of the few-shot draw, the start values and the batch order; each is a run of its own."""
+    shots: int = 16
+    """Training pictures of each class in a run."""
+    test_pictures: int = 20
+    """Test pictures of each class."""
+    epochs: int | None = None
+    """Passes over the training pictures; None: as published for each method."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ConfigError: naming the flag, what was given and what is allowed.
+        """
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ConfigError(f"--seeds is {self.seeds}; it must be one or more different numbers.")
+        for flag, number in (("shots", self.shots), ("test-pictures", self.test_pictures)):
+            if number < 1:
+                raise ConfigError(f"--{flag} is {number}; it must be at least 1.")
+        for seed in self.seeds:
+            self.config("cocoop", seed)
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """All pictures to draw; half as many again as a run learns from, so that each seed draws others."""
+        return plan_world(train=self.shots + -(-self.shots // 2), test=self.test_pictures)
+
+    def config(self, method: str, seed: int) -> TrainConfig:
+        """How a method is trained: as published, but for features that are encoded once, without augmentation.
+
+        Raises:
+            ConfigError: for a seed or epochs out of range.
+        """
+        return paper_config(method, epochs=self.epochs, seed=seed, cache_features=True, workers=0)
+
+    def run(
+        self,
+        crew: Crew,
+        folder: Path,
+        data: Dataset,
+        tests: tuple[Features, Features],
+        *,
+        on_progress: Callable[[int, int], None] | None = None,
+        on_result: Callable[[dict[str, Any]], None] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Train and measure every method with every seed, and save what was learned.
+
+        Args:
+            crew: does the work.
+            folder: a folder for each trained prompt is made here, see `run_name`.
+            data: from `world_data`.
+            tests: from `encode_tests`.
+            on_progress: called with training steps done and in all, over all runs.
+            on_result: called with each record when it is there.
+
+        Returns:
+            One record a method and seed, in this order: see `BaseToNew.record`, and `seed`, and `predictions`,
+            the class named for each test picture.
+        """
+        pairs = [(method, seed) for method in METHODS for seed in self.seeds]
+        # The longest runs first: a crew is done sooner when no long one is begun at the end.
+        pairs.sort(key=lambda pair: list(METHODS).index(pair[0]), reverse=True)
+        tasks = [self._task(method, seed, folder, data, tests) for method, seed in pairs]
+        by_pair = dict(zip(pairs, crew.run(tasks, on_progress=on_progress, on_result=on_result), strict=True))
+        return [by_pair[method, seed] for method in METHODS for seed in self.seeds]
+
+    def _task(self, method: str, seed: int, folder: Path, data: Dataset, tests: tuple[Features, Features]) -> Task:
+        config, base = self.config(method, seed), data.few_shot(self.shots, seed).base()
+        steps = config.epochs * max(1, len(base.train) // config.batch_size) if METHODS[method] is not ZeroShot else 0
+        return Task(_train, (method, seed, config, base, tests, folder), steps)
+
+
+def run_name(method: str, seed: int) -> str:
+    """The folder of a trained prompt."""
+    return f"{method}-seed{seed}"
+
+
+def draw_world(
+    crew: Crew, folder: Path, pictures: tuple[Picture, ...], on_progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Draw pictures into a folder.
+
+    Raises:
+        DataError: if the disk refuses.
+    """
+    pieces = max(1, min(len(pictures), PIECES * crew.size))
+    parts = [pictures[piece::pieces] for piece in range(pieces)]
+    tasks = [Task(_draw, (folder, part), len(part)) for part in parts]
+    crew.run(tasks, on_progress=on_progress)
+
+
+def world_data(folder: Path, pictures: tuple[Picture, ...]) -> Dataset:
+    """The pictures as a data set: these and no others that may lie in the folder."""
+
+    def items(split: str) -> tuple[Item, ...]:
+        chosen = (picture for picture in pictures if picture.split == split)
+        return tuple(Item(picture.path, CLASS_NAMES.index(picture.classname)) for picture in chosen)
+
+    return Dataset(CLASS_NAMES, items("train"), (), items("test"), folder, "drawn world")
+
+
+def encode_tests(
+    crew: Crew, data: Dataset, on_progress: Callable[[int, int], None] | None = None
+) -> tuple[Features, Features]:
+    """Image features of the test pictures of base and of new classes."""
+    tasks = [Task(_encode, (half,), len(half.test)) for half in (data.base(), data.new())]
+    base, new = crew.run(tasks, on_progress=on_progress)
+    return base, new
+
+
+# What follows happens in the crew's processes.
+
+
+@functools.cache
+def _backbone() -> Backbone:
+    return load_backbone(BACKBONE)
+
+
+def _draw(folder: Path, pictures: tuple[Picture, ...], tell: Tell) -> None:
+    write_pictures(folder, pictures, on_progress=lambda done, _: tell(done))
+
+
+def _encode(data: Dataset, tell: Tell) -> Features:
+    return encode_split(_backbone(), data, batch_size=16, workers=0, on_progress=lambda done, _: tell(done))
+
+
+def _train(
+    method: str,
+    seed: int,
+    config: TrainConfig,
+    base: Dataset,
+    tests: tuple[Features, Features],
+    folder: Path,
+    tell: Tell,
+) -> dict[str, Any]:
+    steps = itertools.count(1)
+    result = base_to_new(_backbone(), method, base, *tests, config, on_step=lambda _: tell(next(steps)))
+    if result.training is not None:
+        result.method.save_pretrained(folder / run_name(method, seed))
+    return _record(result, seed, config)
+
+
+def _record(result: BaseToNew, seed: int, config: TrainConfig) -> dict[str, Any]:
+    record = {"seed": seed, **result.record()}
+    record["config"] = None if result.training is None else dataclasses.asdict(config)
+    record["predictions"] = {"base": _predictions(result.base), "new": _predictions(result.new)}
+    return record
+
+
+def _predictions(measured: Evaluation) -> dict[str, str]:
+    named = (measured.classnames[label] for label in measured.predicted)
+    return dict(zip(measured.paths, named, strict=True))
