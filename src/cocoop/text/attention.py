@@ -58,7 +58,7 @@ def by_pair(
 
 
 class _ByPair(torch.autograd.Function):
-    """Scores (Q, W, B, H) have a column for each prefix row, one for the asker itself, then one for each pair.
+    """Scores (B, H, Q, W) have a column for each prefix row, one for the asker itself, then one for each pair.
 
     An asker sees the prefix P, itself S, and its other ancestors, of which it has as many as its depth.
     """
@@ -68,17 +68,17 @@ class _ByPair(torch.autograd.Function):
         P, S, (asker, row, slot) = askers.prefix, askers.suffix_askers, askers.pairs
         scale = (q.shape[-1] // heads) ** -0.5
         qh, kh, vh = (x.unflatten(-1, (heads, -1)) for x in (q, k, v))
-        scores = q.new_full((len(q), askers.columns, q.shape[1], heads), float("-inf"), dtype=torch.float32)
-        scores[:, :P] = _each_prefix_row(qh, kh[:P])
-        scores[S, P] = _dot(qh[S], askers.own(kh))
-        scores.flatten(0, 1).index_copy_(0, slot, _dot(qh.index_select(0, asker), kh.index_select(0, row)))
+        shape = (q.shape[1], heads, len(q), askers.columns)
+        scores = q.new_full(shape, float("-inf"), dtype=torch.float32)
+        scores[..., :P] = _each_prefix_row(qh, kh[:P])
+        scores[..., S, P] = _dot(qh[S], askers.own(kh))
+        _flat(scores)[..., slot] = _dot(qh.index_select(0, asker), kh.index_select(0, row))
         if askers.prefix_asks:
-            scores[:P, :P].masked_fill_(askers.later, float("-inf"))
-        p = scores.mul_(scale).softmax(1).to(q.dtype)
-        seen = _over_prefix(p[:, :P], vh[:P])
-        seen[S].addcmul_(p[S, P].unsqueeze(-1), askers.own(vh))
-        of_pair = p.flatten(0, 1).index_select(0, slot).unsqueeze(-1)
-        seen.index_add_(0, asker, of_pair * vh.index_select(0, row))
+            scores[..., :P, :P].masked_fill_(askers.later, float("-inf"))
+        p = scores.mul_(scale).softmax(-1).to(q.dtype)
+        seen = _over_prefix(p[..., :P], vh[:P])
+        seen[S].addcmul_(_by_row(p[..., S, P]), askers.own(vh))
+        seen.index_add_(0, asker, _by_row(_flat(p)[..., slot]) * vh.index_select(0, row))
         ctx.save_for_backward(q, k, v, p)
         ctx.askers, ctx.heads, ctx.scale = askers, heads, scale
         return seen.flatten(-2)
@@ -91,17 +91,17 @@ class _ByPair(torch.autograd.Function):
         # Of the probabilities.
         dp = torch.zeros_like(p, dtype=torch.float32)
         g_pair = g.index_select(0, asker)
-        dp[:, :P] = _each_prefix_row(g, vh[:P])
-        dp[S, P] = _dot(g[S], askers.own(vh))
-        dp.flatten(0, 1).index_copy_(0, slot, _dot(g_pair, vh.index_select(0, row)))
+        dp[..., :P] = _each_prefix_row(g, vh[:P])
+        dp[..., S, P] = _dot(g[S], askers.own(vh))
+        _flat(dp)[..., slot] = _dot(g_pair, vh.index_select(0, row))
         # Of the scores: softmax's own gradient.
-        ds = dp.sub_((p * dp).sum(1, keepdim=True)).mul_(p).mul_(ctx.scale).to(q.dtype)
-        p_pair, ds_pair = (x.flatten(0, 1).index_select(0, slot).unsqueeze(-1) for x in (p, ds))
-        p_own, ds_own = (x[S, P].unsqueeze(-1) for x in (p, ds))
+        ds = dp.sub_((p * dp).sum(-1, keepdim=True)).mul_(p).mul_(ctx.scale).to(q.dtype)
+        p_pair, ds_pair = (_by_row(_flat(x)[..., slot]) for x in (p, ds))
+        p_own, ds_own = (_by_row(x[..., S, P]) for x in (p, ds))
         # Of values, queries and keys.
-        dq, dk, dv = _over_prefix(ds[:, :P], kh[:P]), torch.zeros_like(kh), torch.zeros_like(vh)
-        dv[:P] = _over_askers(p[:, :P], g)
-        dk[:P] = _over_askers(ds[:, :P], qh)
+        dq, dk, dv = _over_prefix(ds[..., :P], kh[:P]), torch.zeros_like(kh), torch.zeros_like(vh)
+        dv[:P] = _over_askers(p[..., :P], g)
+        dk[:P] = _over_askers(ds[..., :P], qh)
         askers.add_own(dv, p_own * g[S])
         askers.add_own(dk, ds_own * qh[S])
         dq[S].addcmul_(ds_own, askers.own(kh))
@@ -111,17 +111,25 @@ class _ByPair(torch.autograd.Function):
         return dq.flatten(-2), dk.flatten(-2), dv.flatten(-2), None, None
 
 
-def _dot(a: Float[Tensor, "n B H h"], b: Float[Tensor, "n B H h"]) -> Float[Tensor, "n B H"]:
-    return (a * b).sum(-1, dtype=torch.float32)
+def _dot(a: Float[Tensor, "n B H h"], b: Float[Tensor, "n B H h"]) -> Float[Tensor, "B H n"]:
+    return (a * b).sum(-1, dtype=torch.float32).permute(1, 2, 0)
 
 
-def _each_prefix_row(a: Float[Tensor, "Q B H h"], b: Float[Tensor, "P B H h"]) -> Float[Tensor, "Q P B H"]:
-    return torch.einsum("qbhd,pbhd->qpbh", a, b)
+def _flat(scores: Float[Tensor, "B H Q W"]) -> Float[Tensor, "B H QW"]:
+    return scores.flatten(-2)
 
 
-def _over_prefix(p: Float[Tensor, "Q P B H"], v: Float[Tensor, "P B H h"]) -> Float[Tensor, "Q B H h"]:
-    return torch.einsum("qpbh,pbhd->qbhd", p, v).contiguous()
+def _by_row(p: Float[Tensor, "B H n"]) -> Float[Tensor, "n B H 1"]:
+    return p.permute(2, 0, 1).unsqueeze(-1)
 
 
-def _over_askers(p: Float[Tensor, "Q P B H"], g: Float[Tensor, "Q B H h"]) -> Float[Tensor, "P B H h"]:
-    return torch.einsum("qpbh,qbhd->pbhd", p, g)
+def _each_prefix_row(a: Float[Tensor, "Q B H h"], b: Float[Tensor, "P B H h"]) -> Float[Tensor, "B H Q P"]:
+    return torch.einsum("qbhd,pbhd->bhqp", a, b)
+
+
+def _over_prefix(p: Float[Tensor, "B H Q P"], v: Float[Tensor, "P B H h"]) -> Float[Tensor, "Q B H h"]:
+    return torch.einsum("bhqp,pbhd->qbhd", p, v).contiguous()
+
+
+def _over_askers(p: Float[Tensor, "B H Q P"], g: Float[Tensor, "Q B H h"]) -> Float[Tensor, "P B H h"]:
+    return torch.einsum("bhqp,qbhd->pbhd", p, g)

@@ -37,7 +37,7 @@ class Askers(nn.Module):
     """
 
     rows: Int64[Tensor, " Q"]
-    later: Bool[Tensor, "P P 1 1"]
+    later: Bool[Tensor, "P P"]
     _pairs: Int64[Tensor, "3 E"]
 
     def __init__(self, prefix: int, rows: Sequence[int], branches: Sequence[Sequence[int]]) -> None:
@@ -52,7 +52,7 @@ class Askers(nn.Module):
         self.register_buffer("_pairs", columns, persistent=False)
         self.register_buffer("rows", torch.tensor(rows), persistent=False)
         later = torch.ones(prefix, prefix, dtype=torch.bool).triu(1)
-        self.register_buffer("later", later[..., None, None], persistent=False)
+        self.register_buffer("later", later, persistent=False)
 
     @property
     def pairs(self) -> tuple[Int64[Tensor, " E"], Int64[Tensor, " E"], Int64[Tensor, " E"]]:
