@@ -59,6 +59,8 @@ class Dataset:
     """The folder that item paths are relative to."""
     name: str
     """What the data set is called in reports."""
+    template: str | None = None
+    """The papers' zero-shot template for it; None for data of one's own."""
 
     def __post_init__(self) -> None:
         """Check what every later step relies on."""

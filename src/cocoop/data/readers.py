@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from cocoop.data.catalog import CatalogEntry, Place, data_root
+from cocoop.data.catalog_read import read_catalog
+from cocoop.data.catalog_table import find_entry
 from cocoop.data.dataset import Dataset, Item, Split
 from cocoop.data.folders import read_folder
 from cocoop.data.manifests import read_manifest
@@ -16,7 +19,8 @@ from cocoop.errors import DataError
 __all__ = ["load_data"]
 
 _FORMATS = (
-    "an image folder (class/photo.jpg, or train/class/photo.jpg), a manifest (.csv or .jsonl), or a split file (.json)"
+    "an image folder (class/photo.jpg, or train/class/photo.jpg), a manifest (.csv or .jsonl), a split file (.json),"
+    " or the name of a data set of the papers (see `cocoop data list`)"
 )
 
 
@@ -26,21 +30,30 @@ def load_data(
     image_root: str | Path | None = None,
     renames: str | Path | Mapping[str, str] | None = None,
     seed: int = 0,
+    data_root: str | Path | None = None,
+    splits: str | Path | None = None,
 ) -> Dataset:
     """List the photos and classes of a data set; no photo is opened.
 
-    Labels follow the sorted cleaned class names for folders and manifests, and the file's own labels for
-    split files. Names are cleaned (`hot_dog` to `hot dog`) and then renamed; renames do not change the
-    labels.
+    Labels follow the sorted cleaned class names for folders and manifests, the file's own labels for split files, and
+    the papers' for data sets of the catalog. Names are cleaned (`hot_dog` to `hot dog`) and then renamed; renames do
+    not change the labels.
 
     Args:
         source: an image folder, `class/photo.jpg` or `train|val|test/class/photo.jpg`; a `.csv` or `.jsonl`
-            manifest with path, class and optionally split; or a `.json` split file of the CoOp code.
+            manifest with path, class and optionally split; a `.json` split file of the CoOp code; or the name of a
+            data set of the papers, such as `caltech101`. A file or folder of that name goes first, unless it is that
+            data set's own folder or `data_root` or `splits` is given.
         image_root: the folder that the paths of a manifest or split file start from; the file's own by
-            default.
+            default. For a data set of the papers, the folder of its photos, if it is not under the data root.
         renames: new class names: a `.json` file `{"old": "new"}`, a `.csv` file old,new, or a mapping.
         seed: of the split of data that come without one: half of each class to train, a fifth to val, the
-            rest to test. Keep it the same in all runs that are compared. Data with splits do not use it.
+            rest to test (Food101 and SUN397 without their split file: see `catalog_read`). Keep it the same in all
+            runs that are compared. Data with splits do not use it.
+        data_root: the folder under which the papers' data sets lie; COCOOP_DATA or the user's cache by default. Other
+            data do not use it.
+        splits: a folder with the papers' official split files; by default they are looked for in the data set's own.
+            Other data do not use it.
 
     Returns:
         The data set; see `Dataset.check_files` and `Dataset.check_trainable` before training.
@@ -49,7 +62,16 @@ def load_data(
         DataError: if the source is missing, of no known kind, malformed or contradicts itself.
     """
     path = Path(source).expanduser()
-    listing, root = _read(path, None if image_root is None else Path(image_root).expanduser())
+    photos = None if image_root is None else Path(image_root).expanduser()
+    found = _in_catalog(path, photos, data_root, splits)
+    if found is None:
+        listing, root = _read(path, photos)
+        # The name of "." is only known from its absolute path; a folder may have a dot in its name.
+        name, template = path.absolute().name if path.is_dir() else path.stem, None
+    else:
+        entry, place = found
+        listing, root = read_catalog(entry, place, seed=seed), place.photos
+        name, template = entry.name, entry.template
     names = final_names(listing.classes, read_renames(renames))
     label_of = {raw: label for label, raw in enumerate(listing.classes)}
     rows = listing.rows if all(row.split for row in listing.rows) else divide(listing.rows, seed)
@@ -63,9 +85,29 @@ def load_data(
         val=items("val"),
         test=items("test"),
         image_root=root,
-        # The name of "." is only known from its absolute path; a folder may have a dot in its name.
-        name=path.absolute().name if path.is_dir() else path.stem,
+        name=name,
+        template=template,
     )
+
+
+def _in_catalog(
+    source: Path, photos: Path | None, given_root: str | Path | None, splits: str | Path | None
+) -> tuple[CatalogEntry, Place] | None:
+    """The data set of the papers that is meant, and where it is; None if the source is data of the user's own."""
+    entry = find_entry(str(source))
+    if entry is None:
+        return None
+    root = data_root(given_root)
+    own_folder = root / entry.folder
+    # In the data root itself, the name and the data set's folder are often the same.
+    is_own = source.exists() and own_folder.exists() and source.samefile(own_folder)
+    if source.exists() and not is_own and given_root is None and splits is None:
+        return None
+    for flag, folder in (("splits", splits), ("image root", photos)):
+        if folder is not None and not Path(folder).expanduser().is_dir():
+            raise DataError(f"The {flag} '{folder}' is not a folder.")
+    split_files = None if splits is None else Path(splits).expanduser()
+    return entry, Place.of(entry, root, splits=split_files, image_root=photos)
 
 
 def _read(path: Path, image_root: Path | None) -> tuple[Listing, Path]:

@@ -1,4 +1,6 @@
-"""Hand-written prompts: the papers' template for each data set, and CLIP's published ensembles.
+"""Hand-written prompts: the default template, and CLIP's published ensembles.
+
+The papers' template for each of their data sets stands in its row of the catalog (`Dataset.template`).
 
 References: CLIP's prompt notebook; CoOp, IJCV 2022, and its code.
 """
@@ -9,28 +11,9 @@ from collections.abc import Sequence
 
 from cocoop.errors import PromptError
 
-__all__ = ["DATASET_TEMPLATES", "DEFAULT_TEMPLATE", "ENSEMBLES", "resolve_templates"]
+__all__ = ["DEFAULT_TEMPLATE", "ENSEMBLES", "resolve_templates"]
 
 DEFAULT_TEMPLATE = "a photo of a {}."
-
-DATASET_TEMPLATES = {
-    "OxfordPets": "a photo of a {}, a type of pet.",
-    "OxfordFlowers": "a photo of a {}, a type of flower.",
-    "FGVCAircraft": "a photo of a {}, a type of aircraft.",
-    "DescribableTextures": "{} texture.",
-    "EuroSAT": "a centered satellite photo of {}.",
-    "Food101": "a photo of {}, a type of food.",
-    "UCF101": "a photo of a person doing {}.",
-    "Caltech101": DEFAULT_TEMPLATE,
-    "StanfordCars": DEFAULT_TEMPLATE,
-    "SUN397": DEFAULT_TEMPLATE,
-    "ImageNet": DEFAULT_TEMPLATE,
-    "ImageNetV2": DEFAULT_TEMPLATE,
-    "ImageNet-Sketch": DEFAULT_TEMPLATE,
-    "ImageNet-A": DEFAULT_TEMPLATE,
-    "ImageNet-R": DEFAULT_TEMPLATE,
-}
-"""The template of each data set in the papers' zero-shot rows."""
 
 ENSEMBLES = {
     "ensemble-7": "SIMPLE_IMAGENET_TEMPLATES",
