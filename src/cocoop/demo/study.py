@@ -64,6 +64,11 @@ class Study:
         """All pictures to draw; half as many again as a run learns from, so that each seed draws others."""
         return plan_world(train=self.shots + -(-self.shots // 2), test=self.test_pictures)
 
+    @property
+    def most_processes(self) -> int:
+        """More processes than this would wait for each other: those that learn are one for each method and seed."""
+        return len(self.seeds) * sum(method is not ZeroShot for method in METHODS.values())
+
     def config(self, method: str, seed: int) -> TrainConfig:
         """How a method is trained: as published, but for features that are encoded once, without augmentation.
 

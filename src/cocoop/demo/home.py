@@ -1,0 +1,82 @@
+"""The demonstration's folder: whose it is, and what lies in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cocoop.errors import DataError
+from cocoop.files import write_whole
+
+__all__ = ["Home"]
+
+FIRST_LINE = "This folder was made by `cocoop demo`."
+NOTE = f"""{FIRST_LINE}
+
+report.html    what was done, what came out and what to do next; open it in a browser
+results.json   all numbers, settings and predictions
+pictures/      the drawn pictures: train and test, a folder a class
+runs/          the trained prompts, for `cocoop predict`
+
+Running the demonstration again overwrites these files. It touches no others; give another --output to keep them all.
+"""
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where the demonstration puts things.
+
+    Args:
+        folder: need not exist yet.
+    """
+
+    folder: Path
+
+    @property
+    def note(self) -> Path:
+        """By this file the demonstration knows a folder as its own."""
+        return self.folder / "README.txt"
+
+    @property
+    def pictures(self) -> Path:
+        """The drawn world."""
+        return self.folder / "pictures"
+
+    @property
+    def runs(self) -> Path:
+        """The trained prompts."""
+        return self.folder / "runs"
+
+    @property
+    def results(self) -> Path:
+        """All numbers."""
+        return self.folder / "results.json"
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.folder / "report.html"
+
+    def claim(self) -> None:
+        """Make the folder, or check that what lies there is an earlier demonstration's.
+
+        Raises:
+            DataError: if it holds anything else, or is no folder; nothing is changed then.
+            CheckpointError: if the disk refuses.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise DataError(f"'{self.folder}' is a file; give a folder with --output.")
+        if self.folder.is_dir() and not self._is_own():
+            other = next(iter(sorted(self.folder.iterdir())), None)
+            if other is not None:
+                raise DataError(
+                    f"'{self.folder}' holds '{other.name}', which is not from an earlier demonstration, so nothing was "
+                    "written; give another folder with --output."
+                )
+        write_whole(self.note, NOTE.encode())
+
+    def _is_own(self) -> bool:
+        try:
+            return self.note.read_text(encoding="utf-8").startswith(FIRST_LINE)
+        except (OSError, ValueError):
+            return False
