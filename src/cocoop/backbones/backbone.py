@@ -15,7 +15,7 @@ from cocoop.errors import BackboneError
 from cocoop.text.prompts import Tokenizer
 from cocoop.text.tower import TextTower
 
-__all__ = ["DTYPES", "Backbone"]
+__all__ = ["DTYPES", "Backbone", "check_precision"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -47,8 +47,7 @@ class Backbone(nn.Module):
         precision: Precision = "fp32",
     ) -> None:
         super().__init__()
-        if precision not in PRECISIONS:
-            raise BackboneError(f"--precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}.")
+        check_precision(precision)
         self.name = name
         self.precision: Precision = precision
         self.tokenizer = tokenizer
@@ -88,3 +87,13 @@ class Backbone(nn.Module):
         """
         features = self.text_tower.encode_tokens(tokens.to(self.device), self.tokenizer.eot).float()
         return F.normalize(features, dim=-1) if normalize else features
+
+
+def check_precision(precision: str) -> None:
+    """Refuse an unknown number type.
+
+    Raises:
+        BackboneError: naming those there are.
+    """
+    if precision not in PRECISIONS:
+        raise BackboneError(f"--precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}.")

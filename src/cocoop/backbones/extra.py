@@ -1,0 +1,44 @@
+"""transformers, which is installed on wish only."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Iterator
+from types import ModuleType
+
+from cocoop.errors import BackboneError
+
+__all__ = ["import_transformers", "quiet"]
+
+
+def import_transformers(wanted_by: str) -> ModuleType:
+    """The library.
+
+    Args:
+        wanted_by: what needs it, for the message.
+
+    Raises:
+        BackboneError: saying how to install it.
+    """
+    try:
+        return importlib.import_module("transformers")
+    except ImportError as error:
+        raise BackboneError(
+            f"{wanted_by} needs the library transformers, which is not installed: pip install 'cocoop[transformers]'"
+        ) from error
+
+
+@contextlib.contextmanager
+def quiet(transformers: ModuleType) -> Iterator[None]:
+    """Without its progress bars and warnings: what matters in them is checked, and raised as an error."""
+    log = transformers.utils.logging
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()

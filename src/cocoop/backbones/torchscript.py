@@ -1,0 +1,115 @@
+"""The tensors of a TorchScript archive, as OpenAI publishes CLIP, without running what is in it.
+
+`torch.jit.load` is no safe way to them: an archive is a program, whose `__setstate__` methods run while it is loaded
+and may, for example, read and write files. `torch.load(weights_only=True)` refuses archives. So the one pickle in it
+that holds tensors is read here with an unpickler that knows tensors, numbers and text, and makes everything else an
+inert `_Module`. The archive's code is never opened.
+
+An archive is a zip file: NAME/data.pkl (the tree of modules), NAME/data/0, 1, ... (the numbers of tensors), NAME/code
+and NAME/constants.pkl (the program).
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["is_torchscript", "read_torchscript"]
+
+STORAGES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+"""Number types by the names that archives give them."""
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether a file is a TorchScript archive (PyTorch's own test: it has constants)."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def read_torchscript(path: Path) -> dict[str, Tensor]:
+    """All tensors of an archive's modules, by dotted names, as its `state_dict` would give them.
+
+    Raises:
+        pickle.UnpicklingError: if it holds more than modules and tensors.
+        OSError, KeyError, ValueError, RuntimeError: if it is damaged.
+    """
+    with zipfile.ZipFile(path) as archive:
+        folder = next(n for n in archive.namelist() if n.endswith("/constants.pkl")).removesuffix("constants.pkl")
+        if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
+            raise ValueError("its numbers are stored big end first")
+        root = _TensorUnpickler(archive, folder).load()
+    tensors: dict[str, Tensor] = {}
+    _collect(root, "", tensors)
+    return tensors
+
+
+def _collect(module: object, prefix: str, tensors: dict[str, Tensor]) -> None:
+    if not isinstance(module, _Module):
+        return
+    for name, value in vars(module).items():
+        if isinstance(value, Tensor):
+            tensors[f"{prefix}{name}"] = value
+        else:
+            _collect(value, f"{prefix}{name}.", tensors)
+
+
+class _Module:
+    """A module of an archive: its attributes, and nothing that could run."""
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    """Reads the tree of modules; every name in it becomes a thing of this file, or an error."""
+
+    def __init__(self, archive: zipfile.ZipFile, folder: str) -> None:
+        super().__init__(io.BytesIO(archive.read(f"{folder}data.pkl")))
+        self.archive = archive
+        self.folder = folder
+        self.storages: dict[str, Tensor] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What a global name in the pickle stands for."""
+        if module.startswith("__torch__"):
+            # A class of its own for each: were one changed by the pickle, the others would not be.
+            return type("_Module", (_Module,), {})
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _tensor
+        if (module, name) == ("collections", "OrderedDict"):
+            return dict
+        if module == "torch.jit._pickle" and name in ("build_intlist", "build_doublelist", "build_boollist"):
+            return list
+        if module == "torch" and name in STORAGES:
+            return STORAGES[name]
+        raise pickle.UnpicklingError(f"{module}.{name} is no tensor")
+
+    def persistent_load(self, pid: Any) -> Tensor:
+        """One stored run of numbers: ("storage", number type, file, device, count)."""
+        _, dtype, key, _, count = pid
+        if key not in self.storages:
+            content = bytearray(self.archive.read(f"{self.folder}data/{key}"))
+            empty = torch.empty(0, dtype=dtype)
+            self.storages[key] = torch.frombuffer(content, dtype=dtype, count=count) if count else empty
+        return self.storages[key]
+
+
+def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object) -> Tensor:
+    """A tensor of stored numbers; PyTorch checks that it stays within them."""
+    return torch.as_strided(storage, size, stride, offset)

@@ -1,0 +1,186 @@
+"""Models of Hugging Face's transformers: folders written by `CLIPModel.save_pretrained`, and hub repositories."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from cocoop.backbones.extra import import_transformers, quiet
+from cocoop.backbones.hub import TOKENIZER_FILES, fetch
+from cocoop.backbones.keys import TRANSFORMERS, text_tower
+from cocoop.backbones.parts import Parts, refusal
+from cocoop.backbones.tokenizers import TransformersTokenizer, check_tokenizer
+from cocoop.backbones.weights import read_config, readable
+from cocoop.config import Preprocessing
+from cocoop.errors import BackboneError
+from cocoop.text.tower import TextTowerConfig
+
+__all__ = ["CONFIG", "from_folder", "from_hub"]
+
+CONFIG = "config.json"
+
+OTHER_KINDS = {
+    "siglip": "its text tower is not causal: every token sees the whole text",
+    "siglip2": "its text tower is not causal: every token sees the whole text",
+    "align": "its text tower is BERT, in which every token sees the whole text",
+    "altclip": "its text tower is XLM-RoBERTa, in which every token sees the whole text",
+    "chinese_clip": "its text tower is BERT, in which every token sees the whole text",
+    "blip": "its text tower is BERT, in which every token sees the whole text",
+    "flava": "its text tower is BERT, in which every token sees the whole text",
+}
+"""Why kinds of models other than `clip` are refused."""
+
+BICUBIC, BILINEAR = 3, 2
+"""Pillow's numbers of the two interpolations."""
+
+
+class ImageTower(nn.Module):
+    """The image half of a `CLIPModel`: its transformer and its projection.
+
+    Args:
+        network: the whole model.
+    """
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.vision_model = network.vision_model
+        self.visual_projection = network.visual_projection
+
+    def forward(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B e"]:
+        """Image features, before normalisation."""
+        features: Tensor = self.visual_projection(self.vision_model(pixel_values=images).pooler_output)
+        return features
+
+
+def from_hub(repository: str, model: str) -> Parts:
+    """A hub repository in the format of transformers, downloaded unless it is cached.
+
+    Args:
+        repository: ORG/NAME, with @REVISION or without.
+        model: the name that the user typed, for messages.
+
+    Raises:
+        BackboneError: if it cannot be found or reached, or cannot be used.
+    """
+    import_transformers(model)
+    folder = fetch(repository, [CONFIG, "*processor_config.json", *TOKENIZER_FILES], model)
+    if not (folder / CONFIG).is_file():
+        raise BackboneError(f"The hub's {repository} is no model of transformers: it has no {CONFIG}.")
+    _check_kind(read_config(folder / CONFIG), model)
+    for patterns in (["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"], ["pytorch_model*"]):
+        fetch(repository, patterns, model)
+        if _has_weights(folder):
+            break
+    return from_folder(folder, model)
+
+
+def from_folder(folder: Path, model: str) -> Parts:
+    """A folder with the model, its tokenizer and its image processor.
+
+    Args:
+        folder: as `save_pretrained` of `CLIPModel` and `CLIPProcessor` write it.
+        model: the name that the user typed, for messages.
+
+    Raises:
+        BackboneError: if transformers is not installed, files are missing or damaged, or the model cannot be used.
+    """
+    transformers = import_transformers(model)
+    _check_kind(read_config(folder / CONFIG), model)
+    if not _has_weights(folder):
+        raise BackboneError(f"'{folder}' has no weights (model.safetensors), or not all of the repository is cached.")
+    with quiet(transformers), readable(folder / CONFIG):
+        config = transformers.CLIPConfig.from_pretrained(str(folder))
+    text = config.text_config
+    if text.hidden_act not in ("gelu", "quick_gelu"):
+        raise refusal(model, f"its text tower's activation is {text.hidden_act!r}, not GELU or QuickGELU")
+    with quiet(transformers):
+        tokenizer = TransformersTokenizer(folder, model)
+        preprocessing = _preprocessing(folder, config.vision_config.image_size, model)
+    # transformers before 4.31 wrote 2 here and meant the highest token.
+    check_tokenizer(tokenizer, text.vocab_size, None if text.eos_token_id == 2 else text.eos_token_id, model)
+    network = _network(transformers, folder)
+    tower = text_tower(
+        TextTowerConfig(
+            vocab_size=text.vocab_size,
+            context_length=text.max_position_embeddings,
+            width=text.hidden_size,
+            heads=text.num_attention_heads,
+            layers=text.num_hidden_layers,
+            mlp_width=text.intermediate_size,
+            embed_dim=config.projection_dim,
+            activation=text.hidden_act,
+            layer_norm_eps=text.layer_norm_eps,
+        ),
+        network.state_dict(),
+        TRANSFORMERS,
+        model,
+    )
+    return Parts(
+        image_tower=ImageTower(network),
+        text_tower=tower,
+        tokenizer=tokenizer,
+        preprocessing=preprocessing,
+        logit_scale=network.logit_scale.item(),
+    )
+
+
+def _check_kind(config: dict[str, Any], model: str) -> None:
+    kind = config.get("model_type")
+    if kind in OTHER_KINDS:
+        raise refusal(model, OTHER_KINDS[kind])
+    if kind != "clip":
+        raise BackboneError(f"{model} is a model of type {kind!r}; of transformers, cocoop reads CLIPModel ('clip').")
+
+
+def _has_weights(folder: Path) -> bool:
+    names = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+    return any((folder / name).is_file() for name in names)
+
+
+def _network(transformers: Any, folder: Path) -> Any:
+    """The library's model; unlike the library, no weight may be missing or left over."""
+    with quiet(transformers), readable(folder):
+        network, loading = transformers.CLIPModel.from_pretrained(
+            str(folder), local_files_only=True, output_loading_info=True
+        )
+    for what, names in (("lacks", loading["missing_keys"]), ("has unknown", loading["unexpected_keys"])):
+        names = sorted(name for name in names if not name.endswith("position_ids"))
+        if names:
+            raise BackboneError(f"'{folder}' {what} weights of a CLIPModel: {', '.join(names[:3])}.")
+    return network
+
+
+def _preprocessing(folder: Path, image_size: int, model: str) -> Preprocessing:
+    """What the folder's image processor does, as far as it can be said in cocoop's words."""
+    import transformers
+
+    try:
+        processor = transformers.AutoImageProcessor.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise BackboneError(
+            f"{model} does not say how to prepare images: '{folder}' has no preprocessor_config.json that can be read."
+        ) from error
+    size, crop = processor.size, processor.crop_size if processor.do_center_crop else None
+    shortest = size.get("shortest_edge")
+    squash = shortest is None and size.get("height") == size.get("width") == image_size
+    cropped = crop is None or crop.get("height") == crop.get("width") == image_size
+    fits = (shortest == image_size and crop is not None) or squash
+    if not (processor.do_resize and processor.do_rescale and fits and cropped):
+        raise BackboneError(
+            f"The image processor of {model} resizes to {dict(size)} and crops to {crop and dict(crop)}; cocoop can "
+            f"only scale to the {image_size} pixels of the model."
+        )
+    if processor.resample not in (BICUBIC, BILINEAR):
+        raise BackboneError(f"{model} resizes images by Pillow's filter {processor.resample}, which cocoop has not.")
+    plain = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else plain
+    return Preprocessing(
+        size=image_size,
+        mean=tuple(mean),
+        std=tuple(std),
+        interpolation="bicubic" if processor.resample == BICUBIC else "bilinear",
+        resize="squash" if squash else "shortest",
+    )

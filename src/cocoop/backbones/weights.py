@@ -1,0 +1,106 @@
+"""Files of weights: found, and read without running anything that is in them."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from cocoop.backbones.torchscript import is_torchscript, read_torchscript
+from cocoop.errors import BackboneError, CheckpointError
+from cocoop.files import read_json
+
+__all__ = ["find_weights", "read_config", "read_weights", "readable"]
+
+IN_ORDER = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+    "model.safetensors",
+    "pytorch_model.bin",
+)
+"""Names of weights in open_clip's folders, the first that is there is taken."""
+
+
+def find_weights(folder: Path) -> Path | None:
+    """The weights in an open_clip folder: by their usual names, or the only file of weights there.
+
+    Raises:
+        BackboneError: if there are several of other names.
+    """
+    for name in IN_ORDER:
+        if (folder / name).is_file():
+            return folder / name
+    others = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".pth", ".pt"))
+    if len(others) > 1:
+        raise BackboneError(
+            f"'{folder}' has several files of weights: {', '.join(path.name for path in others)}. Rename the one that "
+            f"is meant to {IN_ORDER[0] if others[0].suffix == '.safetensors' else IN_ORDER[2]}."
+        )
+    return others[0] if others else None
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A model's JSON configuration.
+
+    Raises:
+        BackboneError: if it is missing or damaged.
+    """
+    try:
+        return read_json(path)
+    except CheckpointError as error:
+        raise BackboneError(str(error)) from error
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file: safetensors, a pickled state dict (also within a training checkpoint), or TorchScript.
+
+    Returns:
+        Tensors by name, in the number type in which they are stored, on the CPU.
+
+    Raises:
+        BackboneError: if there is no such file, or it is damaged or holds something else.
+    """
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise BackboneError(f"There is no file '{path}'.")
+    with readable(path):
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if is_torchscript(path):
+            return read_torchscript(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise BackboneError(f"'{path}' holds no state dict (tensors by name), but {type(content).__name__}.")
+    # Training on several GPUs puts this before every name.
+    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what libraries raise for a file that is damaged, or does not fit, into one line.
+
+    Raises:
+        BackboneError: naming the file.
+    """
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        raise BackboneError(
+            f"'{path}' is damaged, or holds more than tensors; it is not opened, because that could run code."
+        ) from error
+    except (OSError, EOFError, RuntimeError, LookupError, ValueError, TypeError, SafetensorError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BackboneError(
+            f"'{path}' is damaged or holds another model: {reason[:300]}{'...' if len(reason) > 300 else ''}"
+        ) from error
