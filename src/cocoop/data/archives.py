@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Any, NoReturn, cast
+from typing import IO, Any, NoReturn, Protocol, cast, runtime_checkable
 
 from cocoop.data.downloads import ByteProgress
 from cocoop.errors import DataError
@@ -61,7 +61,8 @@ class _Member:
     folder: bool
     refusal: str
     """Why it is not unpacked; empty if it is."""
-    open: Callable[[], IO[bytes]]
+    open: Callable[[], Any]
+    """Its content as a file; not for folders and what is refused."""
 
 
 def unpack(
@@ -146,17 +147,27 @@ def _members(file: IO[bytes], overflow: Callable[[], NoReturn], allowed: int) ->
         return
     decompress = next((opened for magic, opened in _COMPRESSIONS.items() if start.startswith(magic)), None)
     content = _Metered(file if decompress is None else decompress(file), allowed, overflow)
-    with tarfile.open(fileobj=cast("IO[bytes]", content), mode="r|") as tar:
+    with tarfile.open(fileobj=cast("IO[bytes]", content), mode="r|", bufsize=_CHUNK) as tar:
         for member in tar:
-            yield _Member(
-                member.name, member.isdir(), _tar_refusal(member), functools.partial(_tar_content, tar, member)
-            )
+            opened = functools.partial(tar.extractfile, member)
+            yield _Member(member.name, member.isdir(), _tar_refusal(member), opened)
+    # The tar file ends before the compressed one does, whose checksum comes last.
+    while content.read(_CHUNK):
+        pass
+
+
+@runtime_checkable
+class _Readable(Protocol):
+    """What a tar file is read from."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes."""
 
 
 class _Metered:
     """A tar file's bytes, up to a limit: its headers alone can be a flood."""
 
-    def __init__(self, file: IO[bytes], left: int, overflow: Callable[[], NoReturn]) -> None:
+    def __init__(self, file: _Readable, left: int, overflow: Callable[[], NoReturn]) -> None:
         self.file = file
         self.left = left
         self.overflow = overflow
@@ -168,13 +179,6 @@ class _Metered:
         if self.left < 0:
             self.overflow()
         return data
-
-
-def _tar_content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
-    content = archive.extractfile(member)
-    if content is None:  # pragma: no cover - members that are no files were refused
-        raise tarfile.ReadError(f"{member.name!r} has no content")
-    return content
 
 
 def _tar_refusal(member: tarfile.TarInfo) -> str:

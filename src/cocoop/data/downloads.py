@@ -173,7 +173,8 @@ def _copy(
 ) -> None:
     while True:
         try:
-            chunk = response.read(_CHUNK)
+            # Whatever is there: a slow server must not keep what it sent from the disk.
+            chunk = response.read1(_CHUNK)
         except (OSError, http.client.HTTPException) as error:
             # What a cut chunked transfer had already is left to the next request.
             raise _Cut(_reason(error)) from error
@@ -229,10 +230,11 @@ class _WebOnly(urllib.request.HTTPRedirectHandler):
     """Follows redirects to the web only, and never from https to http."""
 
     def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         scheme = urllib.parse.urlsplit(newurl).scheme
         if scheme not in ("http", "https") or (req.type == "https" and scheme == "http"):
+            fp.close()
             raise DataError(f"{req.full_url} leads to {newurl}, which is not followed: it is no safe web address.")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
