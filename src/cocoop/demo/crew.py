@@ -11,9 +11,10 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import connection
 from types import TracebackType
@@ -65,6 +66,7 @@ class Crew:
         # Forked processes would inherit torch's locks without the threads that hold them.
         context = multiprocessing.get_context("spawn")
         self.size = size
+        self._begun = 0
         self._news = context.Queue()
         self._stop = context.Event()
         self._pool = ProcessPoolExecutor(size, context, initializer=_enlist, initargs=(self._news, self._stop))
@@ -102,16 +104,22 @@ class Crew:
             TrainingError: if a process was killed.
             Exception: what a task raises, as soon as it does.
         """
-        done_by_task = [0] * len(tasks)
+        # Numbers are not used again: news may arrive when the tasks after it have begun.
+        numbers = range(self._begun, self._begun + len(tasks))
+        self._begun += len(tasks)
+        done_by_task = dict.fromkeys(numbers, 0)
         total = sum(task.size for task in tasks)
         try:
-            futures = [self._pool.submit(_work, number, task.work, task.arguments) for number, task in enumerate(tasks)]
+            with _interrupts_ignored():
+                futures = [
+                    self._pool.submit(_work, number, task.work, task.arguments)
+                    for number, task in zip(numbers, tasks, strict=True)
+                ]
             pending: set[Future[Any]] = set(futures)
             while pending:
-                for number, amount in self._listen():
-                    done_by_task[number] = amount
+                done_by_task |= {number: done for number, done in self._listen() if number in numbers}
                 if on_progress is not None:
-                    on_progress(sum(done_by_task), total)
+                    on_progress(sum(done_by_task.values()), total)
                 done, pending = wait(pending, timeout=0, return_when=FIRST_EXCEPTION)
                 for future in sorted(done, key=futures.index):
                     result = future.result()
@@ -134,6 +142,19 @@ class Crew:
             return news
 
 
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Ctrl-C goes to all processes of a terminal; those started within this block never hear it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 # What follows happens in the other processes.
 
 _tell: Callable[[int, int], None]
@@ -142,8 +163,6 @@ _tell: Callable[[int, int], None]
 def _enlist(news: Any, stop: Any) -> None:
     """Make a process ready for work."""
     global _tell
-    # The main process alone hears Ctrl-C, and passes it on.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     # Progress that nobody reads any more must not keep this process from ending.

@@ -47,7 +47,14 @@ def demo_page(results: Results, pictures: Path, folder: Path) -> str:
     """
     base, new = results["classes"]["base"], results["classes"]["new"]
     sections = [
-        Section(title="The result", body=_result(results)),
+        Section(
+            title="The result",
+            lead=(
+                "Pictures named right, in %: of the base classes, which were learned; of the new ones, which training "
+                "never saw; and H, the harmonic mean of the two, which is high only if both are."
+            ),
+            body=_result(results),
+        ),
         Section(title="What was done", body=_story(results, pictures)),
         Section(
             title="Class by class",
@@ -111,9 +118,8 @@ def _result(results: Results) -> Markup:
     return Markup("\n").join(
         [
             blocks.scoreboard(scores),
-            blocks.findings(findings(results)),
+            blocks.side_by_side([blocks.findings(findings(results)), blocks.chart(chart, caption)]),
             blocks.table(["method", *COLUMNS], rows, caption=base_to_new_caption(results["records"]), best=best),
-            blocks.chart(chart, caption),
         ]
     )
 

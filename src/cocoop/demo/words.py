@@ -22,7 +22,7 @@ def meanings(results: Mapping[str, Any]) -> dict[str, str]:
     return {
         "Zero-shot CLIP": (
             "CLIP has learned from captions which pictures and sentences belong together. To classify, it compares a "
-            f"picture with one sentence for each class, such as “a photo of a {base[0]}.”, and names the class "
+            f"picture with one sentence for each class, such as “a photo of a {base[-1]}.”, and names the class "
             "whose sentence is closest. It needs no training picture at all."
         ),
         "Prompt": (
