@@ -9,28 +9,68 @@ cocoop.fit(method, data, cocoop.TrainConfig(epochs=10))
 print(cocoop.evaluate(method, data).accuracy)
 """
 
-from cocoop.backbones import load_backbone
-from cocoop.backbones.backbone import Backbone
-from cocoop.checkpoint import from_pretrained, save_pretrained
-from cocoop.config import Preprocessing, TrainConfig
-from cocoop.data import Dataset, Item, load_data
-from cocoop.errors import (
-    BackboneError,
-    CheckpointError,
-    CocoopError,
-    ConfigError,
-    DataError,
-    PromptError,
-    TrainingError,
-)
-from cocoop.evaluate import Evaluation, evaluate, harmonic_mean
-from cocoop.features import Features, encode_split
-from cocoop.methods import METHODS, CoCoOp, CoOp, Method, ZeroShot
-from cocoop.predict import Prediction, predict
-from cocoop.protocols import base_to_new
-from cocoop.train import TrainResult, fit
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from cocoop.backbones import load_backbone
+    from cocoop.backbones.backbone import Backbone
+    from cocoop.checkpoint import from_pretrained, save_pretrained
+    from cocoop.config import Preprocessing, TrainConfig
+    from cocoop.data import Dataset, Item, load_data
+    from cocoop.errors import (
+        BackboneError,
+        CheckpointError,
+        CocoopError,
+        ConfigError,
+        DataError,
+        PromptError,
+        TrainingError,
+    )
+    from cocoop.evaluation import Evaluation, evaluate, harmonic_mean
+    from cocoop.features import Features, encode_split
+    from cocoop.methods import METHODS, CoCoOp, CoOp, Method, ZeroShot
+    from cocoop.prediction import Prediction, predict
+    from cocoop.protocols import base_to_new
+    from cocoop.train import TrainResult, fit
+    from cocoop.version import __version__
+
+# Where each public name lives. They are imported when they are first asked for: PyTorch and open_clip take seconds,
+# which a command that only lists files, explains itself or refuses a flag must not cost.
+_HOMES = {
+    "METHODS": "cocoop.methods",
+    "Backbone": "cocoop.backbones.backbone",
+    "BackboneError": "cocoop.errors",
+    "CheckpointError": "cocoop.errors",
+    "CoCoOp": "cocoop.methods",
+    "CoOp": "cocoop.methods",
+    "CocoopError": "cocoop.errors",
+    "ConfigError": "cocoop.errors",
+    "DataError": "cocoop.errors",
+    "Dataset": "cocoop.data",
+    "Evaluation": "cocoop.evaluation",
+    "Features": "cocoop.features",
+    "Item": "cocoop.data",
+    "Method": "cocoop.methods",
+    "Prediction": "cocoop.prediction",
+    "Preprocessing": "cocoop.config",
+    "PromptError": "cocoop.errors",
+    "TrainConfig": "cocoop.config",
+    "TrainResult": "cocoop.train",
+    "TrainingError": "cocoop.errors",
+    "ZeroShot": "cocoop.methods",
+    "__version__": "cocoop.version",
+    "base_to_new": "cocoop.protocols",
+    "encode_split": "cocoop.features",
+    "evaluate": "cocoop.evaluation",
+    "fit": "cocoop.train",
+    "from_pretrained": "cocoop.checkpoint",
+    "harmonic_mean": "cocoop.evaluation",
+    "load_backbone": "cocoop.backbones",
+    "load_data": "cocoop.data",
+    "predict": "cocoop.prediction",
+    "save_pretrained": "cocoop.checkpoint",
+}
 
 __all__ = [
     "METHODS",
@@ -66,3 +106,15 @@ __all__ = [
     "predict",
     "save_pretrained",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cocoop' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

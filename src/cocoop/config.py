@@ -4,19 +4,42 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from cocoop.errors import ConfigError
 
-__all__ = ["PRECISIONS", "Precision", "Preprocessing", "TrainConfig"]
+__all__ = ["POSITIONS", "PRECISIONS", "Position", "Precision", "Preprocessing", "TrainConfig", "Which", "check_whole"]
 
 Precision = Literal["fp32", "bf16", "fp16"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
+"""Number type of the frozen towers."""
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+Position = Literal["end", "middle", "front"]
+"""Where the class name stands among CoOp's context vectors."""
+POSITIONS: tuple[Position, ...] = get_args(Position)
+
+Which = Literal["all", "base", "new"]
+"""Which classes: all, the base ones (the first half, rounded up) or the new ones (the rest)."""
 
 
 def _check(ok: bool, flag: str, seen: object, wanted: str) -> None:
     if not ok:
-        raise ConfigError(f"--{flag} is {seen!r}; it must be {wanted}.")
+        raise ConfigError(f"--{flag.replace('_', '-')} is {seen!r}; it must be {wanted}.")
+
+
+def check_whole(flag: str, value: object, least: int) -> None:
+    """Check a whole number.
+
+    Raises:
+        ConfigError: naming the flag, what was given and what is allowed.
+    """
+    # True and False are integers to Python.
+    ok = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    _check(ok, flag, value, f"a whole number from {least} up")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @dataclass(frozen=True)
@@ -68,18 +91,16 @@ class TrainConfig:
         Raises:
             ConfigError: naming the flag, what was given and what is allowed.
         """
-        _check(self.epochs >= 1, "epochs", self.epochs, "at least 1")
-        _check(self.batch_size >= 1, "batch-size", self.batch_size, "at least 1")
+        for flag, least in (("epochs", 1), ("batch_size", 1), ("warmup_epochs", 0), ("workers", 0)):
+            check_whole(flag, getattr(self, flag), least)
         for flag in ("learning_rate", "warmup_learning_rate"):
             rate = getattr(self, flag)
-            ok = math.isfinite(rate) and rate > 0
-            _check(ok, flag.replace("_", "-"), rate, "a positive number")
-        _check(self.warmup_epochs >= 0, "warmup-epochs", self.warmup_epochs, "0 or more")
-        _check(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
-        ok = math.isfinite(self.weight_decay) and self.weight_decay >= 0
-        _check(ok, "weight-decay", self.weight_decay, "0 or more")
-        _check(0 <= self.seed < 2**63, "seed", self.seed, "from 0 to 2**63 - 1")
-        _check(self.workers >= 0, "workers", self.workers, "0 or more")
+            _check(_is_number(rate) and rate > 0, flag, rate, "a positive number")
+        _check(_is_number(self.momentum) and 0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
+        ok = _is_number(self.weight_decay) and self.weight_decay >= 0
+        _check(ok, "weight_decay", self.weight_decay, "0 or more")
+        check_whole("seed", self.seed, 0)
+        _check(self.seed < 2**63, "seed", self.seed, "below 2**63")
 
     def learning_rate_at(self, epoch: int) -> float:
         """Rate of one epoch: constant during warm-up, then a cosine over the epochs since its end.
@@ -91,7 +112,12 @@ class TrainConfig:
 
         Returns:
             The learning rate, in the unit of `learning_rate`.
+
+        Raises:
+            ConfigError: for an epoch out of that range.
         """
+        if not 1 <= epoch <= self.epochs:
+            raise ConfigError(f"There is no epoch {epoch}; this training has the epochs 1 to {self.epochs}.")
         if epoch <= self.warmup_epochs:
             return self.warmup_learning_rate
         progress = (epoch - self.warmup_epochs - 1) / self.epochs

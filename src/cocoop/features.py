@@ -15,7 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from cocoop.backbones.backbone import Backbone
-from cocoop.config import TrainConfig
+from cocoop.config import TrainConfig, Which, check_whole
 from cocoop.data import (
     BadPhoto,
     Dataset,
@@ -26,6 +26,7 @@ from cocoop.data import (
     test_transform,
     train_transform,
 )
+from cocoop.data.draw import chosen_labels
 from cocoop.errors import DataError
 
 __all__ = ["FeatureBatch", "Features", "Progress", "TrainingFeatures", "bad_photos_message", "encode_split"]
@@ -48,6 +49,25 @@ class Features:
     """The photos."""
     bad: tuple[BadPhoto, ...] = ()
     """Photos that could not be read, and are not among the others."""
+    bad_labels: tuple[int, ...] = ()
+    """The classes of these."""
+
+    def select(self, which: Which) -> Features:
+        """Keep the base classes, the new ones or all, relabelled from 0; the same ones as `Dataset.select`.
+
+        Raises:
+            DataError: if `which` is unknown, or if there are fewer than four classes to halve.
+        """
+        chosen = chosen_labels(len(self.classnames), which)
+        rows = [row for row, label in enumerate(self.labels.tolist()) if label in chosen]
+        return Features(
+            features=self.features[rows],
+            labels=self.labels[rows] - chosen.start,
+            classnames=tuple(self.classnames[label] for label in chosen),
+            paths=tuple(self.paths[row] for row in rows),
+            bad=tuple(photo for photo, label in zip(self.bad, self.bad_labels, strict=True) if label in chosen),
+            bad_labels=tuple(label - chosen.start for label in self.bad_labels if label in chosen),
+        )
 
 
 class FeatureBatch(NamedTuple):
@@ -90,8 +110,11 @@ def encode_split(
         on_progress: called after each batch.
 
     Raises:
+        ConfigError: for a batch size or number of workers out of range.
         DataError: for unreadable photos, unless they are skipped; if there are none to encode.
     """
+    check_whole("batch_size", batch_size, 1)
+    check_whole("workers", workers, 0)
     items = data.split(split)
     if not items:
         raise DataError(f"Data set {data.name!r} has no {split} photos, which are needed here.")
@@ -116,12 +139,14 @@ def encode_split(
         )
     if not indices:
         raise DataError(f"{bad_photos_message(tuple(bad))}, and no {split} photo of {data.name!r} is left.")
+    label_of = {item.path: item.label for item in items}
     return Features(
         features=torch.cat(features),
         labels=torch.tensor([items[i].label for i in indices]),
         classnames=data.classnames,
         paths=tuple(items[i].path for i in indices),
         bad=tuple(bad),
+        bad_labels=tuple(label_of[photo.path] for photo in bad),
     )
 
 

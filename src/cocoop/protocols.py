@@ -7,8 +7,6 @@ its own label space; H is the harmonic mean of the two accuracies.
 from __future__ import annotations
 
 import dataclasses
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,9 +17,10 @@ from cocoop.backbones.backbone import Backbone
 from cocoop.config import TrainConfig
 from cocoop.data import Dataset
 from cocoop.errors import ConfigError
-from cocoop.evaluate import Evaluation, evaluate, harmonic_mean
-from cocoop.features import Features
+from cocoop.evaluation import Evaluation, evaluate, harmonic_mean
+from cocoop.features import Features, Progress
 from cocoop.methods import METHODS, Method
+from cocoop.peak import forget_peak, peak_memory
 from cocoop.train import StepReport, TrainResult, fit
 
 __all__ = ["BaseToNew", "base_to_new", "method_defaults", "paper_config"]
@@ -71,7 +70,7 @@ class BaseToNew:
     seconds: float
     """Wall time of training and both measurements, image features of the test photos not included."""
     peak_memory: int
-    """Largest resident memory of the process so far, in bytes; 0 where the system does not tell."""
+    """Largest resident memory of the process meanwhile, in bytes (see `cocoop.peak`)."""
 
     @property
     def harmonic_mean(self) -> float:
@@ -104,6 +103,7 @@ def base_to_new(
     resume: bool = False,
     about: Mapping[str, Any] | None = None,
     on_step: Callable[[StepReport], None] | None = None,
+    on_encode: Progress | None = None,
 ) -> BaseToNew:
     """Train one method on base classes and measure it on base and new classes.
 
@@ -119,17 +119,20 @@ def base_to_new(
         resume: go on with the run in that folder.
         about: facts of the run to record.
         on_step: called after each training step.
+        on_encode: called while training photos are encoded once.
 
     Raises:
         CocoopError: as the method, `fit` and `evaluate` do.
+        KeyboardInterrupt: on Ctrl-C; a run folder keeps the last whole epoch.
     """
     config = config or paper_config(method)
+    forget_peak()
     started = time.perf_counter()
     settings = method_defaults(method, seed=config.seed) if settings is None else settings
     learner = METHODS[method](backbone, base.classnames, **settings)
     training = None
     if learner.learned():
-        training = fit(learner, base, config, run=run, resume=resume, about=about, on_step=on_step)
+        training = fit(learner, base, config, run=run, resume=resume, about=about, on_step=on_step, on_encode=on_encode)
         if training.interrupted:
             raise KeyboardInterrupt
     on_base = evaluate(learner, base_test)
@@ -138,9 +141,3 @@ def base_to_new(
     learner.set_classes(base.classnames)
     seconds = time.perf_counter() - started
     return BaseToNew(learner, on_base, on_new, training, seconds, peak_memory())
-
-
-def peak_memory() -> int:
-    """Largest resident memory of this process so far, in bytes."""
-    # macOS counts in bytes, Linux in kilobytes.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -202,7 +202,8 @@ def fit(
             method.save_pretrained(folder.folder)
         method.train()
         try:
-            source.encode_once(on_encode)
+            if state.epoch < config.epochs:
+                source.encode_once(on_encode)
             if folder and not going_on:
                 folder.begin(method, state)
             for epoch in range(state.epoch + 1, config.epochs + 1):

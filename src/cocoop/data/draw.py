@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
-from typing import Literal, Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
+from cocoop.config import Which
 from cocoop.errors import DataError
 
 __all__ = ["VAL_SHOTS", "Which", "chosen_labels", "draw_few_shot", "draw_per_class"]
-
-Which = Literal["all", "base", "new"]
 
 VAL_SHOTS = 4
 """At most this many validation photos a class are drawn, whatever the number of shots."""

@@ -8,13 +8,13 @@ Shapes: C classes, M context vectors, d text width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from cocoop.backbones.backbone import Backbone
+from cocoop.config import POSITIONS, Position
 from cocoop.errors import PromptError
 from cocoop.text.prompts import check_length, name_tokens
 from cocoop.text.tree import Prompts
@@ -23,9 +23,6 @@ __all__ = ["POSITIONS", "Position", "PromptIds", "pack_prompts", "prompt_ids", "
 
 PromptIds = tuple[list[int], list[list[int]]]
 """Ids of the shared prefix, and of each class's suffix: a token, or -1 - m for context vector m."""
-
-Position = Literal["end", "middle", "front"]
-POSITIONS: tuple[Position, ...] = ("end", "middle", "front")
 
 
 def word_context(backbone: Backbone, words: str) -> Float[Tensor, "M d"]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from cocoop.config import check_whole
 from cocoop.data import Dataset
 from cocoop.errors import DataError
 from cocoop.features import Features, Progress, encode_split
@@ -87,8 +88,10 @@ def evaluate(
         on_progress: called with photos done and photos in all.
 
     Raises:
+        ConfigError: for a batch size or number of workers out of range.
         DataError: if the classes differ, there are no test photos, or photos cannot be read.
     """
+    check_whole("batch_size", batch_size, 1)
     if tuple(method.classnames) != tuple(data.classnames):
         raise DataError(
             f"The method knows {len(method.classnames)} classes ({method.classnames[0]!r}, ...) and the data has "

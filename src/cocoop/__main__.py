@@ -1,0 +1,6 @@
+"""`python -m cocoop`: the command line."""
+
+from cocoop.cli import main
+
+if __name__ == "__main__":
+    main()

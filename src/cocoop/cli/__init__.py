@@ -1,0 +1,89 @@
+"""The command line: a shell over the library. A user's mistake is one line and an exit code, no traceback.
+
+Exit codes: 0 done, 1 an error that was explained, 2 a command that cannot be understood, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from functools import reduce
+from importlib import import_module
+from operator import or_
+from typing import Annotated, Any, NamedTuple
+
+import tyro
+
+from cocoop.cli.console import fail
+from cocoop.errors import CocoopError
+from cocoop.version import __version__
+
+__all__ = ["main"]
+
+DESCRIPTION = """Adapt CLIP-like models to your own photos from a handful of examples, by learning the prompt.
+
+Start with `cocoop demo`, then `cocoop train PHOTOS`, where PHOTOS is a folder with one folder of photos a class."""
+
+
+class Command(NamedTuple):
+    """Where a command is; its module is imported when it is called, so that the others cost it no time."""
+
+    module: str
+    name: str
+    summary: str
+
+
+COMMANDS = {
+    "train": Command("cocoop.cli.train", "TrainCommand", "Learn a prompt from photos, and compare it with CLIP's."),
+    "predict": Command("cocoop.cli.predict", "PredictCommand", "Classify photos with a trained prompt."),
+    "eval": Command("cocoop.cli.evaluate", "EvalCommand", "Measure a trained prompt on a data set."),
+    "draw": Command("cocoop.cli.draw", "DrawCommand", "Print which photos a few-shot run would learn from."),
+    "data": Command("cocoop.cli.data", "DataCommand", "List, download and check the data sets of the papers."),
+    "demo": Command("cocoop.cli.demo", "DemoCommand", "Draw pictures, learn from them, write a report; offline."),
+    "bench": Command("cocoop.cli.bench", "SpeedCommand", "Time and memory of CoCoOp on this machine."),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and leave with its exit code."""
+    # A file name need not be text; what cannot be encoded is printed as an escape, which JSON understands.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        _parsed(list(sys.argv[1:] if arguments is None else arguments)).run()
+        sys.stdout.flush()
+    except CocoopError as error:
+        fail(str(error), 1)
+    except KeyboardInterrupt as stop:
+        fail(str(stop) or "Stopped.", 130)
+    except BrokenPipeError:
+        # The reader of our output (head, say) has seen enough. What is still buffered must not be tried again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _parsed(arguments: list[str]) -> Any:
+    if arguments and arguments[0] in COMMANDS:
+        command = COMMANDS[arguments[0]]
+        wanted = getattr(import_module(command.module), command.name)
+        return _cli(wanted, f"cocoop {arguments[0]}", arguments[1:])
+    if arguments == ["--version"]:
+        sys.stdout.write(f"cocoop {__version__}\n")
+        sys.exit(0)
+    # An overview, or what is wrong with the first word: that takes the names and summaries only.
+    stubs = [
+        Annotated[dataclasses.make_dataclass(command.name, []), tyro.conf.subcommand(name, description=command.summary)]
+        for name, command in COMMANDS.items()
+    ]
+    return _cli(reduce(or_, stubs), "cocoop", arguments or ["--help"], description=DESCRIPTION)
+
+
+def _cli(wanted: Any, prog: str, arguments: list[str], description: str | None = None) -> Any:
+    return tyro.cli(
+        wanted,
+        prog=prog,
+        description=description,
+        args=arguments,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+    )

@@ -1,0 +1,77 @@
+"""`cocoop eval`: measure a trained prompt."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from cocoop.cli.console import accuracy_table, counting, line, note, out
+from cocoop.cli.options import DataOptions, Device, left_out, pick_device
+from cocoop.config import Precision, Which
+
+if TYPE_CHECKING:
+    from cocoop.evaluation import Evaluation
+
+__all__ = ["EvalCommand"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalCommand:
+    """Measure a trained prompt on the test photos of a data set, with that data set's classes."""
+
+    run_folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """Folder written by `cocoop train`."""
+    photos: DataOptions
+    classes: Which = "all"
+    """All classes, or the base ones (the first half, rounded up), or the new ones (the rest)."""
+    format: Literal["table", "json"] = "table"
+    """How to print the numbers; json has the accuracy of each class."""
+    batch_size: int = 64
+    """Photos at once."""
+    workers: int = 2
+    """Processes that decode photos."""
+    skip_bad_images: bool = False
+    """Leave unreadable photos out and count them, instead of failing."""
+    precision: Annotated[Precision | None, left_out("{fp32,bf16,fp16}", "as in training")] = None
+    """Number type of the frozen towers."""
+    device: Device = "auto"
+    """Where to compute."""
+
+    def run(self) -> None:
+        """Measure and print."""
+        from cocoop.checkpoint import from_pretrained
+        from cocoop.evaluation import evaluate
+        from cocoop.features import bad_photos_message, encode_split
+
+        data = self.photos.load().select(self.classes)
+        data.check_files(["test"])
+        method = from_pretrained(self.run_folder, precision=self.precision, device=pick_device(self.device))
+        unseen = set(data.classnames) - set(method.classnames)
+        method.set_classes(data.classnames)
+        with counting("encoding photos") as progress:
+            tests = encode_split(
+                method.backbone,
+                data,
+                batch_size=self.batch_size,
+                workers=self.workers,
+                skip_bad_images=self.skip_bad_images,
+                on_progress=progress,
+            )
+        if tests.bad:
+            note(f"Left out: {bad_photos_message(tests.bad)}.")
+        with counting("classifying") as progress:
+            result = evaluate(method, tests, batch_size=self.batch_size, on_progress=progress)
+        self._print(result, {"run": str(self.run_folder), "method": method.key, "data": data.name}, len(unseen))
+
+    def _print(self, result: Evaluation, about: dict[str, Any], unseen: int) -> None:
+        if self.format == "json":
+            record = {**about, "classes": self.classes, "classes_not_trained_on": unseen, **result.record()}
+            line(json.dumps(record, ensure_ascii=False))
+            return
+        out.print(accuracy_table(f"{about['method']} on {about['data']}", [(f"{self.classes} classes", result)]))
+        if unseen:
+            note(f"{unseen} of the {len(result.classnames)} classes were not trained on.")

@@ -1,0 +1,215 @@
+"""The work of `cocoop train`: what can be wrong first, then the test photos, the prompt, and the comparison."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from cocoop.backbones.backbone import Backbone
+from cocoop.cli.console import accuracy_table, counting, note, out, training
+from cocoop.cli.train import TrainCommand
+from cocoop.config import TrainConfig
+from cocoop.data import Dataset
+from cocoop.errors import CheckpointError
+from cocoop.evaluation import evaluate
+from cocoop.features import Features, bad_photos_message, encode_split
+from cocoop.files import write_json
+from cocoop.methods import METHODS
+from cocoop.protocols import BaseToNew, base_to_new, method_defaults, paper_config
+from cocoop.report.tables import base_to_new_table
+from cocoop.runs import epochs_done
+from cocoop.train import TrainResult, fit
+
+__all__ = ["train"]
+
+
+def train(command: TrainCommand) -> None:
+    """Train, measure, compare, print.
+
+    Raises:
+        CocoopError: for all that can be wrong with data, settings or folders, before anything is trained.
+        KeyboardInterrupt: on Ctrl-C, saying what is kept.
+    """
+    data = command.photos.load().few_shot(command.shots, command.seed)
+    chosen = data.select(command.classes)
+    chosen.check_trainable()
+    compare = command.compare != "none" and _can_compare(data)
+    needed = data if compare else chosen
+    needed.check_files(["train", "test"])
+    job = _Job(command, _folder(command, data), data, chosen)
+    try:
+        backbone = command.model.load()
+        note(f"{data.name}: {len(chosen.train)} photos of {len(chosen.classnames)} classes; backbone {backbone.name}")
+        tests = job.encode_tests(backbone, needed) if needed.test else None
+        job.learn(backbone, tests if tests is None or not compare else tests.select(command.classes))
+        if compare and tests is not None:
+            job.compare(backbone, tests.select("base"), tests.select("new"))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(job.what_is_kept()) from None
+    note(f"The run is in {job.folder}. Predict with: cocoop predict {job.folder} PHOTOS...")
+
+
+def _can_compare(data: Dataset) -> bool:
+    if len(data.classnames) < 4:
+        note(
+            f"No comparison from base to new classes: it needs 4 classes or more, and there are {len(data.classnames)}."
+        )
+    elif not data.test:
+        note("No comparison from base to new classes: there are no test photos.")
+    else:
+        data.base().check_trainable()
+        return True
+    return False
+
+
+def _folder(command: TrainCommand, data: Dataset) -> Path:
+    """Where the run goes.
+
+    Raises:
+        CheckpointError: if something is there that would be lost, or that is no run.
+    """
+    name = f"{data.name}-{command.prompt.method}-{command.shots}shot-seed{command.seed}"
+    folder = command.output or Path("runs") / name
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"'{folder}' is a file; give another --output.")
+    done = epochs_done(folder)
+    if done is None and folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
+        raise CheckpointError(f"'{folder}' is not empty and holds no run; give another --output.")
+    if done and not command.resume:
+        raise CheckpointError(
+            f"'{folder}' holds a run of {done} epoch{'s' * (done > 1)}; go on with it by --resume, or give another "
+            "--output."
+        )
+    if command.resume and not done:
+        note(f"There is no run in {folder} to go on with; this one begins.")
+    return folder
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """One call of the command."""
+
+    command: TrainCommand
+    folder: Path
+    data: Dataset
+    """The few-shot draw of all classes."""
+    chosen: Dataset
+    """Of these, the classes to be learned."""
+
+    def config(self, method: str, *, cached: bool) -> TrainConfig:
+        """As published, with what was given changed; the other method of a comparison is as published."""
+        mine = method == self.command.prompt.method
+        given = vars(self.command.optimiser) if mine else {"workers": self.command.optimiser.workers}
+        return paper_config(method, **given, cache_features=cached, seed=self.command.seed)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Facts that a resumed run must share."""
+        command = self.command
+        return {"shots": command.shots, "classes": command.classes, "context": command.prompt.context}
+
+    def encode_tests(self, backbone: Backbone, data: Dataset) -> Features:
+        """Features of the test photos; first of all, so that an unreadable one is known before hours of training."""
+        workers = 2 if self.command.optimiser.workers is None else self.command.optimiser.workers
+        with counting("encoding test photos") as progress:
+            tests = encode_split(
+                backbone,
+                data,
+                workers=workers,
+                skip_bad_images=self.command.skip_bad_images,
+                on_progress=progress,
+            )
+        if tests.bad:
+            note(f"Left out of the test: {bad_photos_message(tests.bad)}.")
+        return tests
+
+    def learn(self, backbone: Backbone, tests: Features | None) -> None:
+        """Train the prompt, and measure it where there are test photos."""
+        key = self.command.prompt.method
+        config = self.config(key, cached=self.command.cache_features)
+        if config.epochs <= config.warmup_epochs:
+            note(
+                f"All {config.epochs} epochs are warm-up at a rate of {config.warmup_learning_rate:g}, which changes "
+                "little; --warmup-epochs 0 begins at the full rate."
+            )
+        method = METHODS[key](backbone, self.chosen.classnames, **self.command.prompt.settings(self.command.seed))
+        with training(key) as on_step, counting("encoding training photos") as on_encode:
+            result = fit(
+                method,
+                self.chosen,
+                config,
+                run=self.folder,
+                resume=self.command.resume,
+                about=self.about,
+                on_step=on_step,
+                on_encode=on_encode,
+            )
+        _tell(key, result)
+        if tests is not None:
+            measured = evaluate(method, tests)
+            write_json(self.folder / "results.json", {"method": key, **self.about, **measured.record()})
+            out.print(accuracy_table(f"{key} on {self.chosen.name}", [(f"{self.command.classes} classes", measured)]))
+
+    def compare(self, backbone: Backbone, base_tests: Features, new_tests: Features) -> None:
+        """Base to new for zero-shot, CoOp and the method."""
+        cached = self.command.compare == "cached"
+        if cached and not self.command.cache_features:
+            note("The comparison learns from photos encoded once; --compare augmented is as in the papers, and slower.")
+        results = [
+            self._base_to_new(backbone, key, base_tests, new_tests, cached=cached)
+            for key in dict.fromkeys(["zero-shot", "coop", self.command.prompt.method])
+        ]
+        records = [result.record() for result in results]
+        write_json(self.folder / "base_to_new.json", {**self.about, "methods": records})
+        out.print(base_to_new_table(records, f"Base to new classes: {self.data.name}"))
+
+    def _base_to_new(
+        self, backbone: Backbone, key: str, base_tests: Features, new_tests: Features, *, cached: bool
+    ) -> BaseToNew:
+        mine = key == self.command.prompt.method
+        seed = self.command.seed
+        # The prompt that was just learned is the very one that the comparison wants: it is not learned twice.
+        is_the_run = mine and self.command.classes == "base" and cached == self.command.cache_features
+        with training(f"{key}, base classes") as on_step, counting("encoding training photos") as on_encode:
+            result = base_to_new(
+                backbone,
+                key,
+                self.data.base(),
+                base_tests,
+                new_tests,
+                self.config(key, cached=cached),
+                settings=self.command.prompt.settings(seed) if mine else method_defaults(key, seed=seed),
+                run=self.folder if is_the_run else self.folder / "compare" / key,
+                # A comparison that was stopped goes on together with its run.
+                resume=True,
+                about=self.about,
+                on_step=on_step,
+                on_encode=on_encode,
+            )
+        if result.training and not is_the_run:
+            _tell(f"{key}, base classes", result.training)
+        return result
+
+    def what_is_kept(self) -> str:
+        """What Ctrl-C leaves."""
+        done = epochs_done(self.folder)
+        if not done:
+            return "Stopped before one epoch was learned."
+        return (
+            f"Stopped. {self.folder} keeps the prompt after {done} epoch{'s' * (done > 1)}, ready to predict with; "
+            "the same command with --resume goes on."
+        )
+
+
+def _tell(what: str, result: TrainResult) -> None:
+    if result.bad:
+        note(f"Left out of training: {bad_photos_message(result.bad)}.")
+    if result.interrupted:
+        raise KeyboardInterrupt
+    last = result.history[-1]
+    seconds = sum(epoch["seconds"] for epoch in result.history)
+    note(
+        f"{what}: {last['epoch']} epochs in {seconds:.0f} s; in the last one, loss {last['loss']:.3f} and "
+        f"{last['accuracy']:.1f} % right."
+    )

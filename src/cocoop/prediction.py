@@ -1,0 +1,149 @@
+"""Predictions for photos, with probabilities.
+
+Shapes: N photos, C classes, k predictions a photo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cocoop.config import check_whole
+from cocoop.data import BadPhoto, Batch, Dataset, Item, photo_batches, plain_order, test_transform
+from cocoop.data.dataset import listed
+from cocoop.data.folders import PHOTO_SUFFIXES
+from cocoop.errors import DataError
+from cocoop.features import bad_photos_message
+from cocoop.methods import Method
+
+__all__ = ["Prediction", "check_top_k", "find_photos", "predict"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable classes of one photo."""
+
+    path: str
+    """The photo, as it was given."""
+    classes: tuple[str, ...]
+    """The k most probable classes, best first; none if the photo could not be read."""
+    probabilities: tuple[float, ...]
+    """Their probabilities in [0, 1], among all classes the method knows."""
+    error: str | None = None
+    """Why the photo could not be read."""
+
+
+def find_photos(paths: Sequence[str | Path]) -> list[Path]:
+    """Photos named directly, and all photos in and below folders, sorted.
+
+    Raises:
+        DataError: if a path does not exist, or there is no photo at all.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        try:
+            if path.is_dir():
+                found += sorted(
+                    file for file in path.rglob("*") if _is_photo(file.relative_to(path)) and file.is_file()
+                )
+            elif path.exists():
+                found.append(path)
+            else:
+                raise DataError(f"There is no '{path}'; give photos or folders of photos.")
+        except OSError as error:
+            raise DataError(f"'{path}' cannot be read: {error.strerror or error}.") from error
+    if not found:
+        where = f"There are no photos in {listed([str(path) for path in paths])}" if paths else "No photo is named"
+        raise DataError(f"{where}; give photos or folders of photos.")
+    return found
+
+
+def _is_photo(below: Path) -> bool:
+    return below.suffix.lower() in PHOTO_SUFFIXES and not any(part.startswith(".") for part in below.parts)
+
+
+def predict(
+    method: Method,
+    paths: Sequence[str | Path],
+    *,
+    top_k: int = 1,
+    batch_size: int = 64,
+    workers: int = 0,
+    skip_bad_images: bool = False,
+) -> Iterator[Prediction]:
+    """Classify photos, in order.
+
+    Args:
+        method: classifies among the classes that it knows now.
+        paths: photos.
+        top_k: how many classes to name for each.
+        batch_size: photos at once.
+        workers: processes that decode photos.
+        skip_bad_images: give unreadable photos as predictions with an error instead of failing.
+
+    Returns:
+        One prediction a photo; they are made batch by batch, as they are asked for.
+
+    Raises:
+        ConfigError: for a number out of range.
+        DataError: if there are no photos; while predicting, for unreadable ones, unless they are skipped.
+    """
+    check_top_k(top_k)
+    check_whole("batch_size", batch_size, 1)
+    check_whole("workers", workers, 0)
+    if not paths:
+        raise DataError("There are no photos to classify; give at least one.")
+    return _predictions(method, [str(path) for path in paths], top_k, batch_size, workers, skip_bad_images)
+
+
+def check_top_k(top_k: int) -> None:
+    """Check how many classes are to be named.
+
+    Raises:
+        ConfigError: if it is below 1.
+    """
+    check_whole("top_k", top_k, 1)
+
+
+def _predictions(
+    method: Method, paths: list[str], top_k: int, batch_size: int, workers: int, skip_bad_images: bool
+) -> Iterator[Prediction]:
+    order = plain_order(len(paths), batch_size)
+    data = _as_data(paths)
+    transform = test_transform(method.backbone.preprocessing)
+    scorer = method.scorer()
+    k = min(top_k, len(method.classnames))
+    loader = photo_batches(data, data.train, order, transform=transform, workers=workers)
+    for rows, batch in zip(order, loader, strict=True):
+        # What is wrong with the photos of this batch, in their order, under the names they were given by.
+        reasons = iter([photo.reason for photo in batch.bad])
+        read = set(batch.indices.tolist())
+        bad = {row: BadPhoto(paths[row], next(reasons)) for row in rows if row not in read}
+        if bad and not skip_bad_images:
+            raise DataError(f"{bad_photos_message(tuple(bad.values()))}. Leave them out, or use --skip-bad-images.")
+        best = iter(_best(method, scorer, batch, k) if batch.size else ())
+        for row in rows:
+            if row in bad:
+                yield Prediction(paths[row], (), (), bad[row].reason)
+            else:
+                probabilities, labels = next(best)
+                yield Prediction(paths[row], tuple(method.classnames[label] for label in labels), probabilities)
+
+
+def _as_data(paths: list[str]) -> Dataset:
+    """Photos without classes as a data set, which needs two; as the paths are absolute, it needs no image root."""
+    items = tuple(Item(str(Path(path).absolute()), 0) for path in paths)
+    return Dataset(("photo", "none"), items, (), (Item("none", 1),), Path(), "photos")
+
+
+def _best(
+    method: Method, scorer: Callable[[Tensor], Tensor], batch: Batch, k: int
+) -> Iterator[tuple[tuple[float, ...], list[int]]]:
+    """Probabilities and labels of the k best classes of each photo."""
+    top = torch.softmax(scorer(method.backbone.encode_image(batch.images)), dim=-1).topk(k)
+    for probabilities, labels in zip(top.values.tolist(), top.indices.tolist(), strict=True):
+        yield tuple(probabilities), labels
