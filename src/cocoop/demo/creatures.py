@@ -7,7 +7,7 @@ import math
 import numpy as np
 from PIL import ImageChops
 
-from cocoop.demo.brushes import Canvas, Pose, arc, hsv, mix, ramp, smooth
+from cocoop.demo.brushes import Canvas, Colour, Pose, arc, hsv, mix, ramp, smooth
 from cocoop.demo.scenery import bokeh, underwater
 
 __all__ = ["butterfly", "goldfish", "jellyfish"]
@@ -150,8 +150,13 @@ def one_goldfish(canvas: Canvas, pose: Pose) -> None:
         for col in range(10)
     ]
     canvas.fill((255, 236, 170), ImageChops.multiply(canvas.strokes(scales, 0.0035), body), 0.5)
+    goldfish_face(canvas, pose, mix(gold, (120, 30, 0), 0.6))
+
+
+def goldfish_face(canvas: Canvas, pose: Pose, dark: Colour) -> None:
+    """Gill, mouth and eye."""
     gill = canvas.strokes([pose(arc(0.4, 0.02, 0.14, 0.27, -0.22, 0.22, 12))], 0.007)
-    canvas.fill(mix(gold, (120, 30, 0), 0.6), gill, 0.7)
+    canvas.fill(dark, gill, 0.7)
     mouth = canvas.strokes([pose([(0.97, 0.07), (0.86, 0.1)])], 0.008)
     canvas.fill((120, 40, 10), mouth)
     canvas.fill((250, 240, 220), canvas.area(pose(arc(0.68, -0.08, 0.1, 0.1))))

@@ -16,7 +16,7 @@ from typing import Literal
 
 from PIL import Image
 
-from cocoop.demo import creatures, plants, things
+from cocoop.demo import creatures, outdoors, plants, things
 from cocoop.demo.brushes import Canvas
 from cocoop.errors import DataError
 
@@ -35,11 +35,11 @@ PAINTERS: dict[str, Callable[[Canvas], None]] = {
     "jellyfish": creatures.jellyfish,
     "kite": things.kite,
     "light bulb": things.light_bulb,
-    "lighthouse": things.lighthouse,
+    "lighthouse": outdoors.lighthouse,
     "moon": things.moon,
     "pumpkin": plants.pumpkin,
-    "sailboat": things.sailboat,
-    "snowman": things.snowman,
+    "sailboat": outdoors.sailboat,
+    "snowman": outdoors.snowman,
     "sunflower": plants.sunflower,
     "umbrella": things.umbrella,
     "watermelon": plants.watermelon,
