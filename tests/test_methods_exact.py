@@ -148,12 +148,14 @@ def test_a_shortlist_is_exact_on_the_classes_it_takes(tiny_backbone, shortlist):
     method = CoCoOp(tiny_backbone, NAMES, seed=0)
     x = features(tiny_backbone)
     kept = min(shortlist, len(NAMES))
-    exact, short = method.logits(x), method.scorer(shortlist)(x)
+    exact, short = method.logits(x), method.shortlist_scorer(shortlist)(x)
     ranked = static_logits(tiny_backbone, NAMES, x, method.context.detach()).argsort(descending=True)[:, :kept]
     assert_same(short.gather(1, ranked), exact.gather(1, ranked))
     assert torch.isfinite(short).sum(1).tolist() == [kept] * len(x)
 
 
 def test_a_shortlist_of_none_is_refused(tiny_backbone):
-    with pytest.raises(ConfigError, match="--shortlist is 0; it must be at least 1"):
-        CoCoOp(tiny_backbone, NAMES, seed=0).scorer(0)
+    with pytest.raises(ConfigError, match="--shortlist is 0; it must be a whole number from 1 up"):
+        CoCoOp(tiny_backbone, NAMES, seed=0).shortlist_scorer(0)
+    with pytest.raises(ConfigError, match="--shortlist is for CoCoOp; coop has the same prompt for every image"):
+        CoOp(tiny_backbone, NAMES, seed=0).shortlist_scorer(3)

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from cocoop.errors import ConfigError
 
-__all__ = ["POSITIONS", "PRECISIONS", "Position", "Precision", "Preprocessing", "TrainConfig", "Which", "check_whole"]
+__all__ = [
+    "POSITIONS",
+    "PRECISIONS",
+    "Position",
+    "Precision",
+    "Preprocessing",
+    "TrainConfig",
+    "Which",
+    "check_whole",
+    "parse_bytes",
+]
 
 Precision = Literal["fp32", "bf16", "fp16"]
 """Number type of the frozen towers."""
@@ -36,6 +47,18 @@ def check_whole(flag: str, value: object, least: int) -> None:
     # True and False are integers to Python.
     ok = isinstance(value, int) and not isinstance(value, bool) and value >= least
     _check(ok, flag, value, f"a whole number from {least} up")
+
+
+def parse_bytes(flag: str, text: str) -> int:
+    """Bytes from a size such as `2GiB`, `512 MiB`, `1.5G` or `1000000`; K, M, G and T are powers of 1024.
+
+    Raises:
+        ConfigError: naming the flag, what was given and what is allowed.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", text, flags=re.IGNORECASE)
+    _check(match is not None, flag, text, "a size such as 2GiB or 512MiB")
+    number, unit = match.groups()  # type: ignore[union-attr]
+    return int(float(number) * 1024 ** " kmgt".index(unit.lower() or " "))
 
 
 def _is_number(value: object) -> bool:

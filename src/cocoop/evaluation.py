@@ -5,10 +5,9 @@ Shapes: N photos, e joint embedding size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import torch
 
 from cocoop.config import check_whole
 from cocoop.data import Dataset
@@ -16,7 +15,19 @@ from cocoop.errors import DataError
 from cocoop.features import Features, Progress, encode_split
 from cocoop.methods import Method
 
-__all__ = ["Evaluation", "evaluate", "harmonic_mean"]
+__all__ = ["Evaluation", "Shortlist", "evaluate", "harmonic_mean"]
+
+
+@dataclass(frozen=True)
+class Shortlist:
+    """What a shortlist of classes would have changed, for the same photos."""
+
+    size: int
+    """K, the classes computed exactly for each photo."""
+    predicted: tuple[int, ...]
+    """The class with the highest logit on each photo's shortlist."""
+    outside: int
+    """Photos whose exact answer was not on their shortlist."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +44,13 @@ class Evaluation:
     """The photos."""
     skipped: int = 0
     """Photos that could not be read and are not counted."""
+    shortlist: Shortlist | None = None
+    """The same with a shortlist, where one was asked for."""
 
     @property
     def accuracy(self) -> float:
         """Correct photos over all photos, in percent."""
-        correct = sum(a == b for a, b in zip(self.labels, self.predicted, strict=True))
-        return 100 * correct / len(self.labels)
+        return _accuracy(self.labels, self.predicted)
 
     @property
     def macro_f1(self) -> float:
@@ -59,13 +71,20 @@ class Evaluation:
 
     def record(self) -> dict[str, Any]:
         """The numbers as plain JSON."""
-        return {
+        record: dict[str, Any] = {
             "accuracy": self.accuracy,
             "macro_f1": self.macro_f1,
             "photos": len(self.labels),
             "skipped": self.skipped,
             "per_class": self.per_class,
         }
+        if self.shortlist is not None:
+            record["shortlist"] = {
+                "size": self.shortlist.size,
+                "accuracy": _accuracy(self.labels, self.shortlist.predicted),
+                "exact_answer_outside": self.shortlist.outside,
+            }
+        return record
 
 
 def evaluate(
@@ -75,6 +94,7 @@ def evaluate(
     batch_size: int = 64,
     workers: int = 2,
     skip_bad_images: bool = False,
+    shortlist: int | None = None,
     on_progress: Progress | None = None,
 ) -> Evaluation:
     """Measure a method.
@@ -85,10 +105,11 @@ def evaluate(
         batch_size: photos at once.
         workers: processes that decode photos.
         skip_bad_images: leave unreadable photos out and count them, instead of failing.
+        shortlist: K, to measure as well what CoCoOp's shortlist of K classes changes (see `CoCoOp.shortlist_scorer`).
         on_progress: called with photos done and photos in all.
 
     Raises:
-        ConfigError: for a batch size or number of workers out of range.
+        ConfigError: for a batch size or number of workers out of range, or a shortlist for another method.
         DataError: if the classes differ, there are no test photos, or photos cannot be read.
     """
     check_whole("batch_size", batch_size, 1)
@@ -108,20 +129,32 @@ def evaluate(
         )
         on_progress = None
     scorer = method.scorer()
-    predicted: list[torch.Tensor] = []
-    done = 0
+    short_scorer = None if shortlist is None else method.shortlist_scorer(shortlist)
+    predicted: list[int] = []
+    short_predicted: list[int] = []
+    outside = 0
     for features in data.features.split(batch_size):
-        predicted.append(scorer(features.to(method.backbone.device)).argmax(-1).cpu())
-        done += len(features)
+        features = features.to(method.backbone.device)
+        answers = scorer(features).argmax(-1)
+        predicted += answers.tolist()
+        if short_scorer is not None:
+            short = short_scorer(features)
+            short_predicted += short.argmax(-1).tolist()
+            outside += int(short.gather(1, answers.unsqueeze(1)).isinf().sum())
         if on_progress:
-            on_progress(done, len(data.labels))
+            on_progress(len(predicted), len(data.labels))
     return Evaluation(
         classnames=data.classnames,
         labels=tuple(data.labels.tolist()),
-        predicted=tuple(torch.cat(predicted).tolist()),
+        predicted=tuple(predicted),
         paths=data.paths,
         skipped=len(data.bad),
+        shortlist=None if shortlist is None else Shortlist(shortlist, tuple(short_predicted), outside),
     )
+
+
+def _accuracy(labels: Sequence[int], predicted: Sequence[int]) -> float:
+    return 100 * sum(a == b for a, b in zip(labels, predicted, strict=True)) / len(labels)
 
 
 def harmonic_mean(base: float, new: float) -> float:

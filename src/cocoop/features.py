@@ -28,8 +28,12 @@ from cocoop.data import (
 )
 from cocoop.data.draw import chosen_labels
 from cocoop.errors import DataError
+from cocoop.feature_cache import FeatureCache, photo_key
 
 __all__ = ["FeatureBatch", "Features", "Progress", "TrainingFeatures", "bad_photos_message", "encode_split"]
+
+PHOTOS_AHEAD = 64
+"""About as many photos are encoded together in training, whatever the batch size."""
 
 Progress = Callable[[int, int], None]
 """Called with photos done and photos in all."""
@@ -96,6 +100,7 @@ def encode_split(
     batch_size: int = 64,
     workers: int = 2,
     skip_bad_images: bool = False,
+    cache: FeatureCache | None = None,
     on_progress: Progress | None = None,
 ) -> Features:
     """Features of the photos of one split as a backbone sees them in a test: no augmentation.
@@ -107,9 +112,11 @@ def encode_split(
         batch_size: photos at once.
         workers: processes that decode photos.
         skip_bad_images: leave unreadable photos out instead of failing.
+        cache: features of this backbone on disk: those that are there are taken, the others added.
         on_progress: called after each batch.
 
     Raises:
+        CheckpointError: if the disk refuses new features of the cache.
         ConfigError: for a batch size or number of workers out of range.
         DataError: for unreadable photos, unless they are skipped; if there are none to encode.
     """
@@ -118,21 +125,29 @@ def encode_split(
     items = data.split(split)
     if not items:
         raise DataError(f"Data set {data.name!r} has no {split} photos, which are needed here.")
+    keys = [None if cache is None else photo_key(data.path_of(item)) for item in items]
+    known = {} if cache is None else cache.find(key for key in keys if key)
+    features = {row: known[key] for row, key in enumerate(keys) if key in known}
+    unknown = [row for row in range(len(items)) if row not in features]
     loader = photo_batches(
         data,
-        items,
-        plain_order(len(items), batch_size),
+        [items[row] for row in unknown],
+        plain_order(len(unknown), batch_size),
         transform=test_transform(backbone.preprocessing),
         workers=workers,
     )
-    features, indices, bad = [], [], []
+    bad: list[BadPhoto] = []
     for batch in loader:
         bad += batch.bad
         if batch.size:
-            features.append(backbone.encode_image(batch.images).cpu())
-            indices += batch.indices.tolist()
+            rows = [unknown[i] for i in batch.indices.tolist()]
+            new = dict(zip(rows, backbone.encode_image(batch.images).cpu(), strict=True))
+            features |= new
+            if cache is not None:
+                cache.add({key: feature for row, feature in new.items() if (key := keys[row])})
         if on_progress:
-            on_progress(len(indices) + len(bad), len(items))
+            on_progress(len(features) + len(bad), len(items))
+    indices = sorted(features)
     if bad and not skip_bad_images:
         raise DataError(
             f"{bad_photos_message(tuple(bad))}. Mend or remove them, or leave them out with --skip-bad-images."
@@ -141,7 +156,7 @@ def encode_split(
         raise DataError(f"{bad_photos_message(tuple(bad))}, and no {split} photo of {data.name!r} is left.")
     label_of = {item.path: item.label for item in items}
     return Features(
-        features=torch.cat(features),
+        features=torch.stack([features[i] for i in indices]),
         labels=torch.tensor([items[i].label for i in indices]),
         classnames=data.classnames,
         paths=tuple(items[i].path for i in indices),
@@ -157,9 +172,13 @@ class TrainingFeatures:
         backbone: the frozen model.
         data: its `train` split is used.
         config: batch size, seed, workers, and whether to encode once.
+        cache: features on disk, for what is encoded once.
     """
 
-    def __init__(self, backbone: Backbone, data: Dataset, config: TrainConfig) -> None:
+    def __init__(
+        self, backbone: Backbone, data: Dataset, config: TrainConfig, cache: FeatureCache | None = None
+    ) -> None:
+        self._cache = cache
         self._backbone, self._data, self._config = backbone, data, config
         self._transform = train_transform(backbone.preprocessing)
         self._bad: dict[str, BadPhoto] = {}
@@ -181,6 +200,7 @@ class TrainingFeatures:
                 "train",
                 workers=self._config.workers,
                 skip_bad_images=self._config.skip_bad_images,
+                cache=self._cache,
                 on_progress=on_progress,
             )
             self._bad = {photo.path: photo for photo in self._once.bad}
@@ -212,23 +232,33 @@ class TrainingFeatures:
                 )
             return
         items = self._data.train
+        # Small batches are encoded together, ahead of their steps: the image tower is no slower for 64 photos than
+        # for a few. What is drawn for a photo depends on seed, epoch and photo alone, so nothing else changes.
+        together = max(1, PHOTOS_AHEAD // self._config.batch_size)
+        groups = [order[i : i + together] for i in range(0, len(order), together)]
         loader = photo_batches(
             self._data,
             items,
-            order,
+            [[row for rows in group for row in rows] for group in groups],
             transform=self._transform,
             seed=self._config.seed,
             epoch=epoch,
             workers=self._config.workers,
             pin_memory=device.type == "cuda",
         )
-        for batch in loader:
+        for group, batch in zip(groups, loader, strict=True):
             self._bad |= {photo.path: photo for photo in batch.bad}
             if self._bad and not self._config.skip_bad_images:
                 raise DataError(f"{bad_photos_message(self.bad)}. Mend or remove them.")
-            if batch.size:
-                paths = tuple(items[i].path for i in batch.indices.tolist())
-                yield FeatureBatch(self._backbone.encode_image(batch.images), batch.labels.to(device), paths)
+            if not batch.size:
+                continue
+            features, labels = self._backbone.encode_image(batch.images), batch.labels.to(device)
+            place = {item: i for i, item in enumerate(batch.indices.tolist())}
+            for rows in group:
+                good = [row for row in rows if row in place]
+                if good:
+                    at = [place[row] for row in good]
+                    yield FeatureBatch(features[at], labels[at], tuple(items[row].path for row in good))
 
     def _order(self, epoch: int) -> list[list[int]]:
         count = len(self._data.train if self._once is None else self._once.labels)

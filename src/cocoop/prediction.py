@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -74,6 +75,7 @@ def predict(
     batch_size: int = 64,
     workers: int = 0,
     skip_bad_images: bool = False,
+    shortlist: int | None = None,
 ) -> Iterator[Prediction]:
     """Classify photos, in order.
 
@@ -84,6 +86,8 @@ def predict(
         batch_size: photos at once.
         workers: processes that decode photos.
         skip_bad_images: give unreadable photos as predictions with an error instead of failing.
+        shortlist: K, to compute only the K classes that CoCoOp's prompt without its shift ranks highest for a photo;
+            probabilities are then among these.
 
     Returns:
         One prediction a photo; they are made batch by batch, as they are asked for.
@@ -97,7 +101,12 @@ def predict(
     check_whole("workers", workers, 0)
     if not paths:
         raise DataError("There are no photos to classify; give at least one.")
-    return _predictions(method, [str(path) for path in paths], top_k, batch_size, workers, skip_bad_images)
+    if shortlist is None:
+        scorer, k = method.scorer(), min(top_k, len(method.classnames))
+    else:
+        scorer, k = method.shortlist_scorer(shortlist), min(top_k, shortlist, len(method.classnames))
+    loader_options = _LoaderOptions(batch_size, workers, skip_bad_images)
+    return _predictions(method, scorer, [str(path) for path in paths], k, loader_options)
 
 
 def check_top_k(top_k: int) -> None:
@@ -109,21 +118,25 @@ def check_top_k(top_k: int) -> None:
     check_whole("top_k", top_k, 1)
 
 
+class _LoaderOptions(NamedTuple):
+    batch_size: int
+    workers: int
+    skip_bad_images: bool
+
+
 def _predictions(
-    method: Method, paths: list[str], top_k: int, batch_size: int, workers: int, skip_bad_images: bool
+    method: Method, scorer: Callable[[Tensor], Tensor], paths: list[str], k: int, options: _LoaderOptions
 ) -> Iterator[Prediction]:
-    order = plain_order(len(paths), batch_size)
+    order = plain_order(len(paths), options.batch_size)
     data = _as_data(paths)
     transform = test_transform(method.backbone.preprocessing)
-    scorer = method.scorer()
-    k = min(top_k, len(method.classnames))
-    loader = photo_batches(data, data.train, order, transform=transform, workers=workers)
+    loader = photo_batches(data, data.train, order, transform=transform, workers=options.workers)
     for rows, batch in zip(order, loader, strict=True):
         # What is wrong with the photos of this batch, in their order, under the names they were given by.
         reasons = iter([photo.reason for photo in batch.bad])
         read = set(batch.indices.tolist())
         bad = {row: BadPhoto(paths[row], next(reasons)) for row in rows if row not in read}
-        if bad and not skip_bad_images:
+        if bad and not options.skip_bad_images:
             raise DataError(f"{bad_photos_message(tuple(bad.values()))}. Leave them out, or use --skip-bad-images.")
         best = iter(_best(method, scorer, batch, k) if batch.size else ())
         for row in rows:

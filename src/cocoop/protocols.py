@@ -18,6 +18,7 @@ from cocoop.config import TrainConfig
 from cocoop.data import Dataset
 from cocoop.errors import ConfigError
 from cocoop.evaluation import Evaluation, evaluate, harmonic_mean
+from cocoop.feature_cache import FeatureCache
 from cocoop.features import Features, Progress
 from cocoop.methods import METHODS, Method
 from cocoop.peak import forget_peak, peak_memory
@@ -44,15 +45,22 @@ def paper_config(method: str, **changes: Any) -> TrainConfig:
     return dataclasses.replace(PAPER.get(method, TrainConfig()), **given)
 
 
-def method_defaults(method: str, *, seed: int) -> dict[str, Any]:
+def method_defaults(method: str, *, seed: int, template: str | None = None) -> dict[str, Any]:
     """Keyword arguments of a method as the CoCoOp paper uses it: the context begins as "a photo of a".
+
+    Args:
+        method: its key.
+        seed: of the start values.
+        template: the data set's own, for zero-shot (`Dataset.template`); None: "a photo of a {}."
 
     Raises:
         ConfigError: for an unknown method.
     """
     if method not in METHODS:
         raise ConfigError(f"There is no method {method!r}; choose among {', '.join(METHODS)}.")
-    return {} if method == "zero-shot" else {"context": PAPER_CONTEXT, "seed": seed}
+    if method == "zero-shot":
+        return {} if template is None else {"templates": template}
+    return {"context": PAPER_CONTEXT, "seed": seed}
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,7 @@ def base_to_new(
     run: Path | None = None,
     resume: bool = False,
     about: Mapping[str, Any] | None = None,
+    cache: FeatureCache | None = None,
     on_step: Callable[[StepReport], None] | None = None,
     on_encode: Progress | None = None,
 ) -> BaseToNew:
@@ -118,6 +127,7 @@ def base_to_new(
         run: folder for checkpoints.
         resume: go on with the run in that folder.
         about: facts of the run to record.
+        cache: features of this backbone on disk, for photos that are encoded once.
         on_step: called after each training step.
         on_encode: called while training photos are encoded once.
 
@@ -128,11 +138,21 @@ def base_to_new(
     config = config or paper_config(method)
     forget_peak()
     started = time.perf_counter()
-    settings = method_defaults(method, seed=config.seed) if settings is None else settings
+    settings = method_defaults(method, seed=config.seed, template=base.template) if settings is None else settings
     learner = METHODS[method](backbone, base.classnames, **settings)
     training = None
     if learner.learned():
-        training = fit(learner, base, config, run=run, resume=resume, about=about, on_step=on_step, on_encode=on_encode)
+        training = fit(
+            learner,
+            base,
+            config,
+            run=run,
+            resume=resume,
+            about=about,
+            cache=cache,
+            on_step=on_step,
+            on_encode=on_encode,
+        )
         if training.interrupted:
             raise KeyboardInterrupt
     on_base = evaluate(learner, base_test)

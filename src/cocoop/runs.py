@@ -27,7 +27,7 @@ from cocoop.files import make_folder, read_json, write_json, write_json_lines
 from cocoop.methods import Method
 from cocoop.saved import CONFIG, LEARNED, read_tensors, write_tensors
 
-__all__ = ["Run", "TrainingState", "epochs_done", "open_run"]
+__all__ = ["Run", "TrainingState", "check_run", "epochs_done", "open_run"]
 
 TRAINING, METRICS, STATE, LOCK = "training.json", "metrics.jsonl", "training.safetensors", ".lock"
 
@@ -57,11 +57,8 @@ class Run:
         """The state after the last whole epoch, and the metrics of the epochs up to it.
 
         Raises:
-            ConfigError: if the run was begun with other settings or data.
             CheckpointError: if files are missing or damaged.
         """
-        # As JSON gives it back: tuples are lists there.
-        _check_same(self.folder, read_json(self.folder / TRAINING), json.loads(json.dumps(self._description)))
         state = _read_state(self.folder / STATE)
         return state, _read_history(self.folder / METRICS, state.epoch)
 
@@ -104,17 +101,10 @@ def open_run(folder: Path, description: Mapping[str, Any], *, resume: bool) -> I
         The run, and whether there is something to go on with.
 
     Raises:
-        CheckpointError: if it holds another run, or other files of the same names; if another process trains in it;
-            if the disk refuses.
+        CheckpointError: as `check_run`; if another process trains in it; if the disk refuses.
+        ConfigError: as `check_run`.
     """
-    done = epochs_done(folder)
-    if done and not resume:
-        raise CheckpointError(
-            f"'{folder}' already holds a run of {done} epoch{'s' * (done > 1)}; go on with it by --resume, "
-            "or choose another folder."
-        )
-    if done is None and (folder / CONFIG).exists():
-        raise CheckpointError(f"'{folder}' holds a {CONFIG} that belongs to no run; choose another folder.")
+    going_on = check_run(folder, description, resume=resume)
     make_folder(folder)
     lock = filelock.FileLock(folder / LOCK)
     try:
@@ -126,9 +116,36 @@ def open_run(folder: Path, description: Mapping[str, Any], *, resume: bool) -> I
     except OSError as error:
         raise CheckpointError(f"Cannot write in '{folder}': {error.strerror or error}.") from error
     try:
-        yield Run(folder, description), done is not None and resume
+        yield Run(folder, description), going_on
     finally:
         lock.release()
+
+
+def check_run(folder: Path, description: Mapping[str, Any], *, resume: bool) -> bool:
+    """Whether there is a run to go on with; nothing is changed.
+
+    Args:
+        folder: need not exist.
+        description: what the run is begun with, plain JSON.
+        resume: go on with the run in that folder, if there is one.
+
+    Raises:
+        CheckpointError: if the folder holds another run, or other files of the same names.
+        ConfigError: if the run to go on with was begun with other settings or data.
+    """
+    done = epochs_done(folder)
+    if done and not resume:
+        raise CheckpointError(
+            f"'{folder}' already holds a run of {done} epoch{'s' * (done > 1)}; go on with it by --resume, "
+            "or choose another folder."
+        )
+    if done is None and (folder / CONFIG).exists():
+        raise CheckpointError(f"'{folder}' holds a {CONFIG} that belongs to no run; choose another folder.")
+    if done is None or not resume:
+        return False
+    # As JSON gives it back: tuples are lists there.
+    _check_same(folder, read_json(folder / TRAINING), json.loads(json.dumps(description)))
+    return True
 
 
 def epochs_done(folder: Path) -> int | None:

@@ -22,11 +22,12 @@ from cocoop.checkpoint import load_learned
 from cocoop.config import TrainConfig
 from cocoop.data import BadPhoto, Dataset
 from cocoop.errors import CocoopError, ConfigError, DataError, TrainingError
+from cocoop.feature_cache import FeatureCache
 from cocoop.features import FeatureBatch, Progress, TrainingFeatures, bad_photos_message
 from cocoop.methods import Method
-from cocoop.runs import Run, TrainingState, open_run
+from cocoop.runs import Run, TrainingState, check_run, open_run
 
-__all__ = ["Engine", "StepReport", "TrainResult", "fit"]
+__all__ = ["Engine", "StepReport", "TrainResult", "check_fit", "fit"]
 
 
 @runtime_checkable
@@ -160,6 +161,7 @@ def fit(
     resume: bool = False,
     about: Mapping[str, Any] | None = None,
     engine: Engine | None = None,
+    cache: FeatureCache | None = None,
     on_step: Callable[[StepReport], None] | None = None,
     on_encode: Progress | None = None,
 ) -> TrainResult:
@@ -176,6 +178,7 @@ def fit(
         resume: go on with the run in that folder, if it has begun.
         about: facts of the run, plain JSON, that must be the same when it is resumed (shots, seed, ...).
         engine: what takes the gradients, such as an `accelerate.Accelerator` of one process; None: PyTorch.
+        cache: features of this backbone on disk, for photos that are encoded once.
         on_step: called after each step.
         on_encode: called while photos are encoded once, with `cache_features`.
 
@@ -190,9 +193,13 @@ def fit(
             last whole epoch.
     """
     config = config or TrainConfig()
-    _check(method, data, run, resume, engine)
+    check_fit(method, data, config, run=run, resume=resume, about=about)
+    if engine is not None and engine.num_processes != 1:
+        raise ConfigError(
+            f"The engine has {engine.num_processes} processes; training runs in one. Start it without a launcher."
+        )
     learner = _Learner(method, config, engine)
-    source = TrainingFeatures(method.backbone, data, config)
+    source = TrainingFeatures(method.backbone, data, config, cache)
     result = TrainResult([])
     with _opened(run, resume, _description(method, data, config, about or {})) as (folder, going_on):
         state = learner.state(0)
@@ -236,21 +243,26 @@ def fit(
     return result
 
 
-def _opened(
-    run: str | Path | None, resume: bool, description: Mapping[str, Any]
-) -> AbstractContextManager[tuple[Run | None, bool]]:
-    return nullcontext((None, False)) if run is None else open_run(Path(run), description, resume=resume)
+def check_fit(
+    method: Method,
+    data: Dataset,
+    config: TrainConfig,
+    *,
+    run: str | Path | None = None,
+    resume: bool = False,
+    about: Mapping[str, Any] | None = None,
+) -> None:
+    """Check all that `fit` can know beforehand, for those who have long work to do before it; arguments as there.
 
-
-def _check(method: Method, data: Dataset, run: str | Path | None, resume: bool, engine: Engine | None) -> None:
+    Raises:
+        ConfigError: if the method has nothing to learn, or a resumed run was configured differently.
+        DataError: if classes differ or photos are missing.
+        CheckpointError: if the folder holds another run.
+    """
     if not method.learned():
         raise ConfigError(f"The method {method.key} has nothing to train; use coop or cocoop, or evaluate it as it is.")
     if resume and run is None:
         raise ConfigError("There is nothing to resume without a run folder; give one with run=.")
-    if engine is not None and engine.num_processes != 1:
-        raise ConfigError(
-            f"The engine has {engine.num_processes} processes; training runs in one. Start it without a launcher."
-        )
     if tuple(method.classnames) != tuple(data.classnames):
         raise DataError(
             f"The method knows {len(method.classnames)} classes ({method.classnames[0]!r}, ...) and the data has "
@@ -258,6 +270,14 @@ def _check(method: Method, data: Dataset, run: str | Path | None, resume: bool, 
         )
     data.check_trainable()
     data.check_files(["train"])
+    if run is not None:
+        check_run(Path(run), _description(method, data, config, about or {}), resume=resume)
+
+
+def _opened(
+    run: str | Path | None, resume: bool, description: Mapping[str, Any]
+) -> AbstractContextManager[tuple[Run | None, bool]]:
+    return nullcontext((None, False)) if run is None else open_run(Path(run), description, resume=resume)
 
 
 def _description(method: Method, data: Dataset, config: TrainConfig, about: Mapping[str, Any]) -> dict[str, Any]:

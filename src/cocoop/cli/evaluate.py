@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from cocoop.cli.console import accuracy_table, counting, line, note, out
-from cocoop.cli.options import DataOptions, Device, left_out, pick_device
+from cocoop.cli.options import DataOptions, Device, OptionalInt, left_out, pick_device
 from cocoop.config import Precision, Which
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ class EvalCommand:
     """Processes that decode photos."""
     skip_bad_images: bool = False
     """Leave unreadable photos out and count them, instead of failing."""
+    shortlist: OptionalInt = None
+    """CoCoOp: also measure what computing only the INT most promising classes of each photo changes."""
     precision: Annotated[Precision | None, left_out("{fp32,bf16,fp16}", "as in training")] = None
     """Number type of the frozen towers."""
     device: Device = "auto"
@@ -64,7 +66,7 @@ class EvalCommand:
         if tests.bad:
             note(f"Left out: {bad_photos_message(tests.bad)}.")
         with counting("classifying") as progress:
-            result = evaluate(method, tests, batch_size=self.batch_size, on_progress=progress)
+            result = evaluate(method, tests, batch_size=self.batch_size, shortlist=self.shortlist, on_progress=progress)
         self._print(result, {"run": str(self.run_folder), "method": method.key, "data": data.name}, len(unseen))
 
     def _print(self, result: Evaluation, about: dict[str, Any], unseen: int) -> None:
@@ -73,5 +75,11 @@ class EvalCommand:
             line(json.dumps(record, ensure_ascii=False))
             return
         out.print(accuracy_table(f"{about['method']} on {about['data']}", [(f"{self.classes} classes", result)]))
+        if result.shortlist:
+            short = result.record()["shortlist"]
+            note(
+                f"With a shortlist of {short['size']} classes: {short['accuracy']:.1f} %; the exact answer was outside "
+                f"it for {short['exact_answer_outside']} of {len(result.labels)} photos."
+            )
         if unseen:
             note(f"{unseen} of the {len(result.classnames)} classes were not trained on.")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from cocoop.config import Precision
+from cocoop.config import Precision, parse_bytes
 from cocoop.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -96,12 +96,17 @@ class BackboneOptions:
     """Number type of the frozen towers; learned parameters are always fp32."""
     device: Device = "auto"
     """Where to compute."""
+    memory_budget: Annotated[str | None, left_out("SIZE", "most of what the device has free")] = None
+    """Memory that training may plan with beyond the weights, such as 2GiB; more classes then take more time."""
 
     def load(self) -> Backbone:
         """Load it."""
+        budget = None if self.memory_budget is None else parse_bytes("memory_budget", self.memory_budget)
         from cocoop.backbones import load_backbone
 
-        return load_backbone(self.backbone, precision=self.precision, device=pick_device(self.device))
+        backbone = load_backbone(self.backbone, precision=self.precision, device=pick_device(self.device))
+        backbone.text_tower.memory_budget = budget
+        return backbone
 
 
 def pick_device(wanted: str) -> str:

@@ -15,7 +15,7 @@ import tyro
 from rich.table import Table
 
 from cocoop.cli.console import counting, line, out
-from cocoop.cli.options import Device, left_out, pick_device
+from cocoop.cli.options import Device, OptionalInt, left_out, pick_device
 from cocoop.config import Precision
 from cocoop.errors import ConfigError
 
@@ -47,6 +47,8 @@ class PredictCommand:
     """Processes that decode photos; 0 is quickest for a few."""
     skip_bad_images: bool = False
     """Print unreadable photos with the reason instead of failing."""
+    shortlist: OptionalInt = None
+    """CoCoOp: compute only the INT most promising classes of each photo."""
     precision: Annotated[Precision | None, left_out("{fp32,bf16,fp16}", "as in training")] = None
     """Number type of the frozen towers."""
     device: Device = "auto"
@@ -70,6 +72,7 @@ class PredictCommand:
             batch_size=self.batch_size,
             workers=self.workers,
             skip_bad_images=self.skip_bad_images,
+            shortlist=self.shortlist,
         )
         # Lines that come as they are found show progress themselves, and a bar would run into them.
         visible = self.format == "table" or not sys.stdout.isatty()

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from cocoop.cli.options import BackboneOptions, DataOptions, left_out
 from cocoop.config import Position, Which
 from cocoop.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cocoop.backbones.backbone import Backbone
+    from cocoop.feature_cache import FeatureCache
 
 __all__ = ["OptimiserOptions", "PromptOptions", "TrainCommand"]
 
@@ -105,11 +109,27 @@ class TrainCommand:
     ] = "cached"
     """The comparison from base to new classes."""
     cache_features: bool = False
-    """Encode each photo once instead of augmented anew in each epoch: much faster."""
+    """Encode each photo once instead of augmented anew in each epoch: much faster. Features are kept for later runs."""
+    feature_cache: Annotated[Path | None, left_out("PATH", "COCOOP_CACHE or your cache folder")] = None
+    """Where --cache-features keeps them; runs may share it."""
     skip_bad_images: bool = False
     """Leave unreadable test photos out and count them, instead of failing. Training always does."""
     resume: bool = False
     """Go on with the run in --output, with the same settings; begin it if there is none."""
+
+    def cache(self, backbone: Backbone) -> FeatureCache | None:
+        """Features on disk, where photos are to be encoded once.
+
+        Raises:
+            ConfigError: for a folder of features that are not wanted.
+        """
+        from cocoop.feature_cache import FeatureCache, default_cache_folder
+
+        if self.cache_features:
+            return FeatureCache(self.feature_cache or default_cache_folder(), backbone)
+        if self.feature_cache is not None:
+            raise ConfigError("--feature-cache goes with --cache-features.")
+        return None
 
     def run(self) -> None:
         """Train, measure, print."""

@@ -13,13 +13,14 @@ from cocoop.config import TrainConfig
 from cocoop.data import Dataset
 from cocoop.errors import CheckpointError
 from cocoop.evaluation import evaluate
+from cocoop.feature_cache import FeatureCache
 from cocoop.features import Features, bad_photos_message, encode_split
 from cocoop.files import write_json
-from cocoop.methods import METHODS
-from cocoop.protocols import BaseToNew, base_to_new, method_defaults, paper_config
+from cocoop.methods import METHODS, Method
+from cocoop.protocols import BaseToNew, base_to_new, paper_config
 from cocoop.report.tables import base_to_new_table
 from cocoop.runs import epochs_done
-from cocoop.train import TrainResult, fit
+from cocoop.train import TrainResult, check_fit, fit
 
 __all__ = ["train"]
 
@@ -34,24 +35,31 @@ def train(command: TrainCommand) -> None:
     data = command.photos.load().few_shot(command.shots, command.seed)
     chosen = data.select(command.classes)
     chosen.check_trainable()
-    compare = command.compare != "none" and _can_compare(data)
+    compare = command.compare != "none" and _can_compare(command, data)
     needed = data if compare else chosen
     needed.check_files(["train", "test"])
+    settings = command.prompt.settings(command.seed)
     job = _Job(command, _folder(command, data), data, chosen)
+    config = job.config(command.prompt.method, cached=command.cache_features)
     try:
         backbone = command.model.load()
+        method = METHODS[command.prompt.method](backbone, chosen.classnames, **settings)
+        check_fit(method, chosen, config, run=job.folder, resume=command.resume, about=job.about)
         note(f"{data.name}: {len(chosen.train)} photos of {len(chosen.classnames)} classes; backbone {backbone.name}")
-        tests = job.encode_tests(backbone, needed) if needed.test else None
-        job.learn(backbone, tests if tests is None or not compare else tests.select(command.classes))
+        cache = command.cache(backbone)
+        tests = job.encode_tests(backbone, needed, cache) if needed.test else None
+        job.learn(method, config, tests if tests is None or not compare else tests.select(command.classes), cache)
         if compare and tests is not None:
-            job.compare(backbone, tests.select("base"), tests.select("new"))
+            job.compare(backbone, tests.select("base"), tests.select("new"), cache)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(job.what_is_kept()) from None
     note(f"The run is in {job.folder}. Predict with: cocoop predict {job.folder} PHOTOS...")
 
 
-def _can_compare(data: Dataset) -> bool:
-    if len(data.classnames) < 4:
+def _can_compare(command: TrainCommand, data: Dataset) -> bool:
+    if command.prompt.class_specific:
+        note("No comparison from base to new classes: contexts of --class-specific exist only for classes trained on.")
+    elif len(data.classnames) < 4:
         note(
             f"No comparison from base to new classes: it needs 4 classes or more, and there are {len(data.classnames)}."
         )
@@ -109,7 +117,7 @@ class _Job:
         command = self.command
         return {"shots": command.shots, "classes": command.classes, "context": command.prompt.context}
 
-    def encode_tests(self, backbone: Backbone, data: Dataset) -> Features:
+    def encode_tests(self, backbone: Backbone, data: Dataset, cache: FeatureCache | None) -> Features:
         """Features of the test photos; first of all, so that an unreadable one is known before hours of training."""
         workers = 2 if self.command.optimiser.workers is None else self.command.optimiser.workers
         with counting("encoding test photos") as progress:
@@ -118,23 +126,22 @@ class _Job:
                 data,
                 workers=workers,
                 skip_bad_images=self.command.skip_bad_images,
+                cache=cache,
                 on_progress=progress,
             )
         if tests.bad:
             note(f"Left out of the test: {bad_photos_message(tests.bad)}.")
         return tests
 
-    def learn(self, backbone: Backbone, tests: Features | None) -> None:
+    def learn(self, method: Method, config: TrainConfig, tests: Features | None, cache: FeatureCache | None) -> None:
         """Train the prompt, and measure it where there are test photos."""
-        key = self.command.prompt.method
-        config = self.config(key, cached=self.command.cache_features)
+        key = method.key
         if config.epochs <= config.warmup_epochs:
             note(
                 f"All {config.epochs} epochs are warm-up at a rate of {config.warmup_learning_rate:g}, which changes "
                 "little; --warmup-epochs 0 begins at the full rate."
             )
-        method = METHODS[key](backbone, self.chosen.classnames, **self.command.prompt.settings(self.command.seed))
-        with training(key) as on_step, counting("encoding training photos") as on_encode:
+        with training(key) as (on_step, on_encode):
             result = fit(
                 method,
                 self.chosen,
@@ -142,6 +149,7 @@ class _Job:
                 run=self.folder,
                 resume=self.command.resume,
                 about=self.about,
+                cache=cache,
                 on_step=on_step,
                 on_encode=on_encode,
             )
@@ -151,13 +159,15 @@ class _Job:
             write_json(self.folder / "results.json", {"method": key, **self.about, **measured.record()})
             out.print(accuracy_table(f"{key} on {self.chosen.name}", [(f"{self.command.classes} classes", measured)]))
 
-    def compare(self, backbone: Backbone, base_tests: Features, new_tests: Features) -> None:
+    def compare(
+        self, backbone: Backbone, base_tests: Features, new_tests: Features, cache: FeatureCache | None
+    ) -> None:
         """Base to new for zero-shot, CoOp and the method."""
         cached = self.command.compare == "cached"
         if cached and not self.command.cache_features:
             note("The comparison learns from photos encoded once; --compare augmented is as in the papers, and slower.")
         results = [
-            self._base_to_new(backbone, key, base_tests, new_tests, cached=cached)
+            self._base_to_new(backbone, key, base_tests, new_tests, cache, cached=cached)
             for key in dict.fromkeys(["zero-shot", "coop", self.command.prompt.method])
         ]
         records = [result.record() for result in results]
@@ -165,13 +175,20 @@ class _Job:
         out.print(base_to_new_table(records, f"Base to new classes: {self.data.name}"))
 
     def _base_to_new(
-        self, backbone: Backbone, key: str, base_tests: Features, new_tests: Features, *, cached: bool
+        self,
+        backbone: Backbone,
+        key: str,
+        base_tests: Features,
+        new_tests: Features,
+        cache: FeatureCache | None,
+        *,
+        cached: bool,
     ) -> BaseToNew:
         mine = key == self.command.prompt.method
         seed = self.command.seed
         # The prompt that was just learned is the very one that the comparison wants: it is not learned twice.
         is_the_run = mine and self.command.classes == "base" and cached == self.command.cache_features
-        with training(f"{key}, base classes") as on_step, counting("encoding training photos") as on_encode:
+        with training(f"{key} (base)") as (on_step, on_encode):
             result = base_to_new(
                 backbone,
                 key,
@@ -179,16 +196,17 @@ class _Job:
                 base_tests,
                 new_tests,
                 self.config(key, cached=cached),
-                settings=self.command.prompt.settings(seed) if mine else method_defaults(key, seed=seed),
+                settings=self.command.prompt.settings(seed) if mine else None,
                 run=self.folder if is_the_run else self.folder / "compare" / key,
                 # A comparison that was stopped goes on together with its run.
                 resume=True,
                 about=self.about,
+                cache=cache,
                 on_step=on_step,
                 on_encode=on_encode,
             )
         if result.training and not is_the_run:
-            _tell(f"{key}, base classes", result.training)
+            _tell(f"{key} (base)", result.training)
         return result
 
     def what_is_kept(self) -> str:
@@ -210,6 +228,6 @@ def _tell(what: str, result: TrainResult) -> None:
     last = result.history[-1]
     seconds = sum(epoch["seconds"] for epoch in result.history)
     note(
-        f"{what}: {last['epoch']} epochs in {seconds:.0f} s; in the last one, loss {last['loss']:.3f} and "
-        f"{last['accuracy']:.1f} % right."
+        f"{what}: {last['epoch']} epochs in {seconds:.0f} s; in the last one, loss {last['loss']:.3f}, "
+        f"accuracy {last['accuracy']:.1f}%."
     )

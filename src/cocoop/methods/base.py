@@ -17,6 +17,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from cocoop.backbones.backbone import Backbone
+from cocoop.errors import ConfigError
 from cocoop.files import write_json
 from cocoop.saved import CONFIG, FORMAT, LEARNED, write_tensors
 from cocoop.text.prompts import check_classnames
@@ -126,6 +127,14 @@ class Method(nn.Module):
             "settings": self.settings(),
         }
         write_json(folder / CONFIG, config)
+
+    def shortlist_scorer(self, shortlist: int) -> Callable[[Tensor], Tensor]:  # noqa: ARG002 - CoCoOp has one
+        """`logits` of the most promising classes only, where computing all of them costs something.
+
+        Raises:
+            ConfigError: for a method whose class features are the same for every image.
+        """
+        raise ConfigError(f"--shortlist is for CoCoOp; {self.key} has the same prompt for every image. Leave it out.")
 
     def forward(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B C"]:
         """Logits of preprocessed images."""

@@ -17,7 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cocoop.backbones.backbone import Backbone
-from cocoop.errors import ConfigError, PromptError
+from cocoop.config import check_whole
+from cocoop.errors import PromptError
 from cocoop.methods.base import Method, seeded
 from cocoop.methods.context import pack_prompts, prompt_ids, random_context, word_context
 from cocoop.text.prompts import check_classnames
@@ -137,20 +138,19 @@ class CoCoOp(Method):
         parts = image_features.split(self.prompts.images_at_once)
         return torch.cat([super(CoCoOp, self).logits(part) for part in parts])
 
-    def scorer(self, shortlist: int | None = None) -> Callable[[Tensor], Tensor]:
-        """`logits` for inference, without gradients.
+    def shortlist_scorer(self, shortlist: int) -> Callable[[Tensor], Tensor]:
+        """`logits` for inference of the K classes that the prompt without its shift ranks highest; K times cheaper.
 
         Args:
-            shortlist: K, to compute the logits of the K classes that the prompt without its shift ranks highest
-                and no others, which get minus infinity; None: of all classes, exactly.
+            shortlist: K.
+
+        Returns:
+            A function like `logits`: exact logits of the classes on an image's shortlist, minus infinity for the rest.
 
         Raises:
             ConfigError: for a shortlist below 1.
         """
-        if shortlist is None:
-            return super().scorer()
-        if shortlist < 1:
-            raise ConfigError(f"--shortlist is {shortlist}; it must be at least 1.")
+        check_whole("shortlist", shortlist, 1)
         with torch.no_grad():
             static = F.normalize(self.backbone.text_tower(self.context.unsqueeze(0), self.prompts).float(), dim=-1)
         k = min(shortlist, len(self.classnames))
