@@ -9,7 +9,7 @@ import jaxtyping
 import pytest
 
 # Shapes and types in the signatures are checked while the tests run.
-jaxtyping.install_import_hook("cocoop", "beartype.beartype")
+jaxtyping.install_import_hook("cocoop", "typechecking.check")
 
 import torch  # noqa: E402
 from torch import nn  # noqa: E402

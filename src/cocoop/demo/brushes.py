@@ -143,6 +143,16 @@ class Canvas:
         light = np.array([side, -height, 0.75], dtype=np.float32)
         self.light: Array = light / np.linalg.norm(light)
 
+    @property
+    def light_x(self) -> float:
+        """How far to the right the light is, from -1 to 1."""
+        return float(self.light[0])
+
+    @property
+    def light_y(self) -> float:
+        """How far down the light is, from -1 to 1."""
+        return float(self.light[1])
+
     # Masks: grey pictures of the whole canvas, white where something is.
 
     def _pixels(self, points: Iterable[Point]) -> list[Point]:
@@ -240,14 +250,14 @@ class Canvas:
 
     def shadow(self, mask: Image.Image, *, away: float = 0.03, soft: float = 0.02, dark: float = 0.5) -> None:
         """The shadow of a shape on what lies just behind it, away from the light."""
-        shift = (round(-self.light[0] * away * self.edge), round(-self.light[1] * away * self.edge))
+        shift = (round(-self.light_x * away * self.edge), round(-self.light_y * away * self.edge))
         moved = Image.new("L", mask.size)
         moved.paste(mask, shift)
         self.fill((12, 10, 24), self.soften(moved, soft), dark)
 
     def ground(self, x: float, y: float, rx: float, ry: float, *, dark: float = 0.55) -> None:
         """The shadow under something that stands at (x, y)."""
-        outline = arc(x - self.light[0] * rx * 0.7, y, rx, ry)
+        outline = arc(x - self.light_x * rx * 0.7, y, rx, ry)
         self.fill((14, 10, 20), self.soften(self.area(outline), ry * 0.55), dark)
 
     def relief(
@@ -332,8 +342,8 @@ class Canvas:
             shadow: darkness of a shadow just behind it.
         """
         heights, radii = (np.array(column, dtype=np.float32) for column in zip(*profile, strict=True))
-        reach = radii.max() * pose.wide
-        corners = pose([(sx * reach / pose.wide, y) for sx in (-1, 1) for y in (heights[0], heights[-1])])
+        reach = float(radii.max()) * pose.wide
+        corners = pose([(sx * reach / pose.wide, y) for sx in (-1, 1) for y in (float(heights[0]), float(heights[-1]))])
         left, right = (int(f(x for x, _ in corners) * self.edge) + d for f, d in ((min, -2), (max, 3)))
         top, bottom = (int(f(y for _, y in corners) * self.edge) + d for f, d in ((min, -2), (max, 3)))
         left, top, right, bottom = max(left, 0), max(top, 0), min(right, self.edge), min(bottom, self.edge)

@@ -80,7 +80,7 @@ def cloth(canvas: Canvas, colour: Colour | None = None) -> None:
     colour = colour or hsv(rng.random(), rng.uniform(0.04, 0.36), rng.uniform(0.45, 0.92))
     weave = canvas.noise(110, octaves=1, sharp=True)
     canvas.fill(ramp(weave, [mix(colour, (0, 0, 0), 0.1), mix(colour, (255, 255, 255), 0.08)]))
-    canvas.fill((0, 0, 0), canvas.fade((0.5 - canvas.light[0] * -0.6, 0.1), (0.5 - canvas.light[0] * 0.6, 1.1)), 0.3)
+    canvas.fill((0, 0, 0), canvas.fade((0.5 - canvas.light_x * -0.6, 0.1), (0.5 - canvas.light_x * 0.6, 1.1)), 0.3)
 
 
 def room(canvas: Canvas, horizon: float) -> None:
@@ -92,7 +92,7 @@ def room(canvas: Canvas, horizon: float) -> None:
     table = ramp(canvas.noise(40, octaves=3, stretch=12), [hsv(hue, 0.6, value * 0.7), hsv(hue, 0.45, value)])
     below = canvas.area([(0, horizon), (1, horizon), (1, 1), (0, 1)])
     canvas.fill(table, below)
-    canvas.fill((255, 240, 220), ImageChops.multiply(canvas.glow(0.5 + canvas.light[0], horizon, 0.7), below), 0.3)
+    canvas.fill((255, 240, 220), ImageChops.multiply(canvas.glow(0.5 + canvas.light_x, horizon, 0.7), below), 0.3)
     canvas.blur(0.008)
 
 
@@ -105,7 +105,7 @@ def underwater(canvas: Canvas, hue: float | None = None, *, light: float = 1.0) 
         hsv(hue, 0.8, 0.5 * light),
         hsv(hue + 0.03, 0.9, 0.2 * light),
     ]
-    canvas.fill(ramp(canvas.fade((0.5 - canvas.light[0] * -0.4, -0.1), (0.5, 1.1)), tones))
+    canvas.fill(ramp(canvas.fade((0.5 - canvas.light_x * -0.4, -0.1), (0.5, 1.1)), tones))
     start = rng.uniform(0.1, 0.9)
     for _ in range(6):
         a, b = rng.uniform(-0.6, 0.6), rng.uniform(0.05, 0.14)

@@ -209,7 +209,7 @@ def umbrella(canvas: Canvas) -> None:
         hem = smooth([(b, 0.05), ((a + b) / 2, -0.05), (a, 0.05)], closed=False)
         mask = canvas.area(pose([*rib(b), *hem, *reversed(rib(a))]))
         tone = (first, second)[k % 2]
-        facing = 0.5 + 0.5 * (a + b) / 2 * canvas.light[0] * 1.4
+        facing = 0.5 + 0.5 * (a + b) / 2 * canvas.light_x * 1.4
         canvas.relief(mask, mix(tone, (10, 8, 30), 0.42 - 0.42 * float(facing)), depth=0.035, gloss=0.2)
         canvas.fill(mix(tone, (0, 0, 0), 0.4), canvas.strokes([pose(rib(b))], 0.004), 0.8)
     canvas.fill((50, 50, 54), canvas.strokes([pose([(0, -0.66), (0, -0.8)])], 0.014))
