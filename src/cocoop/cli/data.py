@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich import box, filesize
 from rich.table import Table
 
-from cocoop.cli.console import note, out
+from cocoop.cli.console import bar_or_lines, line, note, out
+from cocoop.cli.options import OptionalPath, left_out
 from cocoop.data.catalog import DATA_ROOT_VARIABLE, CatalogEntry, Place, data_root
 from cocoop.data.catalog_fetch import fetch, instructions
 from cocoop.data.catalog_table import CATALOG, catalog_entry
@@ -25,6 +24,10 @@ from cocoop.errors import DataError
 
 __all__ = ["DataCommand"]
 
+Names = Annotated[
+    tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="(required)")
+]
+
 SHOWN = 20
 """Missing files that are listed unless all are asked for."""
 
@@ -33,8 +36,8 @@ SHOWN = 20
 class RootOptions:
     """Where data sets lie."""
 
-    data_root: Path | None = None
-    """Folder that the papers' data sets lie in; COCOOP_DATA, or cocoop/data in your cache folder, if not given."""
+    data_root: OptionalPath = None
+    """Folder of the papers' data sets, if not COCOOP_DATA or cocoop/data in your cache folder."""
 
     @property
     def root(self) -> Path:
@@ -46,8 +49,8 @@ class RootOptions:
 class PlaceOptions(RootOptions):
     """Where data sets and their lists lie."""
 
-    splits: Path | None = None
-    """Folder with the official split files (split_zhou_*.json); each data set's own folder if not given."""
+    splits: OptionalPath = None
+    """Folder of the papers' split files (split_zhou_*.json), if not each data set's own."""
 
     def place(self, entry: CatalogEntry) -> Place:
         """Where a data set is, or would be.
@@ -75,7 +78,7 @@ class ListCommand(RootOptions):
                 asdict(entry) | {"folder": str(places[name].folder), "here": places[name].photos.is_dir()}
                 for name, entry in CATALOG.items()
             ]
-            _line(json.dumps(rows, ensure_ascii=False))
+            line(json.dumps(rows, ensure_ascii=False))
             return
         table = Table(title=f"Data sets under {self.root}", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
         table.add_column("name", no_wrap=True)
@@ -97,7 +100,7 @@ class DownloadCommand(PlaceOptions):
 
     What must be fetched by hand is explained step by step."""
 
-    names: tyro.conf.Positional[tuple[str, ...]]
+    names: Names
     """Names of data sets; see `cocoop data list`."""
     keep_archives: bool = False
     """Keep the archives after unpacking them."""
@@ -117,7 +120,7 @@ class DownloadCommand(PlaceOptions):
             place = self.place(entry)
             result = verify(entry, place)
             if not result.complete and entry.by_hand:
-                _line(instructions(entry, place))
+                line(instructions(entry, place))
                 raise DataError(
                     f"The photos of {entry.title} must be fetched by hand, as above; then check them with"
                     f" `cocoop data verify {entry.name}`."
@@ -129,7 +132,7 @@ class DownloadCommand(PlaceOptions):
 class VerifyCommand(PlaceOptions):
     """Check layout, official lists and numbers of photos, and list what is missing. Exit code 1 if incomplete."""
 
-    names: tyro.conf.Positional[tuple[str, ...]]
+    names: Names
     """Names of data sets; see `cocoop data list`."""
     all_missing: bool = False
     """List everything that is missing, not only the first few."""
@@ -155,13 +158,13 @@ class VerifyCommand(PlaceOptions):
 class WhereCommand(RootOptions):
     """Print the data root, or the folder of a data set's photos."""
 
-    name: tyro.conf.Positional[str | None] = None
-    """Name of a data set; the data root if not given."""
+    name: Annotated[tyro.conf.Positional[str | None], left_out("NAME", "the data root")] = None
+    """Name of a data set."""
 
     def run(self) -> None:
         """Print a path."""
         path = self.root if self.name is None else Place.of(catalog_entry(self.name), self.root).photos
-        _line(str(path.absolute()))
+        line(str(path.absolute()))
         if not path.is_dir():
             note(
                 f"It is not there yet. --data-root or the environment variable {DATA_ROOT_VARIABLE} name another root."
@@ -184,10 +187,6 @@ class DataCommand:
         self.action.run()
 
 
-def _line(text: str) -> None:
-    out.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
 def _named(names: tuple[str, ...]) -> list[CatalogEntry]:
     if not names:
         raise DataError(f"Name a data set: {', '.join(CATALOG)}.")
@@ -201,7 +200,7 @@ def _report(entry: CatalogEntry, place: Place, result: Verification, *, shown: i
         DataError: if the data set is incomplete.
     """
     for name in result.missing[:shown]:
-        _line(f"missing: {name}")
+        line(f"missing: {name}")
     if shown is not None and len(result.missing) > shown:
         note(
             f"... and {len(result.missing) - shown:,} more; `cocoop data verify {entry.name} --all-missing` lists all."
@@ -209,27 +208,24 @@ def _report(entry: CatalogEntry, place: Place, result: Verification, *, shown: i
     if not result.complete:
         raise DataError(f"{entry.title} in '{place.photos}' is incomplete: {' '.join(result.problems)}")
     train, val, test = result.sizes
-    line = f"{entry.title} is complete: {result.classes:,} classes, {train:,} train, {val:,} val, {test:,} test photos"
-    _line(f"{line}, in {place.photos}")
+    counts = f"{result.classes:,} classes, {train:,} train, {val:,} val, {test:,} test photos"
+    line(f"{entry.title} is complete: {counts}, in {place.photos}")
 
 
 @contextmanager
 def _transfers() -> Iterator[Callable[[str], ByteProgress]]:
-    """A bar for each download and unpacking, in bytes."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    """Progress of downloads and unpackings, one after the other."""
+    with ExitStack() as running:
 
         def begin(what: str) -> ByteProgress:
-            if not console.is_terminal:
-                note(f"{what[:1].upper()}{what[1:]}.")
-            task = progress.add_task(what, total=None)
-            return lambda done, total: progress.update(task, completed=done, total=total)
+            running.close()
+            note(f"{what[:1].upper()}{what[1:]} ...")
+            tell = running.enter_context(bar_or_lines(what))
+
+            def advance(done: int, total: int | None) -> None:
+                size = filesize.decimal(done)
+                tell(done, total or done, size if total is None else f"{size} of {filesize.decimal(total)}")
+
+            return advance
 
         yield begin

@@ -5,16 +5,36 @@ data.check_trainable()
 data.check_files()
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from cocoop.data.catalog import CatalogEntry, Place, data_root
 from cocoop.data.catalog_fetch import fetch, instructions
 from cocoop.data.catalog_table import catalog_entry
 from cocoop.data.catalog_verify import Verification, verify
 from cocoop.data.dataset import Dataset, Item, Split
 from cocoop.data.draw import Which, draw_few_shot
-from cocoop.data.images import PhotoError, Transform, open_photo, test_transform, train_transform
-from cocoop.data.loading import BadPhoto, Batch, PhotoDataset, epoch_order, photo_batches, plain_order
 from cocoop.data.names import clean_name
 from cocoop.data.readers import load_data
+
+if TYPE_CHECKING:
+    from cocoop.data.images import PhotoError, Transform, open_photo, test_transform, train_transform
+    from cocoop.data.loading import BadPhoto, Batch, PhotoDataset, epoch_order, photo_batches, plain_order
+
+# What needs PyTorch is imported when it is first asked for: listing photos, drawing and the catalog do not.
+_HOMES = {
+    "BadPhoto": "cocoop.data.loading",
+    "Batch": "cocoop.data.loading",
+    "PhotoDataset": "cocoop.data.loading",
+    "PhotoError": "cocoop.data.images",
+    "Transform": "cocoop.data.images",
+    "epoch_order": "cocoop.data.loading",
+    "open_photo": "cocoop.data.images",
+    "photo_batches": "cocoop.data.loading",
+    "plain_order": "cocoop.data.loading",
+    "test_transform": "cocoop.data.images",
+    "train_transform": "cocoop.data.images",
+}
 
 __all__ = [
     "BadPhoto",
@@ -44,3 +64,11 @@ __all__ = [
     "train_transform",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cocoop.data' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value

@@ -43,7 +43,7 @@ def download(
     *,
     checksum: str | None,
     on_progress: ByteProgress | None = None,
-    tries: int = 4,
+    tries: int = 3,
     pause: float = 1.0,
     timeout: float = 30.0,
 ) -> None:
