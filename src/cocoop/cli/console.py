@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -50,56 +50,54 @@ def fail(text: str, code: int) -> NoReturn:
 
 
 class _Clock:
-    """Time left, from the share of the work that is done; work done before (a resumed run) took no time now."""
+    """Time left, from the share of the work that is done; what was done before (a resumed run) took no time now."""
 
     def __init__(self) -> None:
-        self._started = time.monotonic()
+        self._started = 0.0
         self._first: int | None = None
 
     def left(self, done: int, total: int) -> str:
-        """`0:03:20 left`, or nothing as long as there is no telling."""
+        """`  0:03:20 left`, or nothing as long as there is no telling, and at the end."""
         if self._first is None:
-            self._first = done
-            self._started = time.monotonic()
+            self._first, self._started = done, time.monotonic()
         since = done - self._first
-        if since <= 0:
+        if since <= 0 or done >= total:
             return ""
         seconds = round((time.monotonic() - self._started) / since * (total - done))
-        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left"
+        return f"  {seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left"
 
 
 @contextmanager
-def bar_or_lines(what: str, *, visible: bool = True) -> Iterator[Callable[[int, int, str], None]]:
+def bar_or_lines(what: str, *, visible: bool = True, bar_width: int = 16) -> Iterator[Callable[[int, int, str], None]]:
     """Progress of long work: a bar in a terminal, a line every ten seconds elsewhere.
 
     Args:
         what: is going on.
         visible: no, where a bar would run into the results.
+        bar_width: characters of the bar itself; 0 for the words alone.
 
     Yields:
         A function to be called with what is done, of how much, and a few words about it.
     """
-    clock = _Clock()
     if not _notes.is_terminal:
         said = time.monotonic()
 
         def tell(done: int, total: int, facts: str) -> None:
             nonlocal said
-            left = clock.left(done, total)
             if visible and time.monotonic() - said >= SECONDS_BETWEEN_LINES:
                 said = time.monotonic()
-                note("  ".join(filter(None, [f"{what}: {100 * done // max(total, 1)} %", facts, left])))
+                note(f"{what}: {100 * done // max(total, 1)}%  {facts}")
 
         yield tell
         return
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=16), TextColumn("{task.fields[facts]}"))
+    bar = [BarColumn(bar_width=bar_width)] if bar_width else []
+    columns = (TextColumn("{task.description}"), *bar, TextColumn("{task.fields[facts]}"))
     # Results on stdout must stay there: rich would lead them through the console of the bar.
     with Progress(*columns, console=_notes, disable=not visible, transient=True, redirect_stdout=False) as progress:
-        task: TaskID = progress.add_task(what, total=None, facts="")
+        task = progress.add_task(what, total=None, facts="")
 
         def show(done: int, total: int, facts: str) -> None:
-            words = "  ".join(filter(None, [facts, clock.left(done, total)]))
-            progress.update(task, completed=done, total=total, facts=words)
+            progress.update(task, completed=done, total=total, facts=facts)
 
         yield show
 
@@ -107,24 +105,35 @@ def bar_or_lines(what: str, *, visible: bool = True) -> Iterator[Callable[[int, 
 @contextmanager
 def counting(what: str, things: str = "photos", *, visible: bool = True) -> Iterator[Callable[[int, int], None]]:
     """Progress of work that reports (things done, things in all)."""
+    clock = _Clock()
     with bar_or_lines(what, visible=visible) as tell:
-        yield lambda done, total: tell(done, total, f"{done}/{total} {things}")
+        yield lambda done, total: tell(done, total, f"{done}/{total} {things}{clock.left(done, total)}")
 
 
 @contextmanager
-def training(what: str) -> Iterator[Callable[[StepReport], None]]:
-    """Progress of training: epoch, loss, accuracy, photos a second and the time left over all epochs."""
-    with bar_or_lines(what) as tell:
+def training(what: str) -> Iterator[tuple[Callable[[StepReport], None], Callable[[int, int], None]]]:
+    """Progress of training: epoch, loss, accuracy, photos a second and the time left over all epochs.
 
-        def advance(step: StepReport) -> None:
+    Yields:
+        A function to be called after each step, and one for (photos done, photos in all) while photos are encoded.
+    """
+    clocks = _Clock(), _Clock()
+    # In 80 columns there is room for the bar or the words.
+    with bar_or_lines(what, bar_width=16 if _notes.width >= 100 else 0) as tell:
+
+        def on_step(step: StepReport) -> None:
             done = (step.epoch - 1) * step.photos_in_epoch + step.photos
+            total = step.epochs * step.photos_in_epoch
             facts = (
-                f"epoch {step.epoch}/{step.epochs}  loss {step.loss:.3f}  {step.accuracy:.1f} % right"
+                f"epoch {step.epoch}/{step.epochs}  loss {step.loss:.3f}  acc {step.accuracy:.1f}%"
                 f"  {step.photos_per_second:.0f} photos/s"
             )
-            tell(done, step.epochs * step.photos_in_epoch, facts)
+            tell(done, total, facts + clocks[0].left(done, total))
 
-        yield advance
+        def on_encode(done: int, total: int) -> None:
+            tell(done, total, f"encoding {done}/{total} photos{clocks[1].left(done, total)}")
+
+        yield on_step, on_encode
 
 
 def accuracy_table(title: str, rows: list[tuple[str, Evaluation]]) -> Table:
