@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -463,3 +464,32 @@ def test_draw_by_name(capsys: pytest.CaptureFixture[str], shared: Path) -> None:
     main(["draw", "caltech101", *places, "--shots", "16", "--seed", "2", "--format", "json"])
     official = json.loads((shared / "splits/fewshot/caltech101_16shot_seed2.json").read_text())
     assert json.loads(capsys.readouterr().out) == official
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        environment = {
+            **{name: value for name, value in os.environ.items() if name.lower() != "no_proxy"},
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            # A server that takes the call and says nothing.
+            "https_proxy": f"http://127.0.0.1:{silent.getsockname()[1]}",
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cocoop", "data", "download", "dtd", "--data-root", str(tmp_path)],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        with process.stderr as err:
+            lines = [err.readline(), err.readline()]
+            connection, _ = silent.accept()
+            process.send_signal(signal.SIGINT)
+            lines += err.readlines()
+            connection.close()
+        assert process.wait() == 130
+    assert lines[1:] == [
+        "Downloading split_zhou_DescribableTextures.json ...\n",
+        "cocoop: Stopped. The same command goes on from here.\n",
+    ]

@@ -115,8 +115,11 @@ class DownloadCommand(PlaceOptions):
         for entry in entries:
             place = self.place(entry)
             note(f"{entry.title}: {entry.source}; terms of the photos: {entry.licence}.")
-            with _transfers() as on_stage:
-                fetch(entry, place, keep_archives=self.keep_archives, on_stage=on_stage)
+            try:
+                with _transfers() as on_stage:
+                    fetch(entry, place, keep_archives=self.keep_archives, on_stage=on_stage)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt("Stopped. The same command goes on from here.") from None
             place = self.place(entry)
             result = verify(entry, place)
             if not result.complete and entry.by_hand:
