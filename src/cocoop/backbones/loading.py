@@ -117,7 +117,7 @@ def _unknown(name: str) -> str:
     """What to type instead of a name that stands for nothing."""
     known = ["lite", *OPENAI_NAMES]
     near = difflib.get_close_matches(name.casefold(), {k.casefold(): k for k in known}, n=1, cutoff=0.6)
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         hint = f"local-dir:{name}"
     elif Path(name).is_file():
         hint = f"openai:{name}"

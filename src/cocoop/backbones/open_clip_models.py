@@ -286,7 +286,7 @@ def _tokenizer_on_hub(model: str, repository: str) -> Path:
     return fetch(repository, TOKENIZER_FILES, model)
 
 
-def _preprocessing(preprocess: Mapping[str, Any], size: int | tuple[int, int], model: str) -> Preprocessing:
+def _preprocessing(preprocess: Mapping[str, Any], size: int | Sequence[int], model: str) -> Preprocessing:
     import open_clip
 
     height, width = (size, size) if isinstance(size, int) else size
@@ -305,6 +305,6 @@ def _preprocessing(preprocess: Mapping[str, Any], size: int | tuple[int, int], m
     )
 
 
-def _three(values: float | tuple[float, ...]) -> tuple[float, float, float]:
+def _three(values: float | Sequence[float]) -> tuple[float, float, float]:
     red, green, blue = (values,) * 3 if isinstance(values, int | float) else values
     return float(red), float(green), float(blue)

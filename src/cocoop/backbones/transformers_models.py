@@ -91,8 +91,7 @@ def from_folder(folder: Path, model: str) -> Parts:
     _check_kind(read_config(folder / CONFIG), model)
     if not _has_weights(folder):
         raise BackboneError(f"'{folder}' has no weights (model.safetensors), or not all of the repository is cached.")
-    with quiet(transformers), readable(folder / CONFIG):
-        config = transformers.CLIPConfig.from_pretrained(str(folder))
+    config = _config(transformers, folder)
     text = config.text_config
     if text.hidden_act not in ("gelu", "quick_gelu"):
         raise refusal(model, f"its text tower's activation is {text.hidden_act!r}, not GELU or QuickGELU")
@@ -140,16 +139,30 @@ def _has_weights(folder: Path) -> bool:
     return any((folder / name).is_file() for name in names)
 
 
+def _config(transformers: Any, folder: Path) -> Any:
+    try:
+        with quiet(transformers):
+            return transformers.CLIPConfig.from_pretrained(str(folder))
+    # Every version checks settings in its own way, with errors that have nothing in common.
+    except Exception as error:
+        raise BackboneError(f"'{folder / CONFIG}' is damaged: {' '.join(str(error).split())}") from error
+
+
 def _network(transformers: Any, folder: Path) -> Any:
-    """The library's model; unlike the library, no weight may be missing or left over."""
+    """The library's model; unlike the library, no weight may be missing, left over or of another shape."""
     with quiet(transformers), readable(folder):
         network, loading = transformers.CLIPModel.from_pretrained(
-            str(folder), local_files_only=True, output_loading_info=True
+            str(folder), local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
         )
-    for what, names in (("lacks", loading["missing_keys"]), ("has unknown", loading["unexpected_keys"])):
+    faults = {
+        "lacks": loading["missing_keys"],
+        "has unknown": loading["unexpected_keys"],
+        "has, in another shape than config.json says,": [name for name, *_ in loading["mismatched_keys"]],
+    }
+    for fault, names in faults.items():
         names = sorted(name for name in names if not name.endswith("position_ids"))
         if names:
-            raise BackboneError(f"'{folder}' {what} weights of a CLIPModel: {', '.join(names[:3])}.")
+            raise BackboneError(f"'{folder}' {fault} weights of a CLIPModel: {', '.join(names[:3])}.")
     return network
 
 
@@ -158,7 +171,9 @@ def _preprocessing(folder: Path, image_size: int, model: str) -> Preprocessing:
     import transformers
 
     try:
-        processor = transformers.AutoImageProcessor.from_pretrained(str(folder), local_files_only=True)
+        processor = transformers.AutoImageProcessor.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise BackboneError(
             f"{model} does not say how to prepare images: '{folder}' has no preprocessor_config.json that can be read."
