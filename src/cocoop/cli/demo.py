@@ -52,16 +52,19 @@ class DemoCommand:
             CocoopError: for options out of range, a folder that holds something else, or a disk that refuses.
             KeyboardInterrupt: after Ctrl-C.
         """
+        started = time.perf_counter()
+        home = Home(self.output)
+        home.check()
+        # PyTorch takes seconds to import, and whose folder this is can be said without it.
         from cocoop.demo.crew import Crew, usable_cores
         from cocoop.demo.page import demo_page
         from cocoop.demo.study import Study
         from cocoop.files import write_json, write_whole
         from cocoop.report.tables import base_to_new_table
 
-        started = time.perf_counter()
         study = Study(seeds=self.seeds, shots=self.shots, test_pictures=self.test_pictures, epochs=self.epochs)
         processes = min(usable_cores(), study.most_processes) if self.processes is None else self.processes
-        crew, home = Crew(processes), Home(self.output)
+        crew = Crew(processes)
         home.claim()
         try:
             with crew:

@@ -57,12 +57,11 @@ class Home:
         """The page."""
         return self.folder / "report.html"
 
-    def claim(self) -> None:
-        """Make the folder, or check that what lies there is an earlier demonstration's.
+    def check(self) -> None:
+        """Check that the folder is not there yet, is empty, or is an earlier demonstration's.
 
         Raises:
-            DataError: if it holds anything else, or is no folder; nothing is changed then.
-            CheckpointError: if the disk refuses.
+            DataError: if it holds anything else, or is no folder.
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise DataError(f"'{self.folder}' is a file; give a folder with --output.")
@@ -73,6 +72,15 @@ class Home:
                     f"'{self.folder}' holds '{other.name}', which is not from an earlier demonstration, so nothing was "
                     "written; give another folder with --output."
                 )
+
+    def claim(self) -> None:
+        """Make the folder the demonstration's own.
+
+        Raises:
+            DataError: as `check`; nothing is changed then.
+            CheckpointError: if the disk refuses.
+        """
+        self.check()
         write_whole(self.note, NOTE.encode())
 
     def _is_own(self) -> bool:
