@@ -238,6 +238,21 @@ def test_what_is_there_is_not_overwritten(web: WebServer, tmp_path: Path) -> Non
     with pytest.raises(DataError, match=message):
         fetch(entry, Place.of(entry, root))
     assert (root / "fgvc_aircraft/images/0000001.jpg").read_text() == "mine"
+    (root / "fgvc_aircraft/images").rename(tmp_path / "mine")
+    # What a fetch that was stopped between two moves has put there is gone on from.
+    put(root, "fgvc_aircraft/variants.txt", content="another")
+    fetch(entry, Place.of(entry, root))
+    result = verify(dataclasses.replace(entry, sizes=(2, 1, 1), classes=3), Place.of(entry, root))
+    assert result.problems == ()
+
+
+def test_folders_beside_the_photos_stay_as_they_are(web: WebServer, tmp_path: Path) -> None:
+    put(tmp_path / "source", *(f"dtd/images/{path}" for path in listed_photos("dtd")), "dtd/labels/train1.txt")
+    entry, root = served(web, small("dtd"), tar_of(tmp_path / "source")), tmp_path / "sets"
+    put(root, "dtd/labels/mine.txt")
+    fetch(entry, Place.of(entry, root))
+    assert verify(entry, Place.of(entry, root)).complete
+    assert tree(root / "dtd/labels") == ["mine.txt"]
 
 
 def test_photos_in_another_layout_are_not_fetched_again(web: WebServer, tmp_path: Path) -> None:
@@ -276,6 +291,8 @@ def test_middle_frames_are_fetched_by_hand_and_unpacked_by_us(web: WebServer, tm
     (root / "downloads/UCF-101-midframes.zip").write_bytes(zip_of(source))
     fetch(entry, Place.of(entry, root))
     assert verify(entry, Place.of(entry, root)).complete
+    # Whoever fetched it by hand would not like to fetch it again.
+    assert tree(root / "downloads") == ["UCF-101-midframes.zip"]
 
 
 def test_instructions_name_the_folders_of_this_machine(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def fetch(
     Args:
         entry: the data set.
         place: where it goes.
-        keep_archives: keep archives once they are unpacked.
+        keep_archives: keep archives once they are unpacked; one that must be fetched by hand is kept anyway.
         on_stage: told of each download and unpacking.
         pause: seconds before a failed transfer is tried again.
 
@@ -57,7 +57,7 @@ def fetch(
             ready.append((archive, file))
     for archive, file in ready:
         _put(archive, file, place.folder, on_stage(f"unpacking {file.name}"))
-        if not keep_archives:
+        if not keep_archives and not archive.by_hand:
             file.unlink()
 
 
@@ -85,7 +85,7 @@ def _fetch_split_file(entry: CatalogEntry, place: Place, on_stage: Stage, pause:
 
 
 def _put(archive: Archive, file: Path, folder: Path, on_progress: ByteProgress) -> None:
-    """Unpack an archive and move its content into the data set's folder, what others look for last."""
+    """Unpack an archive and move its content into the data set's folder; a folder that is there already stays."""
     work = folder / ".unpacked"
     try:
         _clear(work)
@@ -96,12 +96,15 @@ def _put(archive: Archive, file: Path, folder: Path, on_progress: ByteProgress) 
             content = work / "inner"
         source = _part(content, archive.inside, file) if archive.inside else content
         moves = [(source, folder / archive.to)] if archive.to else [(s, folder / s.name) for s in source.iterdir()]
-        for origin, goal in sorted(moves, key=lambda move: move[1].name in archive.gives):
-            if goal.is_dir():
+        # What others look for goes last, folders after files: once all of it is there, everything is.
+        for origin, goal in sorted(moves, key=lambda move: (move[1].name in archive.gives, move[0].is_dir())):
+            if goal.is_dir() and goal.name in archive.gives:
                 raise DataError(
                     f"'{goal}' is there already, but not all that comes with it in '{file.name}'. Move it away and run"
                     " the command again."
                 )
+            if goal.is_dir():
+                continue
             origin.replace(goal)
     except OSError as error:
         raise DataError(f"'{file.name}' cannot be put into '{folder}': {error.strerror or error}.") from error
