@@ -36,6 +36,8 @@ STYLE: dict[str, Any] = {
     "svg.hashsalt": "cocoop",
     "font.size": 10.5,
     "text.color": INK,
+    "axes.prop_cycle": f"cycler('color', {list(METHODS)})",
+    "lines.color": SOFT,
     "axes.labelcolor": SOFT,
     "axes.edgecolor": LINE,
     "axes.titlecolor": INK,
@@ -142,7 +144,7 @@ def _markup(figure: Figure, description: str) -> Markup:
     from those of other charts.
     """
     file = io.BytesIO()
-    figure.savefig(file, format="svg", transparent=True)
+    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     root = ElementTree.fromstring(file.getvalue())
     salt = hashlib.sha256(file.getvalue()).hexdigest()[:8]
     for parent in list(root.iter()):

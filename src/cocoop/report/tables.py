@@ -51,6 +51,6 @@ def base_to_new_table(records: Sequence[Mapping[str, Any]], title: str = "Base t
     for column in COLUMNS:
         table.add_column(column, justify="right")
     for method, columns in base_to_new_values(records).items():
-        table.add_row(METHOD_NAMES.get(method, method), *(summary(columns[column]) for column in COLUMNS))
+        table.add_row(Text(METHOD_NAMES.get(method, method)), *(summary(columns[column]) for column in COLUMNS))
     # Rich would fold a title and a caption of the table itself to the table's small width.
     return Group(Text(title, style="italic"), table, Text(base_to_new_caption(records), style="dim"))

@@ -1,0 +1,58 @@
+"""Base-to-new tables from records."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from cocoop.report.tables import base_to_new_caption, base_to_new_table, base_to_new_values, summary
+
+
+def record(method, base, new):
+    h = 2 * base * new / (base + new)
+    return {"method": method, "base": {"accuracy": base}, "new": {"accuracy": new}, "harmonic_mean": h}
+
+
+RECORDS = [record("zero-shot", 60.0, 40.0), record("coop", 90.0, 30.0), record("zero-shot", 60.0, 40.0)]
+RECORDS.append(record("coop", 80.0, 40.0))
+
+
+def printed(records) -> str:
+    file = io.StringIO()
+    Console(file=file, width=200).print(base_to_new_table(records, "Some title"))
+    return file.getvalue()
+
+
+def test_values_are_grouped_by_method_in_the_order_of_the_records():
+    values = base_to_new_values(RECORDS)
+    assert list(values) == ["zero-shot", "coop"]
+    assert values["coop"] == {"base": [90.0, 80.0], "new": [30.0, 40.0], "H": [45.0, 2 * 80 * 40 / 120]}
+
+
+def test_h_is_the_mean_of_the_seeds_h():
+    # The H of the mean accuracies (85 and 35) would be 49.6.
+    assert summary(base_to_new_values(RECORDS)["coop"]["H"]) == "49.2 ± 5.9"
+    assert "H is the mean of the seeds' H" in base_to_new_caption(RECORDS)
+
+
+def test_one_value_has_no_deviation_and_two_have_that_of_a_sample():
+    assert summary([61.25]) == "61.2"
+    assert summary([60.0, 62.0]) == "61.0 ± 1.4"
+    assert "±" not in base_to_new_caption(RECORDS[:2])
+    assert "mean ± standard deviation (n - 1) over 2 seeds" in base_to_new_caption(RECORDS)
+
+
+def test_the_terminal_shows_names_numbers_and_what_they_are():
+    text = printed(RECORDS)
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
+    assert rows == [
+        ["zero-shot CLIP", "60.0 ± 0.0", "40.0 ± 0.0", "48.0 ± 0.0"],
+        ["CoOp", "85.0 ± 7.1", "35.0 ± 7.1", "49.2 ± 5.9"],
+    ]
+    assert text.startswith("Some title\n")
+    assert text.splitlines()[-1] == base_to_new_caption(RECORDS)
+
+
+def test_a_method_of_another_name_is_shown_by_it():
+    assert "my [bold]method" in printed([record("my [bold]method", 1.0, 1.0)])
