@@ -8,6 +8,7 @@ import pickle
 import warnings
 import zipfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import open_clip
@@ -177,13 +178,6 @@ def intruding_pickle(trace: Path) -> bytes:
     return buffer.getvalue()
 
 
-def clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """CLIP's vocabulary and merges with transformers' names of the two special tokens."""
-    library = open_clip.SimpleTokenizer()
-    names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
-    return {names.get(token, token): i for token, i in library.encoder.items()}, list(library.bpe_ranks)
-
-
 def save_transformers(
     folder: Path,
     *,
@@ -194,7 +188,7 @@ def save_transformers(
     **text: object,
 ) -> Path:
     """A folder as transformers' own `save_pretrained` of model and processor writes it."""
-    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+    from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -221,10 +215,44 @@ def save_transformers(
     )
     model = randomise(CLIPModel(config), seed=5)
     (model.half() if half else model).save_pretrained(folder)
-    vocabulary, merges = clip_vocabulary()
     size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
     images = CLIPImageProcessor(**{**size, "image_mean": [0.4, 0.5, 0.6], **(processor or {})})
-    CLIPProcessor(images, CLIPTokenizer(vocab=vocabulary, merges=merges)).save_pretrained(folder)
+    with TemporaryDirectory() as vocabulary:
+        tokenizer = AutoTokenizer.from_pretrained(save_vocabulary(Path(vocabulary)))
+        CLIPProcessor(images, tokenizer).save_pretrained(folder)
+    return folder
+
+
+def save_as_published(folder: Path) -> Path:
+    """A folder laid out as OpenAI's repositories on the hub are, written by the transformers of 2021 and 2022."""
+    from safetensors.torch import load_file
+
+    save_transformers(folder, eos=2)
+    state = load_file(folder / "model.safetensors")
+    state["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    state["vision_model.embeddings.position_ids"] = torch.arange(17)[None]
+    torch.save(state, folder / "pytorch_model.bin")
+    for name in ("model.safetensors", "tokenizer.json", "processor_config.json"):
+        (folder / name).unlink(missing_ok=True)
+    save_vocabulary(folder)
+    old = {"crop_size": 32, "size": 32, "resample": 3, "feature_extractor_type": "CLIPFeatureExtractor"}
+    steps = {"do_center_crop": True, "do_normalize": True, "do_resize": True}
+    colours = {"image_mean": list(open_clip.OPENAI_DATASET_MEAN), "image_std": list(open_clip.OPENAI_DATASET_STD)}
+    (folder / "preprocessor_config.json").write_text(json.dumps({**old, **steps, **colours}))
+    return folder
+
+
+def save_vocabulary(folder: Path) -> Path:
+    """CLIP's vocabulary in the files that the first CLIPTokenizer had."""
+    library = open_clip.SimpleTokenizer()
+    names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+    vocabulary = {names.get(token, token): i for token, i in library.encoder.items()}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    merges = "\n".join(" ".join(pair) for pair in library.bpe_ranks)
+    (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}\n")
+    around = {"bos_token": "<|startoftext|>", **dict.fromkeys(("eos_token", "pad_token", "unk_token"), "<|endoftext|>")}
+    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "do_lower_case": True, **around}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder
 
 
