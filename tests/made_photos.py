@@ -33,10 +33,11 @@ def environment(**more: str) -> dict[str, str]:
 
 def cocoop(*arguments: object, cwd: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
     """Run the command line to its end."""
+    cache = {} if cwd is None else {"COCOOP_CACHE": str(cwd / "cache")}
     return subprocess.run(
         [sys.executable, "-m", "cocoop", *map(str, arguments)],
         cwd=cwd,
-        env=environment(**more),
+        env=environment(**(cache | more)),
         capture_output=True,
         encoding="utf-8",
         errors="surrogateescape",

@@ -7,9 +7,9 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from made_photos import SOURCE, environment
 
 import cocoop
+from made_photos import SOURCE, environment
 
 PACKAGE = SOURCE / "cocoop"
 
