@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 import cocoop
 from cocoop.backbones.openai_files import architecture
+from cocoop.backbones.weights import read_weights
 from cocoop.errors import BackboneError
 from tiny_models import (
     TEXTS,
@@ -76,8 +77,6 @@ def test_an_archive_gives_what_the_library_reads_out_of_it(kind, archives):
 
 def test_archives_hold_both_number_types(archives):
     """As OpenAI's do; a reader of one type only would pass the test above otherwise."""
-    from cocoop.backbones.weights import read_weights
-
     types = {tensor.dtype for tensor in read_weights(archives["resnet"]).values()}
     assert types == {torch.float16, torch.float32, torch.int64}
 
@@ -195,6 +194,45 @@ def test_a_pickle_never_runs(tmp_path, archives):
 def test_no_name_outside_of_tensors_is_looked_up(module, name, tmp_path, archives):
     content = f"c{module}\n{name}\n(S'1'\ntR.".encode()
     refused(with_pickle(archives["vit"], tmp_path / "a.pt", content), "holds more than tensors")
+
+
+def test_every_form_of_a_tensor_is_read(tmp_path):
+    """Views into shared numbers, transposed, of many number types, single or empty; what is no tensor is left."""
+
+    class Forms(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            numbers = torch.arange(24.0)
+            self.inner = torch.nn.Linear(2, 3, dtype=torch.bfloat16)
+            self.sizes = [1, 2, 3]
+            self.name = "forms"
+            forms = {
+                "whole": numbers,
+                "turned": numbers.view(4, 6).T,
+                "part": numbers[5:9],
+                "apart": numbers[::5],
+                "halfs": torch.tensor([0.5, -2.0]).half(),
+                "doubles": torch.tensor(1 / 3, dtype=torch.float64),
+                "truth": torch.tensor([True, False]),
+                "bytes": torch.tensor([1, 255], dtype=torch.uint8),
+                "empty": torch.empty(0, 3, dtype=torch.int32),
+            }
+            for name, tensor in forms.items():
+                self.register_buffer(name, tensor)
+
+        def forward(self, x):
+            return self.inner(x) + self.sizes[0] + len(self.name)
+
+    path = tmp_path / "forms.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(Forms()), path)
+        expected = torch.jit.load(path).state_dict()
+    found = read_weights(path)
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        assert tensor.dtype == expected[name].dtype
+        assert torch.equal(tensor, expected[name])
 
 
 def test_code_in_an_archive_never_runs(tmp_path):
