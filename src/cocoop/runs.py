@@ -160,15 +160,17 @@ def epochs_done(folder: Path) -> int | None:
 def _packed(state: TrainingState) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors = {f"learned.{name}": tensor for name, tensor in state.learned.items()}
     tensors |= {f"momentum.{name}": tensor for name, tensor in state.momentum.items()}
-    return tensors, {"epoch": str(state.epoch), "scaler": json.dumps(state.scaler)}
+    # One entry: the order of several would differ from file to file, and the same state should be the same bytes.
+    return tensors, {"training": json.dumps({"epoch": state.epoch, "scaler": state.scaler})}
 
 
 def _read_state(path: Path) -> TrainingState:
     tensors, metadata = read_tensors(path)
     try:
-        epoch, scaler = int(metadata["epoch"]), json.loads(metadata["scaler"])
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(f"'{path}' is damaged: its metadata lack {error}.") from error
+        facts = json.loads(metadata["training"])
+        epoch, scaler = int(facts["epoch"]), dict(facts["scaler"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"'{path}' is no state of a training: {error!r}.") from error
     parts: dict[str, dict[str, Tensor]] = {"learned": {}, "momentum": {}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
