@@ -7,9 +7,10 @@ from PIL import Image
 import cocoop
 from cocoop.data import open_photo
 from cocoop.data import test_transform as eval_transform
+from cocoop.data.search import find_photos
 from cocoop.errors import ConfigError, DataError
 from cocoop.methods import CoCoOp
-from cocoop.prediction import find_photos, predict
+from cocoop.prediction import predict
 from made_photos import make_photos
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 from cocoop.errors import ConfigError
 
 __all__ = [
+    "PAPER",
     "POSITIONS",
     "PRECISIONS",
     "Position",
@@ -18,6 +19,7 @@ __all__ = [
     "TrainConfig",
     "Which",
     "check_whole",
+    "paper_config",
     "parse_bytes",
 ]
 
@@ -145,3 +147,20 @@ class TrainConfig:
             return self.warmup_learning_rate
         progress = (epoch - self.warmup_epochs - 1) / self.epochs
         return self.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+
+
+PAPER: dict[str, TrainConfig] = {
+    "coop": TrainConfig(epochs=200, batch_size=32),
+    "cocoop": TrainConfig(epochs=10, batch_size=1),
+}
+"""The published training of each method with 16 shots, as the CoCoOp paper uses it."""
+
+
+def paper_config(method: str, **changes: Any) -> TrainConfig:
+    """The published training of a method, with changes; a change to None keeps the published value.
+
+    Raises:
+        ConfigError: for a value out of range.
+    """
+    given = {name: value for name, value in changes.items() if value is not None}
+    return replace(PAPER.get(method, TrainConfig()), **given)

@@ -15,13 +15,11 @@ from torch import Tensor
 
 from cocoop.config import check_whole
 from cocoop.data import BadPhoto, Batch, Dataset, Item, photo_batches, plain_order, test_transform
-from cocoop.data.dataset import listed
-from cocoop.data.folders import PHOTO_SUFFIXES
 from cocoop.errors import DataError
 from cocoop.features import bad_photos_message
 from cocoop.methods import Method
 
-__all__ = ["Prediction", "check_top_k", "find_photos", "predict"]
+__all__ = ["Prediction", "predict"]
 
 
 @dataclass(frozen=True)
@@ -36,35 +34,6 @@ class Prediction:
     """Their probabilities in [0, 1], among all classes the method knows."""
     error: str | None = None
     """Why the photo could not be read."""
-
-
-def find_photos(paths: Sequence[str | Path]) -> list[Path]:
-    """Photos named directly, and all photos in and below folders, sorted.
-
-    Raises:
-        DataError: if a path does not exist, or there is no photo at all.
-    """
-    found: list[Path] = []
-    for path in map(Path, paths):
-        try:
-            if path.is_dir():
-                found += sorted(
-                    file for file in path.rglob("*") if _is_photo(file.relative_to(path)) and file.is_file()
-                )
-            elif path.exists():
-                found.append(path)
-            else:
-                raise DataError(f"There is no '{path}'; give photos or folders of photos.")
-        except OSError as error:
-            raise DataError(f"'{path}' cannot be read: {error.strerror or error}.") from error
-    if not found:
-        where = f"There are no photos in {listed([str(path) for path in paths])}" if paths else "No photo is named"
-        raise DataError(f"{where}; give photos or folders of photos.")
-    return found
-
-
-def _is_photo(below: Path) -> bool:
-    return below.suffix.lower() in PHOTO_SUFFIXES and not any(part.startswith(".") for part in below.parts)
 
 
 def predict(
@@ -96,7 +65,7 @@ def predict(
         ConfigError: for a number out of range.
         DataError: if there are no photos; while predicting, for unreadable ones, unless they are skipped.
     """
-    check_top_k(top_k)
+    check_whole("top_k", top_k, 1)
     check_whole("batch_size", batch_size, 1)
     check_whole("workers", workers, 0)
     if not paths:
@@ -107,15 +76,6 @@ def predict(
         scorer, k = method.shortlist_scorer(shortlist), min(top_k, shortlist, len(method.classnames))
     loader_options = _LoaderOptions(batch_size, workers, skip_bad_images)
     return _predictions(method, scorer, [str(path) for path in paths], k, loader_options)
-
-
-def check_top_k(top_k: int) -> None:
-    """Check how many classes are to be named.
-
-    Raises:
-        ConfigError: if it is below 1.
-    """
-    check_whole("top_k", top_k, 1)
 
 
 class _LoaderOptions(NamedTuple):

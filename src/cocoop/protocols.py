@@ -6,7 +6,6 @@ its own label space; H is the harmonic mean of the two accuracies.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cocoop.backbones.backbone import Backbone
-from cocoop.config import TrainConfig
+from cocoop.config import TrainConfig, paper_config
 from cocoop.data import Dataset
 from cocoop.errors import ConfigError
 from cocoop.evaluation import Evaluation, evaluate, harmonic_mean
@@ -26,23 +25,7 @@ from cocoop.train import StepReport, TrainResult, fit
 
 __all__ = ["BaseToNew", "base_to_new", "method_defaults", "paper_config"]
 
-PAPER: dict[str, TrainConfig] = {
-    "coop": TrainConfig(epochs=200, batch_size=32),
-    "cocoop": TrainConfig(epochs=10, batch_size=1),
-}
-"""The published settings with 16 shots, as the CoCoOp paper uses them."""
-
 PAPER_CONTEXT = "a photo of a"
-
-
-def paper_config(method: str, **changes: Any) -> TrainConfig:
-    """The published training of a method, with changes; a change to None keeps the published value.
-
-    Raises:
-        ConfigError: for a value out of range.
-    """
-    given = {name: value for name, value in changes.items() if value is not None}
-    return dataclasses.replace(PAPER.get(method, TrainConfig()), **given)
 
 
 def method_defaults(method: str, *, seed: int, template: str | None = None) -> dict[str, Any]:

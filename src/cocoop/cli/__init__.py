@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import reduce
 from importlib import import_module
 from operator import or_
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import tyro
@@ -48,6 +49,8 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and leave with its exit code."""
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - for as long as the process lives
     # A file name need not be text; what cannot be encoded is printed as an escape, which JSON understands.
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
@@ -58,9 +61,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt as stop:
         fail(str(stop) or "Stopped.", 130)
     except BrokenPipeError:
-        # The reader of our output (head, say) has seen enough. What is still buffered must not be tried again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of our output (head, say) has seen enough.
+        _forget_output()
         sys.exit(0)
+    except OSError as error:
+        # The outside world: a full disk, a folder without permission.
+        _forget_output()
+        fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.", 1)
+
+
+def _forget_output() -> None:
+    """Let what is still buffered go nowhere; it would be tried again, and fail again, when Python exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parsed(arguments: list[str]) -> Any:

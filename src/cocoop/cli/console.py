@@ -24,7 +24,18 @@ __all__ = ["accuracy_table", "bar_or_lines", "counting", "fail", "line", "note",
 # What is kept in a file has no edge to be wrapped at.
 _NO_EDGE = 100_000
 
-out = Console(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else _NO_EDGE)
+
+class _Results(Console):
+    """A reader of our output who has seen enough is the command line's business, as with `line`."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+# Where a program is started without a stdout, there is none.
+_in_terminal = sys.stdout is not None and sys.stdout.isatty()
+
+out = _Results(markup=False, emoji=False, highlight=False, width=None if _in_terminal else _NO_EDGE)
 """For tables."""
 
 _notes = Console(stderr=True, markup=False, emoji=False, highlight=False)

@@ -45,12 +45,13 @@ class EvalCommand:
 
     def run(self) -> None:
         """Measure and print."""
+        data = self.photos.load().select(self.classes)
+        data.check_files(["test"])
+
         from cocoop.checkpoint import from_pretrained
         from cocoop.evaluation import evaluate
         from cocoop.features import bad_photos_message, encode_split
 
-        data = self.photos.load().select(self.classes)
-        data.check_files(["test"])
         method = from_pretrained(self.run_folder, precision=self.precision, device=pick_device(self.device))
         unseen = set(data.classnames) - set(method.classnames)
         method.set_classes(data.classnames)

@@ -16,7 +16,8 @@ from rich.table import Table
 
 from cocoop.cli.console import counting, line, out
 from cocoop.cli.options import Device, OptionalInt, left_out, pick_device
-from cocoop.config import Precision
+from cocoop.config import Precision, check_whole
+from cocoop.data.search import find_photos
 from cocoop.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -56,12 +57,13 @@ class PredictCommand:
 
     def run(self) -> None:
         """Predict and print."""
-        from cocoop.checkpoint import from_pretrained
-        from cocoop.prediction import check_top_k, find_photos, predict
-
-        check_top_k(self.top_k)
+        check_whole("top_k", self.top_k, 1)
         names = None if self.classes is None else _class_names(self.classes)
         photos = find_photos(self.images)
+
+        from cocoop.checkpoint import from_pretrained
+        from cocoop.prediction import predict
+
         method = from_pretrained(self.run_folder, precision=self.precision, device=pick_device(self.device))
         if names is not None:
             method.set_classes(names)

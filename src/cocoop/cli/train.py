@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from cocoop.cli.options import BackboneOptions, DataOptions, left_out
-from cocoop.config import Position, Which
+from cocoop.config import Position, TrainConfig, Which, paper_config
 from cocoop.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -131,8 +131,21 @@ class TrainCommand:
             raise ConfigError("--feature-cache goes with --cache-features.")
         return None
 
+    def config(self, method: str, *, cached: bool) -> TrainConfig:
+        """As published, with what was given changed; the other method of a comparison is as published.
+
+        Raises:
+            ConfigError: for a value out of range.
+        """
+        given = vars(self.optimiser) if method == self.prompt.method else {"workers": self.optimiser.workers}
+        return paper_config(method, **given, cache_features=cached, seed=self.seed)
+
     def run(self) -> None:
-        """Train, measure, print."""
+        """Train, measure, print; mistakes in flags and lists first, before anything heavy is imported."""
+        self.config(self.prompt.method, cached=self.cache_features)
+        self.prompt.settings(self.seed)
+        data = self.photos.load().few_shot(self.shots, self.seed)
+
         from cocoop.cli.training import train
 
-        train(self)
+        train(self, data)

@@ -17,7 +17,7 @@ from cocoop.feature_cache import FeatureCache
 from cocoop.features import Features, bad_photos_message, encode_split
 from cocoop.files import write_json
 from cocoop.methods import METHODS, Method
-from cocoop.protocols import BaseToNew, base_to_new, paper_config
+from cocoop.protocols import BaseToNew, base_to_new
 from cocoop.report.tables import base_to_new_table
 from cocoop.runs import epochs_done
 from cocoop.train import TrainResult, check_fit, fit
@@ -25,14 +25,17 @@ from cocoop.train import TrainResult, check_fit, fit
 __all__ = ["train"]
 
 
-def train(command: TrainCommand) -> None:
+def train(command: TrainCommand, data: Dataset) -> None:
     """Train, measure, compare, print.
+
+    Args:
+        command: the flags.
+        data: the few-shot draw of all classes.
 
     Raises:
         CocoopError: for all that can be wrong with data, settings or folders, before anything is trained.
         KeyboardInterrupt: on Ctrl-C, saying what is kept.
     """
-    data = command.photos.load().few_shot(command.shots, command.seed)
     chosen = data.select(command.classes)
     chosen.check_trainable()
     compare = command.compare != "none" and _can_compare(command, data)
@@ -40,7 +43,7 @@ def train(command: TrainCommand) -> None:
     needed.check_files(["train", "test"])
     settings = command.prompt.settings(command.seed)
     job = _Job(command, _folder(command, data), data, chosen)
-    config = job.config(command.prompt.method, cached=command.cache_features)
+    config = command.config(command.prompt.method, cached=command.cache_features)
     try:
         backbone = command.model.load()
         method = METHODS[command.prompt.method](backbone, chosen.classnames, **settings)
@@ -104,12 +107,6 @@ class _Job:
     """The few-shot draw of all classes."""
     chosen: Dataset
     """Of these, the classes to be learned."""
-
-    def config(self, method: str, *, cached: bool) -> TrainConfig:
-        """As published, with what was given changed; the other method of a comparison is as published."""
-        mine = method == self.command.prompt.method
-        given = vars(self.command.optimiser) if mine else {"workers": self.command.optimiser.workers}
-        return paper_config(method, **given, cache_features=cached, seed=self.command.seed)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -195,7 +192,7 @@ class _Job:
                 self.data.base(),
                 base_tests,
                 new_tests,
-                self.config(key, cached=cached),
+                self.command.config(key, cached=cached),
                 settings=self.command.prompt.settings(seed) if mine else None,
                 run=self.folder if is_the_run else self.folder / "compare" / key,
                 # A comparison that was stopped goes on together with its run.
