@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import platform
 import shlex
+import tempfile
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -67,8 +68,8 @@ class DemoCommand:
         crew = Crew(processes)
         home.claim()
         try:
-            with crew:
-                data, records = self._measure(crew, study, home)
+            with tempfile.TemporaryDirectory(prefix="cocoop-demo-") as cache, crew:
+                data, records = self._measure(crew, study, home, Path(cache))
         except KeyboardInterrupt:
             raise KeyboardInterrupt("Stopped. Run the demonstration again to begin anew.") from None
         seconds = round(time.perf_counter() - started, 1)
@@ -79,20 +80,20 @@ class DemoCommand:
         out.print(base_to_new_table(records, title))
         _point_at(home, results)
 
-    def _measure(self, crew: Crew, study: Study, home: Home) -> tuple[Dataset, list[dict[str, Any]]]:
-        from cocoop.demo.study import BACKBONE, draw_world, encode_tests, world_data
+    def _measure(self, crew: Crew, study: Study, home: Home, cache: Path) -> tuple[Dataset, list[dict[str, Any]]]:
+        from cocoop.demo.study import BACKBONE, draw_world, encode_pictures, world_data
 
         pictures = study.pictures
         note(f"Drawing {len(pictures)} pictures ...")
         with counting("drawing", "pictures") as progress:
             draw_world(crew, home.pictures, pictures, progress)
         data = world_data(home.pictures, pictures)
-        note(f"Encoding {len(data.test)} test pictures with the backbone {BACKBONE} ...")
+        note(f"Encoding pictures with the backbone {BACKBONE} ...")
         with counting("encoding", "pictures") as progress:
-            tests = encode_tests(crew, data, progress)
+            tests = encode_pictures(crew, data, cache, progress)
         note(f"Learning from {self.shots} pictures of each of {len(data.base().classnames)} base classes ...")
         with counting("learning", "steps") as progress:
-            records = study.run(crew, home.runs, data, tests, on_progress=progress, on_result=_tell)
+            records = study.run(crew, home.runs, data, tests, cache, on_progress=progress, on_result=_tell)
         return data, records
 
 

@@ -16,16 +16,17 @@ from typing import Any
 from cocoop.backbones import load_backbone
 from cocoop.backbones.backbone import Backbone
 from cocoop.config import TrainConfig
-from cocoop.data import Dataset, Item
+from cocoop.data import Dataset, Item, Split
 from cocoop.demo.crew import Crew, Task, Tell
 from cocoop.demo.world import CLASS_NAMES, Picture, plan_world, write_pictures
 from cocoop.errors import ConfigError
 from cocoop.evaluation import Evaluation
+from cocoop.feature_cache import FeatureCache, photo_key
 from cocoop.features import Features, encode_split
 from cocoop.methods import METHODS, ZeroShot
 from cocoop.protocols import BaseToNew, base_to_new, paper_config
 
-__all__ = ["BACKBONE", "Study", "draw_world", "encode_tests", "run_name", "world_data"]
+__all__ = ["BACKBONE", "Study", "draw_world", "encode_pictures", "run_name", "world_data"]
 
 BACKBONE = "lite"
 PIECES = 4
@@ -83,6 +84,7 @@ class Study:
         folder: Path,
         data: Dataset,
         tests: tuple[Features, Features],
+        cache: Path,
         *,
         on_progress: Callable[[int, int], None] | None = None,
         on_result: Callable[[dict[str, Any]], None] | None = None,
@@ -93,7 +95,8 @@ class Study:
             crew: does the work.
             folder: a folder for each trained prompt is made here, see `run_name`.
             data: from `world_data`.
-            tests: from `encode_tests`.
+            tests: from `encode_pictures`.
+            cache: the folder given to `encode_pictures`.
             on_progress: called with training steps done and in all, over all runs.
             on_result: called with each record when it is there.
 
@@ -104,14 +107,16 @@ class Study:
         pairs = [(method, seed) for method in METHODS for seed in self.seeds]
         # The longest runs first: a crew is done sooner when no long one is begun at the end.
         pairs.sort(key=lambda pair: list(METHODS).index(pair[0]), reverse=True)
-        tasks = [self._task(method, seed, folder, data, tests) for method, seed in pairs]
+        tasks = [self._task(method, seed, folder, data, tests, cache) for method, seed in pairs]
         by_pair = dict(zip(pairs, crew.run(tasks, on_progress=on_progress, on_result=on_result), strict=True))
         return [by_pair[method, seed] for method in METHODS for seed in self.seeds]
 
-    def _task(self, method: str, seed: int, folder: Path, data: Dataset, tests: tuple[Features, Features]) -> Task:
+    def _task(
+        self, method: str, seed: int, folder: Path, data: Dataset, tests: tuple[Features, Features], cache: Path
+    ) -> Task:
         config, base = self.config(method, seed), data.few_shot(self.shots, seed).base()
         steps = config.epochs * max(1, len(base.train) // config.batch_size) if METHODS[method] is not ZeroShot else 0
-        return Task(_train, (method, seed, config, base, tests, folder), steps)
+        return Task(_train, (method, seed, config, base, tests, cache, folder), steps)
 
 
 def run_name(method: str, seed: int) -> str:
@@ -143,13 +148,28 @@ def world_data(folder: Path, pictures: tuple[Picture, ...]) -> Dataset:
     return Dataset(CLASS_NAMES, items("train"), (), items("test"), folder, "drawn world")
 
 
-def encode_tests(
-    crew: Crew, data: Dataset, on_progress: Callable[[int, int], None] | None = None
+def encode_pictures(
+    crew: Crew, data: Dataset, cache: Path, on_progress: Callable[[int, int], None] | None = None
 ) -> tuple[Features, Features]:
-    """Image features of the test pictures of base and of new classes."""
-    tasks = [Task(_encode, (half,), len(half.test)) for half in (data.base(), data.new())]
-    base, new = crew.run(tasks, on_progress=on_progress)
-    return base, new
+    """Image features of all pictures that the study needs.
+
+    Args:
+        crew: does the work.
+        data: from `world_data`.
+        cache: a folder for the features of the training pictures of base classes, see `cocoop.feature_cache`.
+        on_progress: called with pictures encoded and to be encoded.
+
+    Returns:
+        Features of the test pictures of base and of new classes.
+    """
+    base, new = data.base(), data.new()
+    tasks = [
+        Task(_encode_training, (base, cache), len(base.train)),
+        Task(_encode, (base, "test"), len(base.test)),
+        Task(_encode, (new, "test"), len(new.test)),
+    ]
+    _, base_test, new_test = crew.run(tasks, on_progress=on_progress)
+    return base_test, new_test
 
 
 # What follows happens in the crew's processes.
@@ -164,8 +184,16 @@ def _draw(folder: Path, pictures: tuple[Picture, ...], tell: Tell) -> None:
     write_pictures(folder, pictures, on_progress=lambda done, _: tell(done))
 
 
-def _encode(data: Dataset, tell: Tell) -> Features:
-    return encode_split(_backbone(), data, batch_size=16, workers=0, on_progress=lambda done, _: tell(done))
+def _encode(data: Dataset, split: Split, tell: Tell) -> Features:
+    # One thread and small batches: what a large batch allocates costs more time than it saves.
+    return encode_split(_backbone(), data, split, batch_size=2, workers=0, on_progress=lambda done, _: tell(done))
+
+
+def _encode_training(data: Dataset, cache: Path, tell: Tell) -> None:
+    encoded = _encode(data, "train", tell)
+    keys = [photo_key(data.image_root / path) for path in encoded.paths]
+    known = {key: feature for key, feature in zip(keys, encoded.features, strict=True) if key is not None}
+    FeatureCache(cache, _backbone()).add(known)
 
 
 def _train(
@@ -174,11 +202,20 @@ def _train(
     config: TrainConfig,
     base: Dataset,
     tests: tuple[Features, Features],
+    cache: Path,
     folder: Path,
     tell: Tell,
 ) -> dict[str, Any]:
     steps = itertools.count(1)
-    result = base_to_new(_backbone(), method, base, *tests, config, on_step=lambda _: tell(next(steps)))
+    result = base_to_new(
+        _backbone(),
+        method,
+        base,
+        *tests,
+        config,
+        cache=FeatureCache(cache, _backbone()),
+        on_step=lambda _: tell(next(steps)),
+    )
     if result.training is not None:
         result.method.save_pretrained(folder / run_name(method, seed))
     return _record(result, seed, config)
