@@ -173,7 +173,7 @@ def test_the_saved_prompts_predict_what_the_records_say(demo):
         for half in ("base", "new"):
             method.set_classes(results["classes"][half])
             named = record["predictions"][half]
-            predicted = cocoop.predict(method, [home.pictures / path for path in named])
+            predicted = cocoop.predict(method, [home.pictures / path for path in named], batch_size=2)
             assert [p.classes[0] for p in predicted] == list(named.values())
 
 
