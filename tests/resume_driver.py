@@ -59,6 +59,8 @@ def in_a_process(*arguments) -> int:
 
 
 if __name__ == "__main__":
+    # Whoever runs the tests in the background may ignore Ctrl-C, which children inherit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     photos, folder = map(Path, sys.argv[1:])
     backbone = make_tiny_backbone()

@@ -24,6 +24,7 @@ from cocoop.data import BadPhoto, Dataset
 from cocoop.errors import CocoopError, ConfigError, DataError, TrainingError
 from cocoop.feature_cache import FeatureCache
 from cocoop.features import FeatureBatch, Progress, TrainingFeatures, bad_photos_message
+from cocoop.interrupts import interrupts_between_steps
 from cocoop.methods import Method
 from cocoop.runs import Run, TrainingState, check_run, open_run
 
@@ -69,7 +70,7 @@ class TrainResult:
     bad: tuple[BadPhoto, ...] = ()
     """Unreadable photos that were left out."""
     interrupted: bool = False
-    """Stopped by Ctrl-C; the method is as it was after the last whole epoch."""
+    """Stopped by Ctrl-C (a second one would stop within a step); the method is as after the last whole epoch."""
 
 
 @dataclass
@@ -201,7 +202,8 @@ def fit(
     learner = _Learner(method, config, engine)
     source = TrainingFeatures(method.backbone, data, config, cache)
     result = TrainResult([])
-    with _opened(run, resume, _description(method, data, config, about or {})) as (folder, going_on):
+    description = _description(method, data, config, about or {})
+    with _opened(run, resume, description) as (folder, going_on), interrupts_between_steps() as heed_ctrl_c:
         state = learner.state(0)
         if folder and going_on:
             state, result.history = folder.load()
@@ -210,7 +212,7 @@ def fit(
         method.train()
         try:
             if state.epoch < config.epochs:
-                source.encode_once(on_encode)
+                source.encode_once(_both(on_encode, heed_ctrl_c))
             if folder and not going_on:
                 folder.begin(method, state)
             for epoch in range(state.epoch + 1, config.epochs + 1):
@@ -224,10 +226,12 @@ def fit(
                     meter.add(loss, correct, len(batch.labels))
                     if on_step:
                         on_step(_report(meter, epoch, config, source))
+                    heed_ctrl_c()
                 result.history.append(_epoch_record(meter, epoch, rate, source))
                 state = learner.state(epoch)
                 if folder:
                     folder.save(method, state, result.history)
+            heed_ctrl_c()
         except (KeyboardInterrupt, CocoopError) as stop:
             # Method and folder go back to the last whole epoch, wherever in an epoch or its saving this struck.
             learner.restore(state, Path("memory"))
@@ -272,6 +276,15 @@ def check_fit(
     data.check_files(["train"])
     if run is not None:
         check_run(Path(run), _description(method, data, config, about or {}), resume=resume)
+
+
+def _both(on_encode: Progress | None, heed_ctrl_c: Callable[[], None]) -> Progress:
+    def on_batch(done: int, total: int) -> None:
+        if on_encode:
+            on_encode(done, total)
+        heed_ctrl_c()
+
+    return on_batch
 
 
 def _opened(

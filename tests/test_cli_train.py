@@ -1,0 +1,277 @@
+"""From photos to a prompt and its predictions through the command line, in real processes, on the bundled backbone."""
+
+import csv
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import cocoop as package
+from cocoop.cli import main
+from cocoop.data import load_data
+from cocoop.features import encode_split
+from made_photos import COLOURS, cocoop, environment, make_photos
+
+SHORT = ("--shots", "2", "--epochs", "2", "--cache-features", "--seed", "3")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """As the processes that are compared with."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with `photos`, and a run made from it by the plainest command."""
+    folder = tmp_path_factory.mktemp("home")
+    make_photos(folder / "photos", per_class=10)
+    done = cocoop("train", "photos", *SHORT, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (folder / "train.out").write_text(done.stdout)
+    (folder / "train.err").write_text(done.stderr)
+    return folder
+
+
+RUN = "runs/photos-cocoop-2shot-seed3"
+
+
+@pytest.fixture
+def here(capsys, monkeypatch):
+    """The command line in this process, which has PyTorch already: exit code, stdout, stderr."""
+
+    def run(*arguments, cwd):
+        monkeypatch.chdir(cwd)
+        monkeypatch.setenv("COCOOP_CACHE", str(cwd / "cache"))
+        code = 0
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = stop.code
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def test_the_plainest_command_leaves_a_run_numbers_and_a_comparison(home):
+    run = home / RUN
+    data = load_data(home / "photos").few_shot(2, seed=3)
+    method = package.from_pretrained(run)
+    results = json.loads((run / "results.json").read_text())
+    measured = package.evaluate(method, encode_split(method.backbone, data, workers=0))
+    assert results["accuracy"] == measured.accuracy
+    assert results["per_class"] == measured.per_class
+    assert (results["shots"], results["classes"], results["photos"]) == (2, "all", len(data.test))
+
+    compared = json.loads((run / "base_to_new.json").read_text())
+    assert [entry["method"] for entry in compared["methods"]] == ["zero-shot", "coop", "cocoop"]
+    zero_shot = package.ZeroShot(method.backbone, data.base().classnames)
+    for half in ("base", "new"):
+        tests = encode_split(method.backbone, data.select(half), workers=0)
+        zero_shot.set_classes(tests.classnames)
+        assert compared["methods"][0][half]["accuracy"] == package.evaluate(zero_shot, tests).accuracy
+    trained = package.from_pretrained(run / "compare" / "cocoop", backbone=method.backbone)
+    assert trained.classnames == data.base().classnames
+    history = compared["methods"][1]["history"]
+    assert len(history) == 200, "CoOp of the comparison is trained as published"
+    assert history[-1]["learning_rate"] == package.TrainConfig(epochs=200).learning_rate_at(200)
+
+
+def test_results_go_to_stdout_and_the_rest_to_stderr(home):
+    out, err = ((home / name).read_text() for name in ("train.out", "train.err"))
+    assert "cocoop on photos" in out
+    assert "Base to new classes: photos" in out
+    for row in ("zero-shot CLIP", "CoOp", "CoCoOp"):
+        assert f"│ {row} " in out
+    assert "photos: 8 photos of 4 classes; backbone lite" in err
+    assert f"The run is in {RUN}. Predict with: cocoop predict {RUN} PHOTOS..." in err
+    assert "cocoop: 2 epochs in" in err
+    assert "Traceback" not in err + out
+
+
+def test_a_second_run_in_the_folder_is_refused_and_a_resumed_one_changes_nothing(home, here):
+    code, out, err = here("train", "photos", *SHORT, cwd=home)
+    assert code == 1
+    assert err == (f"cocoop: '{RUN}' holds a run of 2 epochs; go on with it by --resume, or give another --output.\n")
+    prompt = (home / RUN / "prompt.safetensors").read_bytes()
+    metrics = (home / RUN / "metrics.jsonl").read_bytes()
+    code, out, err = here("train", "photos", *SHORT, "--resume", cwd=home)
+    assert code == 0, err
+    assert out == (home / "train.out").read_text()
+    assert (home / RUN / "prompt.safetensors").read_bytes() == prompt
+    assert (home / RUN / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_a_resumed_run_with_other_settings_is_refused_before_any_work(home, here):
+    code, _, err = here("train", "photos", *SHORT, "--resume", "--batch-size", "2", cwd=home)
+    assert code == 1
+    assert err == (
+        f"cocoop: The run in '{RUN}' was begun with --batch-size 1, now it is 2; resume with the same settings, or "
+        "choose another folder.\n"
+    )
+
+
+def test_predictions_as_csv_json_and_table_are_the_same_and_the_librarys(home):
+    photos = ["photos/sun/00.png", "photos/sea"]
+    by_format = {
+        name: cocoop("predict", RUN, *photos, "--top-k", "2", "--format", name, cwd=home)
+        for name in ("csv", "jsonl", "table")
+    }
+    assert all((done.returncode, done.stderr) == (0, "") for done in by_format.values()), by_format
+    rows = [json.loads(line) for line in by_format["jsonl"].stdout.splitlines()]
+    assert [row["path"] for row in rows] == ["photos/sun/00.png", *(f"photos/sea/{n:02}.png" for n in range(10))]
+
+    method = package.from_pretrained(home / RUN)
+    own = list(package.predict(method, [home / row["path"] for row in rows], top_k=2))
+    for row, prediction in zip(rows, own, strict=True):
+        assert [best["class"] for best in row["predictions"]] == list(prediction.classes)
+        assert [best["probability"] for best in row["predictions"]] == pytest.approx(prediction.probabilities, abs=2e-6)
+
+    table = list(csv.DictReader(io.StringIO(by_format["csv"].stdout)))
+    flat = [
+        (row["path"], str(rank), best["class"], f"{best['probability']:.6f}", "")
+        for row in rows
+        for rank, best in enumerate(row["predictions"], 1)
+    ]
+    assert [tuple(line.values()) for line in table] == flat
+
+    cells = [[cell.strip() for cell in line.split("│")] for line in by_format["table"].stdout.splitlines()[2:]]
+    shown = [
+        ["" if rank else row["path"], best["class"], f"{best['probability']:.3f}"]
+        for row in rows
+        for rank, best in enumerate(row["predictions"])
+    ]
+    assert cells == shown
+
+
+def test_any_names_can_be_asked_for_and_are_printed_as_they_are(home):
+    names = "[red] fruit,  :cat: , blue 'water', a name that is much longer than a terminal of eighty columns is wide"
+    asked = ("predict", RUN, "photos/sun/00.png", "--classes", names, "--top-k", "9")
+    done = cocoop(*asked, "--format", "jsonl", cwd=home)
+    assert done.returncode == 0, done.stderr
+    found = {best["class"] for best in json.loads(done.stdout)["predictions"]}
+    assert found == {name.strip() for name in names.split(",")}
+    table = cocoop(*asked, cwd=home).stdout
+    for name in found:
+        assert f" {name} " in table
+
+
+def test_unreadable_photos_fail_or_are_listed(home):
+    (home / "bad.jpg").write_bytes(b"no photo")
+    done = cocoop("predict", RUN, "bad.jpg", "photos/sun/00.png", cwd=home)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "cocoop: 1 photo could not be read ('bad.jpg': it is empty, damaged or no image). Leave them out, or use "
+        "--skip-bad-images.\n"
+    )
+    done = cocoop("predict", RUN, "bad.jpg", "photos/sun/00.png", "--skip-bad-images", "--format", "csv", cwd=home)
+    assert done.returncode == 0
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert [(row["path"], row["error"]) for row in rows] == [
+        ("bad.jpg", "it is empty, damaged or no image"),
+        ("photos/sun/00.png", ""),
+    ]
+
+
+def test_eval_measures_on_the_classes_of_the_data(home, here):
+    more = make_photos(home / "more" / "test", per_class=2, classes=("sea", "sun"), seed=9)
+    (more / "sea").rename(more / "deep_sea")
+    code, out, err = here("eval", RUN, "more", "--format", "json", cwd=home)
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    method = package.from_pretrained(home / RUN)
+    method.set_classes(["deep sea", "sun"])
+    wanted = package.evaluate(method, load_data(home / "more"))
+    assert found["accuracy"] == wanted.accuracy
+    assert found["per_class"] == wanted.per_class
+    assert (found["method"], found["data"], found["classes_not_trained_on"]) == ("cocoop", "more", 1)
+    _, table_out, table_err = here("eval", RUN, "more", cwd=home)
+    assert table_err == "1 of the 2 classes were not trained on.\n"
+    cells = [cell.strip() for cell in table_out.splitlines()[4].strip("│").split("│")]
+    assert cells == ["all classes", "2", "4", "0", f"{wanted.accuracy:.1f}", f"{wanted.macro_f1:.1f}"]
+
+
+def test_base_classes_and_their_comparison_are_trained_once(home, here):
+    code, _, err = here("train", "photos", *SHORT, "--classes", "base", "--output", "base", cwd=home)
+    assert code == 0, err
+    assert not (home / "base" / "compare" / "cocoop").exists()
+    compared = json.loads((home / "base" / "base_to_new.json").read_text())
+    method = compared["methods"][2]
+    assert [epoch["loss"] for epoch in method["history"]] == [
+        json.loads(line)["loss"] for line in (home / "base" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert method["base"]["accuracy"] == json.loads((home / "base" / "results.json").read_text())["accuracy"]
+
+
+def test_two_classes_are_trained_without_a_comparison(tmp_path, here):
+    make_photos(tmp_path / "two", per_class=4, classes=("sea", "sun"))
+    code, _, err = here("train", "two", *SHORT, "--epochs", "1", "--output", "run", cwd=tmp_path)
+    assert code == 0, err
+    assert "No comparison from base to new classes: it needs 4 classes or more, and there are 2." in err
+    assert "All 1 epochs are warm-up at a rate of 1e-05" in err
+    assert not (tmp_path / "run" / "base_to_new.json").exists()
+
+
+def test_an_unreadable_test_photo_fails_before_training_begins(tmp_path, here):
+    make_photos(tmp_path / "photos", per_class=4)
+    for photo in (tmp_path / "photos" / "sun").iterdir():
+        photo.write_bytes(b"no photo")
+    code, _, err = here("train", "photos", *SHORT, "--output", "run", cwd=tmp_path)
+    assert code == 1
+    assert "photo could not be read ('sun/" in err.splitlines()[-1]
+    assert "or leave them out with --skip-bad-images." in err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
+def test_ctrl_c_leaves_a_run_to_predict_with_and_to_go_on_with(home, tmp_path):
+    run = tmp_path / "run"
+    arguments = ("train", "photos", "--shots", "2", "--epochs", "500", "--compare", "none", "--output", run)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cocoop", *map(str, arguments)],
+        cwd=home,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test run in the background may ignore Ctrl-C itself, which children inherit.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    metrics = run / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while not (metrics.exists() and metrics.read_text()) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert out == ""
+    done = len(metrics.read_text().splitlines())
+    assert 1 <= done < 500
+    last = err.splitlines()[-1]
+    assert last == (
+        f"cocoop: Stopped. {run} keeps the prompt after {done} epoch{'s' * (done > 1)}, ready to predict "
+        "with; the same command with --resume goes on."
+    )
+    assert "Traceback" not in err
+    found = cocoop("predict", run, "photos/sun/00.png", "--format", "jsonl", cwd=home)
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["predictions"][0]["class"] in COLOURS
+
+
+def test_coop_with_contexts_of_its_own_for_each_class(home, tmp_path, here):
+    options = ("--method", "coop", "--context", "", "--context-length", "3", "--class-specific", "--position", "front")
+    code, _, err = here("train", "photos", *SHORT, *options, "--output", tmp_path / "run", cwd=home)
+    assert code == 0, err
+    assert "No comparison from base to new classes: contexts of --class-specific exist only" in err
+    method = package.from_pretrained(tmp_path / "run")
+    assert method.settings() == {"context_length": 3, "class_specific": True, "position": "front"}
+    assert method.context.shape == (4, 3, method.backbone.text_tower.config.width)
+    assert torch.isfinite(method.context).all()
