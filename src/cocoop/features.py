@@ -232,8 +232,9 @@ class TrainingFeatures:
                 )
             return
         items = self._data.train
-        # Small batches are encoded together, ahead of their steps: the image tower is no slower for 64 photos than
-        # for a few. What is drawn for a photo depends on seed, epoch and photo alone, so nothing else changes.
+        # Small batches are encoded together, ahead of their steps: a GPU takes 64 photos about as fast as a few, and
+        # workers hand over fewer batches. What is drawn for a photo depends on seed, epoch and photo alone, so nothing
+        # else changes.
         together = max(1, PHOTOS_AHEAD // self._config.batch_size)
         groups = [order[i : i + together] for i in range(0, len(order), together)]
         loader = photo_batches(
