@@ -9,6 +9,9 @@ import sys
 import pytest
 
 import cocoop as package
+from cocoop import cli
+from cocoop.cli import console
+from cocoop.train import StepReport
 from made_photos import COLOURS, cocoop, environment, make_photos
 
 COMMANDS = ("train", "predict", "eval", "draw", "data", "demo", "bench")
@@ -190,12 +193,68 @@ def test_a_reader_that_has_seen_enough_is_no_error(photos):
     assert (errors, code) == (b"", 0)
 
 
+def test_a_reader_that_sees_nothing_is_no_error(photos):
+    # All output is still buffered when the command is done, and would be tried again when Python exits.
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cocoop", "draw", str(photos)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    process.stdout.close()
+    with process.stderr:
+        assert process.stderr.read() == b""
+    assert process.wait(timeout=60) == 0
+
+
 def test_a_full_disk_is_one_line(photos):
     with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
         done = subprocess.run(
             [sys.executable, "-m", "cocoop", "draw", photos], stdout=full, stderr=subprocess.PIPE, env=environment()
         )
     assert (done.returncode, done.stderr) == (1, b"cocoop: No space left on device.\n")
+
+
+def test_where_stderr_is_a_file_long_work_says_a_line_now_and_then(capsys, monkeypatch):
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.0)
+    with console.counting("encoding photos") as progress:
+        progress(64, 200)
+        progress(200, 200)
+    with console.training("cocoop") as (on_step, on_encode):
+        on_encode(3, 8)
+        on_step(StepReport(2, 4, 4, 8, 1.23456, 75.0, 12.3))
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 60.0)
+    with console.counting("too short to be told") as progress:
+        progress(1, 2)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "encoding photos: 32%  64/200 photos",
+        "encoding photos: 100%  200/200 photos",
+        "cocoop: 37%  encoding 3/8 photos",
+        "cocoop: 37%  epoch 2/4  loss 1.235  acc 75.0%  12 photos/s",
+    ]
+
+
+def test_time_left_counts_from_where_a_resumed_run_began(monkeypatch):
+    now = iter([100.0, 110.0, 3710.0])
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(now))
+    clock = console._Clock()
+    assert clock.left(500, 1000) == ""
+    assert clock.left(510, 1000) == "  0:08:10 left"
+    assert clock.left(600, 1000) == "  4:00:40 left"
+    assert clock.left(1000, 1000) == ""
+
+
+def test_memory_that_does_not_suffice_is_explained_and_other_errors_are_not_hidden():
+    errors = {
+        "DataLoader worker (pid 7) is killed by signal: Killed. ": "A process that decodes photos died",
+        "CUDA out of memory. Tried to allocate 2.00 GiB.": "Memory does not suffice; try a smaller --batch-size",
+        "[enforce fail] DefaultCPUAllocator: can't allocate memory": "Memory does not suffice",
+    }
+    for text, explanation in errors.items():
+        assert cli._about_memory(RuntimeError(text)).startswith(explanation)
+    assert cli._about_memory(RuntimeError("shapes do not fit")) is None
 
 
 def test_a_process_without_a_stdout_works(photos):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -165,6 +166,39 @@ def test_any_names_can_be_asked_for_and_are_printed_as_they_are(home):
         assert f" {name} " in table
 
 
+def all_of(terminal):
+    """What is shown in a terminal until the last process that has it open ends."""
+    shown = b""
+    try:
+        while part := os.read(terminal, 4096):
+            shown += part
+    except OSError:
+        # How Linux says that the other side is closed.
+        pass
+    return shown.decode()
+
+
+def test_a_progress_bar_stays_out_of_the_results(home):
+    terminal, stderr = os.openpty()
+    with (home / "found.jsonl").open("w") as found:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cocoop", "predict", RUN, "photos", "--format", "jsonl", "--batch-size", "4"],
+            cwd=home,
+            env=environment(TERM="xterm"),
+            stdout=found,
+            stderr=stderr,
+        )
+    os.close(stderr)
+    shown = all_of(terminal)
+    os.close(terminal)
+    assert process.wait(timeout=60) == 0, shown
+    lines = (home / "found.jsonl").read_text().splitlines()
+    assert len([json.loads(line) for line in lines]) == 40
+    assert "classifying" in shown
+    assert "40/40 photos" in shown
+    assert "predictions" not in shown
+
+
 def test_unreadable_photos_fail_or_are_listed(home):
     (home / "bad.jpg").write_bytes(b"no photo")
     done = cocoop("predict", RUN, "bad.jpg", "photos/sun/00.png", cwd=home)
@@ -210,6 +244,18 @@ def test_base_classes_and_their_comparison_are_trained_once(home, here):
         json.loads(line)["loss"] for line in (home / "base" / "metrics.jsonl").read_text().splitlines()
     ]
     assert method["base"]["accuracy"] == json.loads((home / "base" / "results.json").read_text())["accuracy"]
+
+
+def test_a_comparison_as_in_the_papers_augments(home, here):
+    options = ("--method", "coop", "--compare", "augmented", "--output", "augmented")
+    code, _, err = here("train", "photos", *SHORT, *options, cwd=home)
+    assert code == 0, err
+    begun = {
+        folder: json.loads((home / "augmented" / folder / "training.json").read_text())["train"]
+        for folder in (".", "compare/coop")
+    }
+    assert [run["cache_features"] for run in begun.values()] == [True, False]
+    assert [run["epochs"] for run in begun.values()] == [2, 2], "what was given holds for the method's own rows"
 
 
 def test_two_classes_are_trained_without_a_comparison(tmp_path, here):

@@ -68,11 +68,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # The outside world: a full disk, a folder without permission.
         _forget_output()
         fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.", 1)
+    except (RuntimeError, MemoryError) as error:
+        explanation = _about_memory(error)
+        if explanation is None:
+            raise
+        fail(explanation, 1)
 
 
 def _forget_output() -> None:
     """Let what is still buffered go nowhere; it would be tried again, and fail again, when Python exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _about_memory(error: Exception) -> str | None:
+    """What to do where memory does not suffice; None for any other error, whose traceback is needed."""
+    text = str(error)
+    if text.startswith("DataLoader worker"):
+        return (
+            "A process that decodes photos died, for want of memory or (in small containers) of shared memory; "
+            "try --workers 0."
+        )
+    # Of PyTorch's errors, on a GPU and on a CPU; a MemoryError says nothing.
+    if isinstance(error, MemoryError) or "out of memory" in text or "DefaultCPUAllocator" in text:
+        return "Memory does not suffice; try a smaller --batch-size, --precision bf16 or a smaller --backbone."
+    return None
 
 
 def _parsed(arguments: list[str]) -> Any:
