@@ -251,6 +251,13 @@ def test_a_folder_in_use_is_left_alone(run, data, tiny_backbone):
     assert len(again(run, data, tiny_backbone).history) == 2
 
 
+def test_what_a_kill_while_writing_left_is_swept_away(run, data, tiny_backbone):
+    (run / ".training.safetensors.k3_1xq").write_bytes(b"half")
+    (run / ".own").write_text("not ours")
+    again(run, data, tiny_backbone)
+    assert {path.name for path in run.iterdir()} == FILES | {".lock", ".own"}
+
+
 def test_a_saved_method_is_not_overwritten_by_a_run(data, tiny_backbone, tmp_path):
     method, config = small(data, tiny_backbone)
     method.save_pretrained(tmp_path)

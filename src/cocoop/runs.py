@@ -116,9 +116,17 @@ def open_run(folder: Path, description: Mapping[str, Any], *, resume: bool) -> I
     except OSError as error:
         raise CheckpointError(f"Cannot write in '{folder}': {error.strerror or error}.") from error
     try:
+        _sweep(folder)
         yield Run(folder, description), going_on
     finally:
         lock.release()
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a process that was killed while it wrote has left; nobody else writes here now."""
+    for name in (TRAINING, METRICS, STATE, CONFIG, LEARNED):
+        for unfinished in folder.glob(f".{name}.*"):
+            unfinished.unlink(missing_ok=True)
 
 
 def check_run(folder: Path, description: Mapping[str, Any], *, resume: bool) -> bool:

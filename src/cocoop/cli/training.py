@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def train(command: TrainCommand, data: Dataset) -> None:
             job.compare(backbone, tests.select("base"), tests.select("new"), cache)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(job.what_is_kept()) from None
-    note(f"The run is in {job.folder}. Predict with: cocoop predict {job.folder} PHOTOS...")
+    note(f"The run is in {job.folder}. Predict with: cocoop predict {shlex.quote(str(job.folder))} PHOTOS...")
 
 
 def _can_compare(command: TrainCommand, data: Dataset) -> bool:
@@ -114,6 +115,11 @@ class _Job:
         command = self.command
         return {"shots": command.shots, "classes": command.classes, "context": command.prompt.context}
 
+    def facts(self, backbone: Backbone) -> dict[str, Any]:
+        """What the numbers of this run belong to."""
+        model = {"backbone": backbone.name, "precision": backbone.precision}
+        return {"data": self.data.name, **model, "seed": self.command.seed, **self.about}
+
     def encode_tests(self, backbone: Backbone, data: Dataset, cache: FeatureCache | None) -> Features:
         """Features of the test photos; first of all, so that an unreadable one is known before hours of training."""
         workers = 2 if self.command.optimiser.workers is None else self.command.optimiser.workers
@@ -153,7 +159,9 @@ class _Job:
         _tell(key, result)
         if tests is not None:
             measured = evaluate(method, tests)
-            write_json(self.folder / "results.json", {"method": key, **self.about, **measured.record()})
+            write_json(
+                self.folder / "results.json", {"method": key, **self.facts(method.backbone), **measured.record()}
+            )
             out.print(accuracy_table(f"{key} on {self.chosen.name}", [(f"{self.command.classes} classes", measured)]))
 
     def compare(
@@ -168,7 +176,10 @@ class _Job:
             for key in dict.fromkeys(["zero-shot", "coop", self.command.prompt.method])
         ]
         records = [result.record() for result in results]
-        write_json(self.folder / "base_to_new.json", {**self.about, "methods": records})
+        write_json(
+            self.folder / "base_to_new.json",
+            {**self.facts(backbone), "compare": self.command.compare, "methods": records},
+        )
         out.print(base_to_new_table(records, f"Base to new classes: {self.data.name}"))
 
     def _base_to_new(
@@ -194,7 +205,7 @@ class _Job:
                 new_tests,
                 self.command.config(key, cached=cached),
                 settings=self.command.prompt.settings(seed) if mine else None,
-                run=self.folder if is_the_run else self.folder / "compare" / key,
+                run=self.folder if is_the_run else self.folder / f"compare-{self.command.compare}" / key,
                 # A comparison that was stopped goes on together with its run.
                 resume=True,
                 about=self.about,
