@@ -269,6 +269,15 @@ def test_two_classes_are_trained_without_a_comparison(tmp_path, here):
     assert not (tmp_path / "run" / "base_to_new.json").exists()
 
 
+def test_test_photos_of_the_base_classes_alone_give_no_comparison(tmp_path, here):
+    make_photos(tmp_path / "photos" / "train", per_class=2)
+    make_photos(tmp_path / "photos" / "test", per_class=2, classes=("cherry", "leaf"))
+    code, out, err = here("train", "photos", *SHORT, "--epochs", "1", "--output", "run", cwd=tmp_path)
+    assert code == 0, err
+    assert "No comparison from base to new classes: it needs test photos of both." in err
+    assert "│ all classes │       4 │      4 │       0 │" in out
+
+
 def test_an_unreadable_test_photo_fails_before_training_begins(tmp_path, here):
     make_photos(tmp_path / "photos", per_class=4)
     for photo in (tmp_path / "photos" / "sun").iterdir():

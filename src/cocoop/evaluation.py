@@ -128,6 +128,8 @@ def evaluate(
             on_progress=on_progress,
         )
         on_progress = None
+    if not len(data.labels):
+        raise DataError("There are no photos to measure on; mark some as 'test'.")
     scorer = method.scorer()
     short_scorer = None if shortlist is None else method.shortlist_scorer(shortlist)
     predicted: list[int] = []

@@ -67,8 +67,8 @@ def _can_compare(command: TrainCommand, data: Dataset) -> bool:
         note(
             f"No comparison from base to new classes: it needs 4 classes or more, and there are {len(data.classnames)}."
         )
-    elif not data.test:
-        note("No comparison from base to new classes: there are no test photos.")
+    elif not (data.base().test and data.new().test):
+        note("No comparison from base to new classes: it needs test photos of both.")
     else:
         data.base().check_trainable()
         return True
