@@ -59,9 +59,7 @@ def test_what_was_skipped_is_counted(data, tiny_backbone):
     assert result.skipped == len(unreadable) > 0
     assert len(result.labels) == len(data.test) - result.skipped
     assert not {item.path for item in unreadable} & set(result.paths)
-    with pytest.raises(
-        DataError, match=r"could not be read \(.*\)\. Mend or remove them, or leave them out with"
-    ):
+    with pytest.raises(DataError, match=r"could not be read \(.*\)\. Mend or remove them, or leave them out with"):
         evaluate(method, data, workers=0)
 
 
