@@ -31,6 +31,15 @@ def few_threads():
     torch.set_num_threads(2)
 
 
+@pytest.fixture(scope="module")
+def one_thread(few_threads):
+    """Of models this small, threads only wait for each other, twice as long where the machine has other work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def make_tiny_backbone(activation="quick_gelu", *, width=32, layers=3, heads=4, embed_dim=48, seed=0, precision="fp32"):
     """A backbone of random weights with CLIP's vocabulary; features spread enough for gradients to matter."""
     from cocoop.backbones.backbone import Backbone

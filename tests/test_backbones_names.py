@@ -17,7 +17,7 @@ import cocoop
 from cocoop.backbones.backbone import check_precision
 from cocoop.backbones.open_clip_models import OPENAI_NAMES
 from cocoop.errors import BackboneError
-from tiny_models import TEXTS, one_thread, save_open_clip, save_transformers  # noqa: F401
+from tiny_models import TEXTS, save_open_clip, save_transformers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -100,7 +100,7 @@ def test_settings_are_checked_first():
 
 LOAD = """
 import sys, torch, cocoop
-from tiny_models import TEXTS, one_thread  # noqa: F401
+from tiny_models import TEXTS
 for name in sys.argv[1:]:
     try:
         backbone = cocoop.load_backbone(name)

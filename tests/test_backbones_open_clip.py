@@ -20,7 +20,6 @@ from tiny_models import (
     Intruder,
     error,
     images,
-    one_thread,  # noqa: F401
     open_clip_model,
     photo,
     save_open_clip,

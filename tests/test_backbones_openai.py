@@ -20,7 +20,6 @@ from tiny_models import (
     error,
     images,
     intruding_pickle,
-    one_thread,  # noqa: F401
     openai_model,
     save_openai_archive,
     with_pickle,

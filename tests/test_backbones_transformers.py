@@ -14,7 +14,7 @@ import cocoop
 from cocoop.backbones.tokenizers import clip_tokenizer
 from cocoop.data.images import test_transform as transform_of
 from cocoop.errors import BackboneError
-from tiny_models import TEXTS, error, images, one_thread, photo, save_as_published, save_transformers  # noqa: F401
+from tiny_models import TEXTS, error, images, photo, save_as_published, save_transformers
 
 transformers = pytest.importorskip("transformers")
 

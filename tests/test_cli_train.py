@@ -18,16 +18,9 @@ from cocoop.data import load_data
 from cocoop.features import encode_split
 from made_photos import COLOURS, cocoop, environment, make_photos
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHORT = ("--shots", "2", "--epochs", "2", "--cache-features", "--seed", "3")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """As the processes that are compared with."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

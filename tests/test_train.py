@@ -22,16 +22,9 @@ from cocoop.train import fit
 from conftest import make_tiny_backbone
 from made_photos import make_photos
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 METHODS = {"cocoop": CoCoOp, "coop": CoOp}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Matrices this small are computed faster by one thread than shared between two."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -22,16 +22,9 @@ from cocoop.train import fit
 from made_photos import environment, make_photos
 from resume_driver import CASES
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FILES = {"training.json", "training.safetensors", "metrics.jsonl", "config.json", "prompt.safetensors"}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """As the processes that are compared with."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

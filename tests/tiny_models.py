@@ -12,7 +12,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import open_clip
-import pytest
 import torch
 from PIL import Image
 from torch import nn
@@ -60,15 +59,6 @@ CONFIGS = {
         "text_cfg": {**TEXT, "proj_type": "none"},
     },
 }
-
-
-@pytest.fixture(scope="module")
-def one_thread(few_threads):
-    """Of models this small, threads only wait for each other, twice as long where the machine has other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def randomise(module: nn.Module, seed: int = 0) -> nn.Module:

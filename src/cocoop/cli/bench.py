@@ -49,9 +49,8 @@ class SpeedCommand:
         ]
         measured: list[dict[str, Any]] = []
         record = {"plan": dataclasses.asdict(self.plan), "machine": about, "cases": measured}
-        rate = about["matmul_operations_per_second"]
         for case in cases:
-            done = measure_case(case, self.plan, rate)
+            done = measure_case(case, self.plan)
             measured.append(done)
             note(
                 f"{case.classes} classes, {case.batch} images, {case.context_length} context vectors: "

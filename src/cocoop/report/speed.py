@@ -21,7 +21,7 @@ def speed_table(record: Mapping[str, Any]) -> Table:
             f"{machine['name']}, {machine['threads']} threads, torch {machine['torch']}; "
             f"matrix products at {rate:.0f} GFLOP/s.\n"
             "C classes, B images, M context vectors; published → ours, and how many times less.\n"
-            "rate: share of that rate which our step reaches, counting its matrix products alone.\n"
+            "rate: share of the rate at that time which our step reaches, counting its matrix products alone.\n"
             "~ the published computation was measured on fewer prompts and scaled in proportion."
         ),
         title_justify="left",
@@ -82,7 +82,8 @@ def speed_plot(record: Mapping[str, Any], path: Path) -> None:
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("seconds")
-    axes[0].legend(frameon=False, fontsize=8)
+    lines, labels = axes[0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside lower center", ncols=min(3, 1 + len(batches)), frameon=False, fontsize=8)
     figure.savefig(path, dpi=150)
 
 
