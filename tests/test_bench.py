@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from cocoop.errors import ConfigError
-from cocoop.speed.measure import Plan, imagenet_names
+from cocoop.speed.measure import Case, Plan, imagenet_names
 from cocoop.speed.probes import matmul_work, median_seconds, peak_bytes
 
 CPU = torch.device("cpu")
@@ -91,7 +91,9 @@ def test_names_are_as_many_as_asked_for_and_all_different(count):
 def test_settings_out_of_range_are_named():
     with pytest.raises(ConfigError, match="--shape is 'huge'; it must be one of ViT-B/16, ViT-L/14, tiny"):
         Plan(shape="huge")
-    with pytest.raises(ConfigError, match="--rounds and --published-prompts must be at least 1"):
+    with pytest.raises(ConfigError, match="--rounds is 0; it must be a whole number from 1 up"):
         Plan(rounds=0)
-    with pytest.raises(ConfigError, match="--classes is 1; it must be at least 2"):
-        imagenet_names(1)
+    with pytest.raises(ConfigError, match="--published-prompts is 1; it must be a whole number from 2 up"):
+        Plan(published_prompts=1)
+    with pytest.raises(ConfigError, match="--batch is 0; it must be a whole number from 1 up"):
+        Case(classes=2, batch=0, context_length=4)

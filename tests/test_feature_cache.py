@@ -97,3 +97,32 @@ def test_the_default_folder_heeds_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("COCOOP_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert default_cache_folder() == tmp_path / "xdg" / "cocoop" / "features"
+
+
+def test_the_same_weights_in_another_architecture_find_nothing(tiny_backbone):
+    """Activations, heads and epsilons are no weights, and change the feature."""
+
+    def key(activation, heads, eps):
+        backbone = make_tiny_backbone()
+        torch.manual_seed(0)
+        attention = torch.nn.MultiheadAttention(48, heads, batch_first=True)
+        backbone.image_tower = torch.nn.Sequential(attention, activation, torch.nn.LayerNorm(48, eps=eps))
+        return backbone_key(backbone)
+
+    towers = [
+        (torch.nn.GELU(), 4, 1e-5),
+        (torch.nn.SiLU(), 4, 1e-5),
+        (torch.nn.GELU("tanh"), 4, 1e-5),
+        (torch.nn.GELU(), 8, 1e-5),
+        (torch.nn.GELU(), 4, 1e-6),
+    ]
+    assert len({key(*tower) for tower in towers}) == len(towers)
+    assert key(*towers[0]) == key(*towers[0])
+
+
+def test_without_a_folder_features_stay_in_memory(tmp_path, tiny_backbone, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cache = FeatureCache(None, tiny_backbone)
+    cache.add({"a" * 64: torch.ones(48)})
+    assert torch.equal(cache.find(["a" * 64, "b" * 64])["a" * 64], torch.ones(48))
+    assert not list(tmp_path.iterdir())

@@ -263,3 +263,30 @@ def test_a_file_in_the_way_is_said(data, tiny_backbone, tmp_path):
     method, config = small(data, tiny_backbone)
     with pytest.raises(CheckpointError, match=r"Cannot write the folder '.*file/run': Not a directory"):
         fit(method, data, config, run=tmp_path / "file" / "run")
+
+
+def test_a_run_stopped_and_resumed_twice_ends_with_the_same_bits(data, tiny_backbone, tmp_path):
+    """The state that a resumed run goes back to must not be the one that its optimiser changes."""
+
+    def stop(report):
+        if report.epoch == 3 and report.photos == 8:
+            raise KeyboardInterrupt
+
+    reference, config = small(data, tiny_backbone, epochs=4)
+    fit(reference, data, config, run=tmp_path / "whole")
+    folder = tmp_path / "stopped"
+    for on_step in (stop, stop, None):
+        method, config = small(data, tiny_backbone, epochs=4)
+        result = fit(method, data, config, run=folder, resume=folder.exists(), on_step=on_step)
+        assert result.interrupted == (on_step is stop)
+    state, expected = (read_tensors(place / "training.safetensors")[0] for place in (folder, tmp_path / "whole"))
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
+
+
+def test_facts_of_the_run_are_compared_beside_settings_of_the_same_name(data, tiny_backbone, tmp_path):
+    method = cocoop.CoCoOp(tiny_backbone, data.classnames, seed=0)
+    config = TrainConfig(epochs=1, workers=0, cache_features=True)
+    fit(method, data, config, run=tmp_path / "run", about={"context": "a photo of a"})
+    with pytest.raises(cocoop.ConfigError, match="--context 'a photo of a', now it is 'a picture of a'"):
+        fit(method, data, config, run=tmp_path / "run", resume=True, about={"context": "a picture of a"})

@@ -50,21 +50,21 @@ class FeatureCache:
     """The features of one backbone that a folder holds.
 
     Args:
-        folder: made when the first features are added.
+        folder: made when the first features are added; None: features are kept in memory only.
         backbone: whose image tower and preprocessing the features must come from.
 
     `damaged` lists the shards that could not be used.
     """
 
-    def __init__(self, folder: Path, backbone: Backbone) -> None:
-        self.folder = folder / backbone_key(backbone)
+    def __init__(self, folder: Path | None, backbone: Backbone) -> None:
+        self.folder = None if folder is None else folder / backbone_key(backbone)
         self.damaged: list[Path] = []
         self._features: dict[str, Float[Tensor, " e"]] = {}
         self._read: set[Path] = set()
 
     def find(self, keys: Iterable[str]) -> dict[str, Float[Tensor, " e"]]:
         """Features of those photos that are known, by key; shards that another run added are seen."""
-        for shard in sorted(self.folder.glob("*.safetensors")):
+        for shard in sorted(self.folder.glob("*.safetensors")) if self.folder else ():
             if shard not in self._read:
                 self._read.add(shard)
                 self._features |= self._load(shard)
@@ -76,7 +76,8 @@ class FeatureCache:
         Raises:
             CheckpointError: if the disk refuses; nothing half-written stays.
         """
-        if not features:
+        if self.folder is None or not features:
+            self._features |= features
             return
         keys = sorted(features)
         tensors = {"features": torch.stack([features[key].float().cpu() for key in keys])}
@@ -101,12 +102,25 @@ class FeatureCache:
 
 
 def backbone_key(backbone: Backbone) -> str:
-    """A hash of all that decides a photo's feature: the image tower's weights and type, and the preprocessing."""
+    """A hash of all that decides a photo's feature: modules, weights and type of the image tower, preprocessing."""
     digest = hashlib.sha256(json.dumps([backbone.precision, dataclasses.asdict(backbone.preprocessing)]).encode())
+    for name, module in backbone.image_tower.named_modules():
+        # What weights do not show: activations, heads, strides, epsilons.
+        traits = {key: _trait(value) for key, value in vars(module).items() if not key.startswith("_")}
+        digest.update(f"{name} {type(module).__qualname__} {sorted(traits.items())}".encode())
     for name, tensor in sorted(backbone.image_tower.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:32]
+
+
+def _trait(value: object) -> str:
+    """A setting of a module as text that is the same in every process; functions by name, anything else by type."""
+    if isinstance(value, bool | int | float | str | None):
+        return repr(value)
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(_trait, value))}]"
+    return str(getattr(value, "__qualname__", type(value).__qualname__))
 
 
 def _digest(content: bytes) -> str:

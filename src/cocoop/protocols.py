@@ -59,7 +59,7 @@ class BaseToNew:
     training: TrainResult | None
     """None for zero-shot."""
     seconds: float
-    """Wall time of training and both measurements, image features of the test photos not included."""
+    """Wall time of all epochs, whenever they were learned, and of both measurements; encoding photos not included."""
     peak_memory: int
     """Largest resident memory of the process meanwhile, in bytes (see `cocoop.peak`)."""
 
@@ -138,6 +138,8 @@ def base_to_new(
         )
         if training.interrupted:
             raise KeyboardInterrupt
+    # An earlier call may have learned some or all of the epochs: their time counts, loading them does not.
+    started = time.perf_counter() - sum(epoch["seconds"] for epoch in training.history) if training else started
     on_base = evaluate(learner, base_test)
     learner.set_classes(new_test.classnames)
     on_new = evaluate(learner, new_test)

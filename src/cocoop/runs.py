@@ -199,23 +199,25 @@ def _read_history(path: Path, epochs: int) -> list[dict[str, Any]]:
 
 def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     old, new = _flat(before), _flat(now)
-    for name in dict.fromkeys([*new, *old]):
-        if old.get(name) == new.get(name):
+    for key in dict.fromkeys([*new, *old]):
+        if old.get(key) == new.get(key):
             continue
+        name = key[-1]
         if name == "data_sha256":
             raise ConfigError(
                 f"The run in '{folder}' was begun with other photos or classes of {now['data']!r}; "
                 "resume with the same data, or choose another folder."
             )
         raise ConfigError(
-            f"The run in '{folder}' was begun with --{name.replace('_', '-')} {old.get(name)!r}, now it is "
-            f"{new.get(name)!r}; resume with the same settings, or choose another folder."
+            f"The run in '{folder}' was begun with --{name.replace('_', '-')} {old.get(key)!r}, now it is "
+            f"{new.get(key)!r}; resume with the same settings, or choose another folder."
         )
 
 
-def _flat(description: dict[str, Any]) -> dict[str, Any]:
-    """The entries of all sections under their own names, which are those of the flags."""
-    flat: dict[str, Any] = {}
-    for name, value in description.items():
-        flat |= value if isinstance(value, dict) else {name: value}
+def _flat(description: dict[str, Any]) -> dict[tuple[str, ...], Any]:
+    """The entries of all sections; the last part of each key is its own name, which is that of the flag."""
+    flat: dict[tuple[str, ...], Any] = {}
+    for section, value in description.items():
+        # Two sections may share a name: what a method is made of again, and what the user said.
+        flat |= {(section, name): v for name, v in value.items()} if isinstance(value, dict) else {(section,): value}
     return flat

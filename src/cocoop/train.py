@@ -148,7 +148,9 @@ class _Learner:
         load_learned(self.method, state.learned, source)
         for name, parameter in self.learned.items():
             if name in state.momentum:
-                self.optimizer.state[parameter]["momentum_buffer"] = state.momentum[name].to(parameter.device)
+                # SGD changes it in place; the state may be wanted again.
+                buffer = state.momentum[name].to(parameter.device, copy=True)
+                self.optimizer.state[parameter]["momentum_buffer"] = buffer
         if state.scaler:
             self.scaler.load_state_dict(state.scaler)
 

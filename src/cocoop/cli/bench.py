@@ -12,7 +12,7 @@ import torch
 from cocoop.cli.console import note, out
 from cocoop.files import write_json
 from cocoop.report.speed import methods_line, speed_plot, speed_table
-from cocoop.speed.measure import Case, Plan, machine, measure_case, measure_methods
+from cocoop.speed.measure import Backbones, Case, Plan, machine, measure_case, measure_methods
 
 __all__ = ["SpeedCommand"]
 
@@ -40,17 +40,18 @@ class SpeedCommand:
         """Measure, print, write."""
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        about = machine(self.plan)
+        # All sizes first: a wrong one must not wait for the others.
         cases = [
             Case(classes=c, batch=b, context_length=m)
             for m in self.context_length
             for b in self.batch
             for c in self.classes
         ]
+        about, backbones = machine(self.plan), Backbones.of(self.plan)
         measured: list[dict[str, Any]] = []
         record = {"plan": dataclasses.asdict(self.plan), "machine": about, "cases": measured}
         for case in cases:
-            done = measure_case(case, self.plan)
+            done = measure_case(case, self.plan, backbones)
             measured.append(done)
             note(
                 f"{case.classes} classes, {case.batch} images, {case.context_length} context vectors: "
@@ -58,7 +59,7 @@ class SpeedCommand:
             )
             # Written after each size, so that a long measurement that is stopped leaves what it has.
             write_json(self.output / "speed.json", record)
-        record["methods"] = measure_methods(self.plan)
+        record["methods"] = measure_methods(self.plan, backbones.ours)
         write_json(self.output / "speed.json", record)
         speed_plot(record, self.output / "speed.png")
         out.print(speed_table(record))

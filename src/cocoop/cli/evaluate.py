@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ class EvalCommand:
     photos: DataOptions
     classes: Which = "all"
     """All classes, or the base ones (the first half, rounded up), or the new ones (the rest)."""
+    all_photos: bool = False
+    """Measure on every photo, not only those for testing; of data without splits, these are 3 in 10."""
     format: Literal["table", "json"] = "table"
     """How to print the numbers; json has the accuracy of each class."""
     batch_size: int = 64
@@ -46,6 +49,12 @@ class EvalCommand:
     def run(self) -> None:
         """Measure and print."""
         data = self.photos.load().select(self.classes)
+        if self.all_photos:
+            data = dataclasses.replace(data, train=(), val=(), test=data.train + data.val + data.test)
+        elif data.train:
+            note(
+                f"Measured on {len(data.test)} test photos; --all-photos adds the {len(data.train + data.val)} others."
+            )
         data.check_files(["test"])
 
         from cocoop.checkpoint import from_pretrained

@@ -117,8 +117,8 @@ class TrainCommand:
     resume: bool = False
     """Go on with the run in --output, with the same settings; begin it if there is none."""
 
-    def cache(self, backbone: Backbone) -> FeatureCache | None:
-        """Features on disk, where photos are to be encoded once.
+    def cache(self, backbone: Backbone) -> FeatureCache:
+        """Where features of photos that are encoded once are kept: on disk if asked for, else in memory.
 
         Raises:
             ConfigError: for a folder of features that are not wanted.
@@ -129,7 +129,7 @@ class TrainCommand:
             return FeatureCache(self.feature_cache or default_cache_folder(), backbone)
         if self.feature_cache is not None:
             raise ConfigError("--feature-cache goes with --cache-features.")
-        return None
+        return FeatureCache(None, backbone)
 
     def config(self, method: str, *, cached: bool) -> TrainConfig:
         """As published, with what was given changed; the other method of a comparison is as published.

@@ -120,7 +120,7 @@ class _Job:
         model = {"backbone": backbone.name, "precision": backbone.precision}
         return {"data": self.data.name, **model, "seed": self.command.seed, **self.about}
 
-    def encode_tests(self, backbone: Backbone, data: Dataset, cache: FeatureCache | None) -> Features:
+    def encode_tests(self, backbone: Backbone, data: Dataset, cache: FeatureCache) -> Features:
         """Features of the test photos; first of all, so that an unreadable one is known before hours of training."""
         workers = 2 if self.command.optimiser.workers is None else self.command.optimiser.workers
         with counting("encoding test photos") as progress:
@@ -134,9 +134,11 @@ class _Job:
             )
         if tests.bad:
             note(f"Left out of the test: {bad_photos_message(tests.bad)}.")
+        for shard in cache.damaged:
+            note(f"'{shard}' is damaged; its photos were encoded again. It can be deleted.")
         return tests
 
-    def learn(self, method: Method, config: TrainConfig, tests: Features | None, cache: FeatureCache | None) -> None:
+    def learn(self, method: Method, config: TrainConfig, tests: Features | None, cache: FeatureCache) -> None:
         """Train the prompt, and measure it where there are test photos."""
         key = method.key
         if config.epochs <= config.warmup_epochs:
@@ -164,9 +166,7 @@ class _Job:
             )
             out.print(accuracy_table(f"{key} on {self.chosen.name}", [(f"{self.command.classes} classes", measured)]))
 
-    def compare(
-        self, backbone: Backbone, base_tests: Features, new_tests: Features, cache: FeatureCache | None
-    ) -> None:
+    def compare(self, backbone: Backbone, base_tests: Features, new_tests: Features, cache: FeatureCache) -> None:
         """Base to new for zero-shot, CoOp and the method."""
         cached = self.command.compare == "cached"
         if cached and not self.command.cache_features:
@@ -188,7 +188,7 @@ class _Job:
         key: str,
         base_tests: Features,
         new_tests: Features,
-        cache: FeatureCache | None,
+        cache: FeatureCache,
         *,
         cached: bool,
     ) -> BaseToNew:
@@ -235,7 +235,8 @@ def _tell(what: str, result: TrainResult) -> None:
         raise KeyboardInterrupt
     last = result.history[-1]
     seconds = sum(epoch["seconds"] for epoch in result.history)
+    epochs = f"{last['epoch']} epoch{'s' * (last['epoch'] > 1)}"
     note(
-        f"{what}: {last['epoch']} epochs in {seconds:.0f} s; in the last one, loss {last['loss']:.3f}, "
+        f"{what}: {epochs} in {seconds:.0f} s; in the last one, loss {last['loss']:.3f}, "
         f"accuracy {last['accuracy']:.1f}%."
     )

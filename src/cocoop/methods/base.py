@@ -154,5 +154,6 @@ def seeded(seed: int | None):  # type: ignore[no-untyped-def]
         yield
         return
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # torch.manual_seed would reseed the accelerator too, which fork_rng(devices=[]) does not restore.
+        torch.default_generator.manual_seed(seed)
         yield

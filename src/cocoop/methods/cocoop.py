@@ -139,7 +139,9 @@ class CoCoOp(Method):
         return torch.cat([super(CoCoOp, self).logits(part) for part in parts])
 
     def shortlist_scorer(self, shortlist: int) -> Callable[[Tensor], Tensor]:
-        """`logits` for inference of the K classes that the prompt without its shift ranks highest; K times cheaper.
+        """`logits` for inference of the K classes that the prompt without its shift ranks highest.
+
+        The work shrinks to about K / C.
 
         Args:
             shortlist: K.

@@ -8,7 +8,7 @@ Shapes: B images, C classes, e joint embedding size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -74,10 +74,6 @@ class ZeroShot(Method):
     def text_features(self, image_features: Float[Tensor, "B e"]) -> Float[Tensor, "1 C e"]:  # noqa: ARG002
         """The same class features for every image."""
         return self.matrix.unsqueeze(0)
-
-    def scorer(self) -> Callable[[Tensor], Tensor]:
-        """`logits` without gradients; the class matrix is there already."""
-        return torch.no_grad()(self.logits)
 
     @torch.no_grad()
     def _encode(self, template: str, names: Sequence[str]) -> Float[Tensor, "C e"]:

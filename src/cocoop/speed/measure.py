@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,14 +21,23 @@ from torch import Tensor, nn
 
 from cocoop.backbones.backbone import DTYPES, Backbone
 from cocoop.backbones.tokenizers import clip_tokenizer
-from cocoop.config import Precision, Preprocessing
+from cocoop.config import Precision, Preprocessing, check_whole
 from cocoop.errors import ConfigError
 from cocoop.methods import CoCoOp, CoOp
 from cocoop.speed.probes import matmul_rate, matmul_work, median_seconds, peak_bytes
 from cocoop.speed.published import conditional_logits
 from cocoop.text.tower import TextTower, TextTowerConfig
 
-__all__ = ["Case", "Plan", "imagenet_names", "machine", "measure_case", "measure_methods", "random_backbone"]
+__all__ = [
+    "Backbones",
+    "Case",
+    "Plan",
+    "imagenet_names",
+    "machine",
+    "measure_case",
+    "measure_methods",
+    "random_backbone",
+]
 
 SHAPES = {
     "ViT-B/16": {"width": 512, "heads": 8, "layers": 12, "embed_dim": 512},
@@ -48,6 +57,15 @@ class Case:
     """B."""
     context_length: int
     """M."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ConfigError: naming the flag, what was given and what is allowed.
+        """
+        for flag, least in (("classes", 2), ("batch", 1), ("context_length", 1)):
+            check_whole(flag, getattr(self, flag), least)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +93,8 @@ class Plan:
         """
         if self.shape not in SHAPES:
             raise ConfigError(f"--shape is {self.shape!r}; it must be one of {', '.join(SHAPES)}.")
-        if self.rounds < 1 or self.published_prompts < 1:
-            raise ConfigError("--rounds and --published-prompts must be at least 1.")
+        check_whole("rounds", self.rounds, 1)
+        check_whole("published_prompts", self.published_prompts, 2)
 
 
 def random_backbone(shape: str, precision: Precision = "fp32", device: str = "cpu") -> Backbone:
@@ -89,7 +107,7 @@ def random_backbone(shape: str, precision: Precision = "fp32", device: str = "cp
     """
     sizes = SHAPES[shape]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         tower = TextTower(
             TextTowerConfig(
                 vocab_size=49408,
@@ -114,16 +132,27 @@ def random_backbone(shape: str, precision: Precision = "fp32", device: str = "cp
     return backbone.to(device)
 
 
-def imagenet_names(count: int) -> list[str]:
-    """The first ImageNet names, numbered where one comes again or the 1,000 do not suffice.
+class Backbones(NamedTuple):
+    """What a plan measures with; in fp32 both are the same."""
 
-    Raises:
-        ConfigError: for a count below 2.
-    """
+    ours: Backbone
+    """In the plan's precision."""
+    published: Backbone
+    """In fp32."""
+
+    @classmethod
+    def of(cls, plan: Plan) -> Backbones:
+        """Made once for all sizes: drawing the weights takes seconds."""
+        plain = random_backbone(plan.shape, "fp32", plan.device)
+        if plan.precision == "fp32":
+            return cls(plain, plain)
+        return cls(random_backbone(plan.shape, plan.precision, plan.device), plain)
+
+
+def imagenet_names(count: int) -> list[str]:
+    """The first ImageNet names, numbered where one comes again or the 1,000 do not suffice."""
     import open_clip
 
-    if count < 2:
-        raise ConfigError(f"--classes is {count}; it must be at least 2.")
     names: dict[str, None] = {}
     turn = 1
     while len(names) < count:
@@ -136,19 +165,20 @@ def imagenet_names(count: int) -> list[str]:
     return list(names)
 
 
-def measure_case(case: Case, plan: Plan) -> dict[str, Any]:
+def measure_case(case: Case, plan: Plan, backbones: Backbones) -> dict[str, Any]:
     """Measure one size.
 
     Args:
         case: the size.
         plan: how to measure.
+        backbones: of the plan's shape.
 
     Returns:
         Plain JSON: for `published` and `ours` seconds of a training step and of the evaluation of the batch, peak
         bytes of the step; ratios; our matrix-product work, the machine's rate at that time and our share of it.
     """
-    ours = _Task(random_backbone(plan.shape, plan.precision, plan.device), case)
-    published = _Task(random_backbone(plan.shape, "fp32", plan.device), _affordable(case, plan.published_prompts))
+    ours = _Task(backbones.ours, case)
+    published = _Task(backbones.published, _affordable(case, plan.published_prompts))
     scale = case.classes * case.batch / (published.case.classes * published.case.batch)
     ours.step()
     calls = {
@@ -187,10 +217,9 @@ def measure_case(case: Case, plan: Plan) -> dict[str, Any]:
     return record
 
 
-def measure_methods(plan: Plan, *, classes: int = 50, batch: int = 32) -> dict[str, Any]:
+def measure_methods(plan: Plan, backbone: Backbone, *, classes: int = 50, batch: int = 32) -> dict[str, Any]:
     """A CoCoOp step beside a CoOp step of the same batch: seconds, and the arithmetic that each demands."""
     case = Case(classes=classes, batch=batch, context_length=4)
-    backbone = random_backbone(plan.shape, plan.precision, plan.device)
     tasks = {kind.key: _Task(backbone, case, kind) for kind in (CoOp, CoCoOp)}
     calls = {key: task.step for key, task in tasks.items()}
     for call in calls.values():

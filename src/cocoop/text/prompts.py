@@ -46,15 +46,14 @@ def check_classnames(classnames: Sequence[str]) -> tuple[str, ...]:
     if not names:
         raise PromptError("There are no class names; give at least one.")
     seen: dict[str, str] = {}
-    for name in names:
+    for count, name in enumerate(names):
         clean = prompt_name(name)
         if not clean:
             raise PromptError(f"The class name {name!r} is empty; every class needs a name that can be read.")
-        if clean in seen:
-            raise PromptError(
-                f"Two classes would have the same prompt: {seen[clean]!r} and {name!r}. Rename or merge them."
-            )
-        seen[clean] = name
+        # CLIP's tokenizer lower-cases.
+        other = seen.setdefault(clean.lower(), name)
+        if len(seen) == count:
+            raise PromptError(f"Two classes would have the same prompt: {other!r} and {name!r}. Rename or merge them.")
     return names
 
 

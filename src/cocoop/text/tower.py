@@ -142,6 +142,8 @@ class TextTower(nn.Module):
             PromptError: for a sequence without `eot`, or sequences that begin differently.
         """
         rows = tokens.tolist()
+        if not rows:
+            return tokens.new_zeros((0, self.config.embed_dim), dtype=self.dtype)
         for row in rows:
             if eot not in row:
                 raise PromptError(f"A token sequence has no EOT token ({eot}): {row[:8]}...")
@@ -180,10 +182,12 @@ class TextTower(nn.Module):
     def _tree(self, context: Float[Tensor, "B M d"] | None, tree: PromptTree) -> Float[Tensor, "C B e"]:
         """Text features of one tree's classes."""
         first = self.blocks[0]
-        x_prefix, x_suffix = tree.embed(self.token_embedding.weight, context)
-        x_prefix = x_prefix.to(self.dtype) + self.positional_embedding[: len(x_prefix), None]
+        table = self.token_embedding.weight
+        x_prefix = tree.embed_prefix(table, context).to(self.dtype)
+        x_prefix = x_prefix + self.positional_embedding[: len(x_prefix), None]
         if tree.suffix_has_context:
-            x_suffix = x_suffix.to(self.dtype) + self.positional_embedding[tree.positions, None]
+            x_suffix = tree.embed_suffix(table, context).to(self.dtype)
+            x_suffix = x_suffix + self.positional_embedding[tree.positions, None]
             x = torch.cat([x_prefix, x_suffix])
             qkv = first.project(x)
         else:

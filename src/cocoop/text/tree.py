@@ -142,20 +142,22 @@ class PromptTree(nn.Module):
         """What was given to `remember`; nothing before."""
         return tuple(getattr(self, name) for name in self._known)
 
-    def embed(
+    def embed_prefix(
         self, table: Float[Tensor, "V d"], context: Float[Tensor, "B M d"] | None
-    ) -> tuple[Float[Tensor, "P B d"], Float[Tensor, "T _ d"]]:
-        """Vectors of prefix and suffix: frozen token embeddings, and context vectors in their places.
+    ) -> Float[Tensor, "P _ d"]:
+        """Vectors of the prefix: frozen token embeddings, and each image's context vectors in their places.
 
         Args:
             table: the frozen token embedding.
             context: learned vectors, one set for each of B images; None where no id is negative.
-
-        Returns:
-            The prefix, and the suffix with one column for all images unless it holds context vectors.
         """
-        prefix = _lookup(self.prefix_ids, table, context)
-        return prefix, _lookup(self.suffix_ids, table, context if self.suffix_has_context else None)
+        return _lookup(self.prefix_ids, table, context)
+
+    def embed_suffix(
+        self, table: Float[Tensor, "V d"], context: Float[Tensor, "B M d"] | None
+    ) -> Float[Tensor, "T _ d"]:
+        """Vectors of the suffixes, in the same way."""
+        return _lookup(self.suffix_ids, table, context)
 
 
 class Prompts(nn.Module):
