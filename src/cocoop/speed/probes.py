@@ -16,22 +16,29 @@ __all__ = ["matmul_rate", "matmul_work", "median_seconds", "peak_bytes"]
 Call = Callable[[], object]
 
 
-def median_seconds(calls: Mapping[str, Call], rounds: int, device: torch.device) -> dict[str, float]:
+def median_seconds(
+    calls: Mapping[str, Call], rounds: int, device: torch.device, *, turn: float = 1.0
+) -> dict[str, float]:
     """Median wall time of each call, in seconds; the calls take turns, so that a busy machine is fair to all.
 
     Args:
         calls: by name.
-        rounds: how often each is timed.
+        rounds: how many turns each has.
         device: waited for, before and after.
+        turn: a call is repeated until its turn has lasted so many seconds, and the median counts: what a long call
+            left of caches and memory would be the time of a short one that comes after it only once.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            _wait(device)
-            start = time.perf_counter()
-            call()
-            _wait(device)
-            times[name].append(time.perf_counter() - start)
+            repeats: list[float] = []
+            while not repeats or sum(repeats) < turn:
+                _wait(device)
+                start = time.perf_counter()
+                call()
+                _wait(device)
+                repeats.append(time.perf_counter() - start)
+            times[name].append(statistics.median(repeats))
     return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
