@@ -51,10 +51,6 @@ class EvalCommand:
         data = self.photos.load().select(self.classes)
         if self.all_photos:
             data = dataclasses.replace(data, train=(), val=(), test=data.train + data.val + data.test)
-        elif data.train:
-            note(
-                f"Measured on {len(data.test)} test photos; --all-photos adds the {len(data.train + data.val)} others."
-            )
         data.check_files(["test"])
 
         from cocoop.checkpoint import from_pretrained
@@ -62,6 +58,10 @@ class EvalCommand:
         from cocoop.features import bad_photos_message, encode_split
 
         method = from_pretrained(self.run_folder, precision=self.precision, device=pick_device(self.device))
+        if not self.all_photos and data.train:
+            note(
+                f"Measured on {len(data.test)} test photos; --all-photos adds the {len(data.train + data.val)} others."
+            )
         unseen = set(data.classnames) - set(method.classnames)
         method.set_classes(data.classnames)
         with counting("encoding photos") as progress:
