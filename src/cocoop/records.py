@@ -1,0 +1,100 @@
+"""What an experiment leaves behind: one JSON record a run, from which all tables and plots are made. No PyTorch.
+
+A sweep is a folder of runs; each run has a folder of its own, `runs/NAME/`, with `record.json` when it is done, or
+`failure.json` when it has failed, beside what training leaves there.
+
+A record holds
+
+    format              1
+    protocol            base-to-new, cross-dataset, domain, few-shot or together
+    data                name of the data set that was trained on; for several domains, their names with + between
+    method              zero-shot, coop or cocoop
+    seed, shots         null for zero-shot, which draws and learns nothing
+    preset              paper, or cached: the same from photos encoded once
+    changes             {setting: value} that differ from the published ones, as {"learning_rate": 0.02}
+    backbone, precision
+    settings            of the method: context, context_length, ...
+    train               of the training: epochs, batch_size, learning_rate, ...; null for zero-shot
+    classes             number of classes that were learned (for zero-shot: that would have been)
+    train_photos        number of training photos; 0 for zero-shot
+    split_sha256        of class names and items of all data: equal where the same photos were used
+    tests               {test: numbers}; base-to-new and together: base, new (and all); few-shot: test; cross-dataset
+                        and domain: source, then the name of each target
+    harmonic_mean       H of base and new in percent; null where there are none
+    history             one entry an epoch: epoch, loss, accuracy, learning_rate, photos, seconds
+    seconds             {"training": ..., "evaluation": ...} of wall time; encoding test photos not included
+    peak_memory_bytes   largest resident memory of the process during the run
+    versions            of cocoop, python, torch, open_clip_torch
+    machine             processor, threads, device
+    finished            time of day, ISO 8601, UTC
+
+and the numbers of a test are
+
+    data                name of the data set of its photos
+    classes             number of classes to choose among
+    photos, skipped     measured, and unreadable
+    overlap             test photos that were also trained on, by their content; they are not measured
+    accuracy, macro_f1  in percent
+    ece                 expected calibration error in percent, 15 bins of equal width
+    per_class           {class name: accuracy in percent}, classes with photos only
+    confusions          [[true name, named, photos], ...] of the mistakes, most frequent first
+    reliability         [[photos, mean confidence, accuracy], ...] of the 15 bins, in percent; [0, 0, 0] for empty ones
+
+A failure holds protocol, data, method, seed, shots, preset, changes and backbone as a record does, and `reason` (one
+line), `details` (a traceback, empty for an explained error) and `failed` (time of day).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cocoop.errors import CheckpointError
+from cocoop.files import read_json
+
+__all__ = ["FAILURE", "FORMAT", "RECORD", "RUNS", "Sweep", "read_sweep"]
+
+FORMAT = 1
+RUNS, RECORD, FAILURE = "runs", "record.json", "failure.json"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep folder holds so far."""
+
+    records: list[dict[str, Any]]
+    """Of the runs that are done, by the names of their folders."""
+    failures: list[dict[str, Any]]
+    """Of the runs that failed and are not done."""
+
+
+def read_sweep(folder: Path) -> Sweep:
+    """Read all records of a sweep.
+
+    Args:
+        folder: as `cocoop bench` writes it.
+
+    Raises:
+        CheckpointError: if it is no sweep, or a record is damaged or of another version.
+    """
+    runs = folder / RUNS
+    if not runs.is_dir():
+        raise CheckpointError(f"There is no sweep at '{folder}'; give a folder written by `cocoop bench`.")
+    records, failures = [], []
+    for run in sorted(entry for entry in runs.iterdir() if entry.is_dir()):
+        if (run / RECORD).exists():
+            records.append(_read(run / RECORD))
+        elif (run / FAILURE).exists():
+            failures.append(_read(run / FAILURE))
+    return Sweep(records, failures)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    record = read_json(path)
+    if record.get("format") != FORMAT:
+        raise CheckpointError(
+            f"'{path}' is a record of format {record.get('format')!r}, and this cocoop reads {FORMAT}; "
+            "measure again in another folder, or use the cocoop that wrote it."
+        )
+    return record
