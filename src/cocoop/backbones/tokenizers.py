@@ -23,6 +23,9 @@ VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "se
 CLEANING = ("lower", "whitespace", "canonicalize")
 """open_clip's ways to clean text."""
 
+WORD_END = "</w>"
+"""What CLIP's vocabulary writes after a token that ends a word."""
+
 
 class ClipTokenizer:
     """open_clip's byte-pair encoding with CLIP's vocabulary.
@@ -44,6 +47,16 @@ class ClipTokenizer:
         """Token ids of `text`, neither truncated nor padded."""
         ids: list[int] = self.library.encode(text)
         return ids
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of token ids; a space stands where a token ends a word."""
+        text: str = self.library.decode(ids)
+        return text
+
+    def piece(self, token: int) -> str:
+        """One token as text; a dash follows where the word goes on."""
+        text = self.decode([token])
+        return text.rstrip() if text.endswith(" ") else f"{text}-"
 
 
 class TransformersTokenizer:
@@ -83,13 +96,24 @@ class TransformersTokenizer:
         self.sos: int = around[0]
         self.eot: int = around[1]
         special = set(self.library.all_special_ids)
-        self.highest: int = max(i for i in self.library.get_vocab().values() if i not in special)
+        vocabulary = self.library.get_vocab()
+        self.highest: int = max(i for i in vocabulary.values() if i not in special)
+        self._marks_ends = any(token.endswith(WORD_END) for token in vocabulary)
         self._clean = clean
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, neither truncated nor padded."""
         clean = self._clean(text) if self._clean else text
         return list(self.library(clean, add_special_tokens=False)["input_ids"])
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of token ids."""
+        return str(self.library.decode(ids, clean_up_tokenization_spaces=False))
+
+    def piece(self, token: int) -> str:
+        """One token as text; a dash follows where the word goes on, if the vocabulary tells (as CLIP's does)."""
+        goes_on = self._marks_ends and not self.library.convert_ids_to_tokens(token).endswith(WORD_END)
+        return f"{self.decode([token]).strip()}{'-' if goes_on else ''}"
 
 
 @cache

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["is_torchscript", "read_torchscript"]
+__all__ = ["TensorUnpickler", "is_torchscript", "read_torchscript"]
 
 STORAGES = {
     "DoubleStorage": torch.float64,
@@ -54,9 +54,7 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
     """
     with zipfile.ZipFile(path) as archive:
         folder = next(n for n in archive.namelist() if n.endswith("/constants.pkl")).removesuffix("constants.pkl")
-        if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
-            raise ValueError("its numbers are stored big end first")
-        root = _TensorUnpickler(archive, folder).load()
+        root = TensorUnpickler(archive, folder).load()
     tensors: dict[str, Tensor] = {}
     _collect(root, "", tensors)
     return tensors
@@ -76,11 +74,21 @@ class _Module:
     """A module of an archive: its attributes, and nothing that could run."""
 
 
-class _TensorUnpickler(pickle.Unpickler):
-    """Reads the tree of modules; every name in it becomes a thing of this file, or an error."""
+class TensorUnpickler(pickle.Unpickler):
+    """Reads the tree of modules; every name in it becomes a thing of this file, or an error.
+
+    Args:
+        archive: open.
+        folder: within it, where `data.pkl` and the numbers are; it ends with a slash.
+
+    Raises:
+        ValueError: if the numbers are big-endian.
+    """
 
     def __init__(self, archive: zipfile.ZipFile, folder: str) -> None:
         super().__init__(io.BytesIO(archive.read(f"{folder}data.pkl")))
+        if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
+            raise ValueError("its numbers are stored big end first")
         self.archive = archive
         self.folder = folder
         self.storages: dict[str, Tensor] = {}

@@ -44,6 +44,7 @@ COMMANDS = {
     "data": Command("cocoop.cli.data", "DataCommand", "List, download and check the data sets of the papers."),
     "demo": Command("cocoop.cli.demo", "DemoCommand", "Draw pictures, learn from them, write a report; offline."),
     "bench": Command("cocoop.cli.bench", "SpeedCommand", "Time and memory of CoCoOp on this machine."),
+    "import": Command("cocoop.cli.import_", "ImportCommand", "Use a prompt that the papers' own code learned."),
 }
 
 

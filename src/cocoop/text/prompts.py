@@ -28,6 +28,12 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, neither truncated nor padded."""
 
+    def decode(self, ids: list[int]) -> str:
+        """The text of token ids, up to white space."""
+
+    def piece(self, token: int) -> str:
+        """One token as text."""
+
 
 def prompt_name(classname: str) -> str:
     """A class name as it stands in a prompt: `_` becomes a space, runs of white space become one."""
