@@ -1,0 +1,84 @@
+"""Numbers that the CoCoOp paper prints, to stand beside ours.
+
+Source: Zhou et al., "Conditional Prompt Learning for Vision-Language Models", CVPR 2022 (arXiv 2203.05557), tables of
+base-to-new, cross-dataset and domain generalization and of base and new classes together; `published.json`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from statistics import harmonic_mean
+from typing import Any
+
+from cocoop.data.catalog_table import find_entry
+
+__all__ = ["AVERAGE", "PAPER", "as_published", "data_title", "paper_data", "published_number"]
+
+AVERAGE = "average"
+"""Stands for the average over the paper's eleven data sets, where a name of a data set is asked for."""
+
+BACKBONE, SHOTS = "ViT-B/16", 16
+PAPER = f"paper, {BACKBONE}"
+"""What published numbers are called in tables."""
+
+_METHODS = {"zero-shot": "CLIP", "coop": "CoOp", "cocoop": "CoCoOp"}
+_SOURCE = "ImageNet"
+
+
+@functools.cache
+def _tables() -> dict[str, Any]:
+    return json.loads(files("cocoop.report").joinpath("published.json").read_text(encoding="utf-8"))
+
+
+def paper_data() -> frozenset[str]:
+    """Titles of the paper's eleven data sets."""
+    return frozenset(_tables()["base_to_new"]) - {"columns", AVERAGE}
+
+
+def data_title(name: str) -> str:
+    """A data set as the papers call it (`oxford-pets` or `split_zhou_OxfordPets`: OxfordPets); others as they are."""
+    entry = find_entry(name.removeprefix("split_zhou_"))
+    return name if entry is None else entry.title
+
+
+def published_number(protocol: str, data: str, method: str, column: str) -> float | None:
+    """What the paper prints, in percent; None if it does not say.
+
+    Args:
+        protocol: as in records.
+        data: any name of the data set that was trained on, or `AVERAGE`.
+        method: its key.
+        column: base, new, H (of the two as printed), all, source, or any name of a target.
+    """
+    method, data = _METHODS.get(method, ""), data_title(data)
+    if protocol == "base-to-new":
+        table = _tables()["base_to_new"]
+        if data not in table or data == "columns" or not method:
+            return None
+        row = dict(zip(table["columns"], table[data], strict=True))
+        if column == "H":
+            return harmonic_mean([row[f"{method} base"], row[f"{method} new"]])
+        return row.get(f"{method} {column}")
+    if protocol == "together":
+        return _tables()["base_and_new_together_average"].get(method) if (data, column) == (AVERAGE, "all") else None
+    column = f"{_SOURCE} (source)" if column == "source" else data_title(column)
+    if data == _SOURCE and protocol == "cross-dataset":
+        table = _tables()["cross_dataset"]
+        return dict(zip(table["columns"], table.get(column, ()), strict=False)).get(method)
+    if data == _SOURCE and protocol == "domain":
+        table = _tables()["domain_generalization"]
+        return dict(zip(table["columns"], table.get(method, ()), strict=False)).get(column)
+    return None
+
+
+def as_published(record: Mapping[str, Any]) -> bool:
+    """Whether a run has the paper's settings: its backbone, 16 shots (of what learns), its preset and no changes."""
+    return (
+        str(record["backbone"]).lower() == BACKBONE.lower()
+        and record["shots"] in ((SHOTS, None) if record["method"] == "zero-shot" else (SHOTS,))
+        and record["preset"] == "paper"
+        and not record["changes"]
+    )
