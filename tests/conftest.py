@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import jaxtyping
@@ -23,6 +24,12 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("needs the folder of real photos and official splits (set COCOOP_SHARED)")
     return SHARED
+
+
+@pytest.fixture(autouse=True, scope="session")
+def ctrl_c_is_heard():
+    """A shell starts what runs in its background deaf to Ctrl-C, and all that this starts in turn."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cocoop.backbones import load_backbone
     from cocoop.backbones.backbone import Backbone
     from cocoop.checkpoint import from_pretrained, save_pretrained
+    from cocoop.classifier import Classifier
     from cocoop.config import Preprocessing, TrainConfig
     from cocoop.data import Dataset, Item, load_data
     from cocoop.errors import (
@@ -31,17 +32,17 @@ if TYPE_CHECKING:
     from cocoop.features import Features, encode_split
     from cocoop.methods import METHODS, CoCoOp, CoOp, Method, ZeroShot
     from cocoop.prediction import Prediction, predict
-    from cocoop.protocols import base_to_new
+    from cocoop.protocols import base_to_new, cross_dataset, domain, few_shot, leave_one_out, sweep, together
     from cocoop.train import TrainResult, fit
     from cocoop.version import __version__
 
 # Where each public name lives. They are imported when they are first asked for: PyTorch and open_clip take seconds,
 # which a command that only lists files, explains itself or refuses a flag must not cost.
 _HOMES = {
-    "METHODS": "cocoop.methods",
     "Backbone": "cocoop.backbones.backbone",
     "BackboneError": "cocoop.errors",
     "CheckpointError": "cocoop.errors",
+    "Classifier": "cocoop.classifier",
     "CoCoOp": "cocoop.methods",
     "CoOp": "cocoop.methods",
     "CocoopError": "cocoop.errors",
@@ -51,6 +52,7 @@ _HOMES = {
     "Evaluation": "cocoop.evaluation",
     "Features": "cocoop.features",
     "Item": "cocoop.data",
+    "METHODS": "cocoop.methods",
     "Method": "cocoop.methods",
     "Prediction": "cocoop.prediction",
     "Preprocessing": "cocoop.config",
@@ -61,15 +63,21 @@ _HOMES = {
     "ZeroShot": "cocoop.methods",
     "__version__": "cocoop.version",
     "base_to_new": "cocoop.protocols",
+    "cross_dataset": "cocoop.protocols",
+    "domain": "cocoop.protocols",
     "encode_split": "cocoop.features",
     "evaluate": "cocoop.evaluation",
+    "few_shot": "cocoop.protocols",
     "fit": "cocoop.train",
     "from_pretrained": "cocoop.checkpoint",
     "harmonic_mean": "cocoop.evaluation",
+    "leave_one_out": "cocoop.protocols",
     "load_backbone": "cocoop.backbones",
     "load_data": "cocoop.data",
     "predict": "cocoop.prediction",
     "save_pretrained": "cocoop.checkpoint",
+    "sweep": "cocoop.protocols",
+    "together": "cocoop.protocols",
 }
 
 __all__ = [
@@ -77,6 +85,7 @@ __all__ = [
     "Backbone",
     "BackboneError",
     "CheckpointError",
+    "Classifier",
     "CoCoOp",
     "CoOp",
     "CocoopError",
@@ -96,15 +105,21 @@ __all__ = [
     "ZeroShot",
     "__version__",
     "base_to_new",
+    "cross_dataset",
+    "domain",
     "encode_split",
     "evaluate",
+    "few_shot",
     "fit",
     "from_pretrained",
     "harmonic_mean",
+    "leave_one_out",
     "load_backbone",
     "load_data",
     "predict",
     "save_pretrained",
+    "sweep",
+    "together",
 ]
 
 

@@ -5,6 +5,8 @@ Shapes: N photos, e joint embedding size.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +17,10 @@ from cocoop.errors import DataError
 from cocoop.features import Features, Progress, encode_split
 from cocoop.methods import Method
 
-__all__ = ["Evaluation", "Shortlist", "evaluate", "harmonic_mean"]
+__all__ = ["BINS", "Evaluation", "Shortlist", "evaluate", "harmonic_mean"]
+
+BINS = 15
+"""Bins of confidence, as is usual for the expected calibration error."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class Evaluation:
     """The true class of each photo."""
     predicted: tuple[int, ...]
     """The class with the highest logit for each photo."""
+    confidences: tuple[float, ...]
+    """Its softmax probability, in [0, 1]."""
     paths: tuple[str, ...]
     """The photos."""
     skipped: int = 0
@@ -69,14 +76,49 @@ class Evaluation:
             seen.setdefault(label, []).append(label == predicted)
         return {self.classnames[label]: 100 * sum(hits) / len(hits) for label, hits in sorted(seen.items())}
 
+    @property
+    def reliability(self) -> list[tuple[int, float, float]]:
+        """Photos, mean confidence and accuracy (both in percent) by confidence, in `BINS` bins of equal width.
+
+        Bin i holds the confidences in (i / BINS, (i + 1) / BINS]; an empty one is (0, 0, 0).
+        """
+        bins: list[list[tuple[float, bool]]] = [[] for _ in range(BINS)]
+        for confidence, label, predicted in zip(self.confidences, self.labels, self.predicted, strict=True):
+            place = min(max(math.ceil(confidence * BINS) - 1, 0), BINS - 1)
+            bins[place].append((100 * confidence, label == predicted))
+        return [
+            (len(b), sum(c for c, _ in b) / len(b), 100 * sum(hit for _, hit in b) / len(b)) if b else (0, 0.0, 0.0)
+            for b in bins
+        ]
+
+    @property
+    def ece(self) -> float:
+        """Expected calibration error in percent: over the bins, |accuracy - confidence| weighted by photos.
+
+        Reference: Guo et al., On Calibration of Modern Neural Networks, ICML 2017, equation 3.
+        """
+        gaps = (count * abs(accuracy - confidence) for count, confidence, accuracy in self.reliability)
+        return sum(gaps) / len(self.labels)
+
+    @property
+    def confusions(self) -> list[tuple[str, str, int]]:
+        """Mistakes: true class, class that was named, photos; the most frequent first."""
+        mistakes = Counter((a, b) for a, b in zip(self.labels, self.predicted, strict=True) if a != b)
+        ordered = sorted(mistakes.items(), key=lambda entry: (-entry[1], entry[0]))
+        return [(self.classnames[true], self.classnames[named], count) for (true, named), count in ordered]
+
     def record(self) -> dict[str, Any]:
         """The numbers as plain JSON."""
         record: dict[str, Any] = {
-            "accuracy": self.accuracy,
-            "macro_f1": self.macro_f1,
+            "classes": len(self.classnames),
             "photos": len(self.labels),
             "skipped": self.skipped,
+            "accuracy": self.accuracy,
+            "macro_f1": self.macro_f1,
+            "ece": self.ece,
             "per_class": self.per_class,
+            "confusions": [list(mistake) for mistake in self.confusions],
+            "reliability": [list(numbers) for numbers in self.reliability],
         }
         if self.shortlist is not None:
             record["shortlist"] = {
@@ -133,12 +175,15 @@ def evaluate(
     scorer = method.scorer()
     short_scorer = None if shortlist is None else method.shortlist_scorer(shortlist)
     predicted: list[int] = []
+    confidences: list[float] = []
     short_predicted: list[int] = []
     outside = 0
     for features in data.features.split(batch_size):
         features = features.to(method.backbone.device)
-        answers = scorer(features).argmax(-1)
+        logits = scorer(features).float()
+        answers = logits.argmax(-1)
         predicted += answers.tolist()
+        confidences += logits.softmax(-1).amax(-1).tolist()
         if short_scorer is not None:
             short = short_scorer(features)
             short_predicted += short.argmax(-1).tolist()
@@ -149,6 +194,7 @@ def evaluate(
         classnames=data.classnames,
         labels=tuple(data.labels.tolist()),
         predicted=tuple(predicted),
+        confidences=tuple(confidences),
         paths=data.paths,
         skipped=len(data.bad),
         shortlist=None if shortlist is None else Shortlist(shortlist, tuple(short_predicted), outside),

@@ -5,8 +5,8 @@ Shapes: N photos of a split, B photos of a batch, e joint embedding size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -63,15 +63,36 @@ class Features:
             DataError: if `which` is unknown, or if there are fewer than four classes to halve.
         """
         chosen = chosen_labels(len(self.classnames), which)
-        rows = [row for row, label in enumerate(self.labels.tolist()) if label in chosen]
-        return Features(
-            features=self.features[rows],
-            labels=self.labels[rows] - chosen.start,
+        kept = self.photos_of(which)
+        return replace(
+            kept,
+            labels=kept.labels - chosen.start,
             classnames=tuple(self.classnames[label] for label in chosen),
-            paths=tuple(self.paths[row] for row in rows),
-            bad=tuple(photo for photo, label in zip(self.bad, self.bad_labels, strict=True) if label in chosen),
-            bad_labels=tuple(label - chosen.start for label in self.bad_labels if label in chosen),
+            bad_labels=tuple(label - chosen.start for label in kept.bad_labels),
         )
+
+    def photos_of(self, which: Which) -> Features:
+        """Keep the photos of the base classes, the new ones or all, and every class to choose among.
+
+        Raises:
+            DataError: as `select`.
+        """
+        chosen = chosen_labels(len(self.classnames), which)
+        bad = [i for i, label in enumerate(self.bad_labels) if label in chosen]
+        kept = self._rows([row for row, label in enumerate(self.labels.tolist()) if label in chosen])
+        return replace(
+            kept,
+            bad=tuple(self.bad[i] for i in bad),
+            bad_labels=tuple(self.bad_labels[i] for i in bad),
+        )
+
+    def without(self, paths: Collection[str]) -> Features:
+        """Leave out some of the photos."""
+        return self._rows([row for row, path in enumerate(self.paths) if path not in paths])
+
+    def _rows(self, rows: list[int]) -> Features:
+        paths = tuple(self.paths[row] for row in rows)
+        return replace(self, features=self.features[rows], labels=self.labels[rows], paths=paths)
 
 
 class FeatureBatch(NamedTuple):

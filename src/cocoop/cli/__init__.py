@@ -43,9 +43,20 @@ COMMANDS = {
     "draw": Command("cocoop.cli.draw", "DrawCommand", "Print which photos a few-shot run would learn from."),
     "data": Command("cocoop.cli.data", "DataCommand", "List, download and check the data sets of the papers."),
     "demo": Command("cocoop.cli.demo", "DemoCommand", "Draw pictures, learn from them, write a report; offline."),
-    "bench": Command("cocoop.cli.bench", "SpeedCommand", "Time and memory of CoCoOp on this machine."),
+    "report": Command("cocoop.cli.report", "ReportCommand", "Tables and a page from a sweep of experiments."),
+    "bench": Command("cocoop.cli.bench", "SpeedCommand", "The papers' experiments, and the speed of this machine."),
     "import": Command("cocoop.cli.import_", "ImportCommand", "Use a prompt that the papers' own code learned."),
 }
+
+BENCHES = {
+    "base-to-new": Command("cocoop.cli.experiments", "BaseToNewCommand", "From base classes to new ones (table 1)."),
+    "cross-dataset": Command("cocoop.cli.experiments", "CrossDatasetCommand", "From one data set to others (table 2)."),
+    "domain": Command("cocoop.cli.experiments", "DomainCommand", "From one style to others (table 3)."),
+    "few-shot": Command("cocoop.cli.experiments", "FewShotCommand", "Accuracy over the number of photos a class."),
+    "together": Command("cocoop.cli.experiments", "TogetherCommand", "Base and new classes in one label space."),
+    "speed": Command("cocoop.cli.bench", "SpeedCommand", "Time and memory of CoCoOp here; what `cocoop bench` does."),
+}
+"""The commands below `cocoop bench`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -96,19 +107,28 @@ def _about_memory(error: Exception) -> str | None:
 
 
 def _parsed(arguments: list[str]) -> Any:
-    if arguments and arguments[0] in COMMANDS:
-        command = COMMANDS[arguments[0]]
-        wanted = getattr(import_module(command.module), command.name)
-        return _cli(wanted, f"cocoop {arguments[0]}", arguments[1:])
+    if arguments and arguments[0] == "bench":
+        if len(arguments) > 1 and (arguments[1] in BENCHES or not arguments[1].startswith("-")):
+            return _one_of(BENCHES, "cocoop bench", arguments[1:])
+        if arguments[1:] in (["--help"], ["-h"]):
+            return _one_of(BENCHES, "cocoop bench", ["--help"], description="Without a word: `cocoop bench speed`.")
     if arguments == ["--version"]:
         sys.stdout.write(f"cocoop {__version__}\n")
         sys.exit(0)
+    return _one_of(COMMANDS, "cocoop", arguments, description=DESCRIPTION)
+
+
+def _one_of(commands: dict[str, Command], prog: str, arguments: list[str], description: str | None = None) -> Any:
+    if arguments and arguments[0] in commands:
+        command = commands[arguments[0]]
+        wanted = getattr(import_module(command.module), command.name)
+        return _cli(wanted, f"{prog} {arguments[0]}", arguments[1:])
     # An overview, or what is wrong with the first word: that takes the names and summaries only.
     stubs = [
         Annotated[dataclasses.make_dataclass(command.name, []), tyro.conf.subcommand(name, description=command.summary)]
-        for name, command in COMMANDS.items()
+        for name, command in commands.items()
     ]
-    return _cli(reduce(or_, stubs), "cocoop", arguments or ["--help"], description=DESCRIPTION)
+    return _cli(reduce(or_, stubs), prog, arguments or ["--help"], description=description)
 
 
 def _cli(wanted: Any, prog: str, arguments: list[str], description: str | None = None) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +49,7 @@ class EvalCommand:
         """Measure and print."""
         data = self.photos.load().select(self.classes)
         if self.all_photos:
-            data = dataclasses.replace(data, train=(), val=(), test=data.train + data.val + data.test)
+            data = data.all_for_testing()
         data.check_files(["test"])
 
         from cocoop.checkpoint import from_pretrained
@@ -58,7 +57,7 @@ class EvalCommand:
         from cocoop.features import bad_photos_message, encode_split
 
         method = from_pretrained(self.run_folder, precision=self.precision, device=pick_device(self.device))
-        if not self.all_photos and data.train:
+        if data.train:
             note(
                 f"Measured on {len(data.test)} test photos; --all-photos adds the {len(data.train + data.val)} others."
             )

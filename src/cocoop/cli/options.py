@@ -20,7 +20,17 @@ if TYPE_CHECKING:
     from cocoop.backbones.backbone import Backbone
     from cocoop.data import Dataset
 
-__all__ = ["BackboneOptions", "DataOptions", "Device", "OptionalInt", "OptionalPath", "left_out", "pick_device"]
+__all__ = [
+    "DATA_HELP",
+    "BackboneOptions",
+    "DataOptions",
+    "Device",
+    "OptionalInt",
+    "OptionalPath",
+    "ReadingOptions",
+    "left_out",
+    "pick_device",
+]
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -39,21 +49,17 @@ OptionalInt = Annotated[int | None, left_out("INT")]
 OptionalPath = Annotated[Path | None, left_out("PATH")]
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataOptions:
-    """Which photos."""
+DATA_HELP = (
+    "A folder with one folder of photos a class (or train, val and test with these in each); a manifest "
+    "(.csv or .jsonl: path, class, optional split); a split file of the CoOp papers (.json); or the name of a "
+    "data set of the papers, such as caltech101 (see `cocoop data list`)."
+)
 
-    data: Annotated[
-        tyro.conf.Positional[Path],
-        tyro.conf.arg(
-            metavar="DATA",
-            help_behavior_hint="",
-            help="A folder with one folder of photos a class (or train, val and test with these in each); a manifest "
-            "(.csv or .jsonl: path, class, optional split); a split file of the CoOp papers (.json); or the name of a "
-            "data set of the papers, such as caltech101 (see `cocoop data list`).",
-        ),
-    ]
-    """The data set."""
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingOptions:
+    """How lists of photos are read."""
+
     image_root: OptionalPath = None
     """Folder that the paths in a manifest or split file start from, if not the file's own."""
     data_root: OptionalPath = None
@@ -65,18 +71,30 @@ class DataOptions:
     split_seed: int = 0
     """Divides data without splits into train, val and test; the same for all runs you compare."""
 
-    def load(self) -> Dataset:
-        """Read the lists; no photo is opened."""
+    def read(self, data: Path) -> Dataset:
+        """Read the lists of one data set; no photo is opened."""
         from cocoop.data import load_data
 
         return load_data(
-            self.data,
+            data,
             image_root=self.image_root,
             renames=self.renames,
             seed=self.split_seed,
             data_root=self.data_root,
             splits=self.splits,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(ReadingOptions):
+    """Which photos."""
+
+    data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATA", help_behavior_hint="", help=DATA_HELP)]
+    """The data set."""
+
+    def load(self) -> Dataset:
+        """Read the lists; no photo is opened."""
+        return self.read(self.data)
 
 
 @dataclass(frozen=True, kw_only=True)

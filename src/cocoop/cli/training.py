@@ -18,7 +18,7 @@ from cocoop.feature_cache import FeatureCache
 from cocoop.features import Features, bad_photos_message, encode_split
 from cocoop.files import write_json
 from cocoop.methods import METHODS, Method
-from cocoop.protocols import BaseToNew, base_to_new
+from cocoop.protocols import Trial, run_trial
 from cocoop.report.tables import base_to_new_table
 from cocoop.runs import epochs_done
 from cocoop.train import TrainResult, check_fit, fit
@@ -191,18 +191,17 @@ class _Job:
         cache: FeatureCache,
         *,
         cached: bool,
-    ) -> BaseToNew:
+    ) -> Trial:
         mine = key == self.command.prompt.method
         seed = self.command.seed
         # The prompt that was just learned is the very one that the comparison wants: it is not learned twice.
         is_the_run = mine and self.command.classes == "base" and cached == self.command.cache_features
         with training(f"{key} (base)") as (on_step, on_encode):
-            result = base_to_new(
+            result = run_trial(
                 backbone,
                 key,
                 self.data.base(),
-                base_tests,
-                new_tests,
+                {"base": base_tests, "new": new_tests},
                 self.command.config(key, cached=cached),
                 settings=self.command.prompt.settings(seed) if mine else None,
                 run=self.folder if is_the_run else self.folder / f"compare-{self.command.compare}" / key,

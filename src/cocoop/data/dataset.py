@@ -141,6 +141,10 @@ class Dataset:
         """The new classes: those after the base classes, relabelled from 0."""
         return self.select("new")
 
+    def all_for_testing(self) -> Dataset:
+        """The same data set with every photo in `test`: for one that is only measured on."""
+        return replace(self, train=(), val=(), test=self.train + self.val + self.test)
+
     def path_of(self, item: Item) -> Path:
         """Where the photo of `item` lies."""
         return self.image_root / item.path

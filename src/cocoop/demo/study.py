@@ -15,7 +15,7 @@ from typing import Any
 
 from cocoop.backbones import load_backbone
 from cocoop.backbones.backbone import Backbone
-from cocoop.config import TrainConfig
+from cocoop.config import TrainConfig, paper_config
 from cocoop.data import Dataset, Item, Split
 from cocoop.demo.crew import Crew, Task, Tell
 from cocoop.demo.world import CLASS_NAMES, Picture, plan_world, write_pictures
@@ -24,7 +24,7 @@ from cocoop.evaluation import Evaluation
 from cocoop.feature_cache import FeatureCache, photo_key
 from cocoop.features import Features, encode_split
 from cocoop.methods import METHODS, ZeroShot
-from cocoop.protocols import BaseToNew, base_to_new, paper_config
+from cocoop.protocols import Trial, run_trial
 
 __all__ = ["BACKBONE", "Study", "draw_world", "encode_pictures", "run_name", "world_data"]
 
@@ -207,11 +207,12 @@ def _train(
     tell: Tell,
 ) -> dict[str, Any]:
     steps = itertools.count(1)
-    result = base_to_new(
+    base_test, new_test = tests
+    result = run_trial(
         _backbone(),
         method,
         base,
-        *tests,
+        {"base": base_test, "new": new_test},
         config,
         cache=FeatureCache(cache, _backbone()),
         on_step=lambda _: tell(next(steps)),
@@ -221,10 +222,10 @@ def _train(
     return _record(result, seed, config)
 
 
-def _record(result: BaseToNew, seed: int, config: TrainConfig) -> dict[str, Any]:
+def _record(result: Trial, seed: int, config: TrainConfig) -> dict[str, Any]:
     record = {"seed": seed, **result.record()}
     record["config"] = None if result.training is None else dataclasses.asdict(config)
-    record["predictions"] = {"base": _predictions(result.base), "new": _predictions(result.new)}
+    record["predictions"] = {"base": _predictions(result.tests["base"]), "new": _predictions(result.tests["new"])}
     return record
 
 

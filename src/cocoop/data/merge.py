@@ -1,0 +1,50 @@
+"""Several data sets of the same classes as one: the source domains of leave-one-out experiments."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from cocoop.data.dataset import Dataset, Item, Split, listed
+from cocoop.errors import DataError
+
+__all__ = ["merge"]
+
+
+def merge(datasets: Sequence[Dataset]) -> Dataset:
+    """One data set of all photos, with the class order of the first; the others' classes are found by name.
+
+    Raises:
+        DataError: if there is none, or two differ in their classes.
+    """
+    if not datasets:
+        raise DataError("There is no data set to merge.")
+    first = datasets[0]
+    root = Path(os.path.commonpath([data.image_root.absolute() for data in datasets]))
+    label_of = {name.casefold(): label for label, name in enumerate(first.classnames)}
+    for data in datasets[1:]:
+        differing = sorted({name.casefold() for name in data.classnames} ^ set(label_of))
+        if differing:
+            raise DataError(
+                f"{first.name!r} and {data.name!r} differ in their classes ({listed(differing)}); domains are the same "
+                "classes in other styles. Rename with --renames, or leave these classes out."
+            )
+
+    def items(split: Split) -> tuple[Item, ...]:
+        return tuple(
+            Item(data.path_of(item).absolute().relative_to(root).as_posix(), label_of[name.casefold()])
+            for data in datasets
+            for item in data.split(split)
+            for name in [data.classnames[item.label]]
+        )
+
+    return replace(
+        first,
+        train=items("train"),
+        val=items("val"),
+        test=items("test"),
+        image_root=root,
+        name="+".join(data.name for data in datasets),
+    )

@@ -1,0 +1,40 @@
+"""The papers' experiments: which runs they are made of, with which settings, and how a sweep of them is done.
+
+from cocoop.protocols import base_to_new, sweep
+
+sweep(Path("bench"), base_to_new(cocoop.load_data("photos")), cocoop.load_backbone("lite"))
+"""
+
+from cocoop.protocols.plans import (
+    Experiment,
+    TestPhotos,
+    base_to_new,
+    cross_dataset,
+    domain,
+    few_shot,
+    leave_one_out,
+    together,
+)
+from cocoop.protocols.presets import Preset, Settings, method_defaults, settings_for
+from cocoop.protocols.sweep import Outcome, Watch, sweep
+from cocoop.protocols.trial import Trial, run_trial
+
+__all__ = [
+    "Experiment",
+    "Outcome",
+    "Preset",
+    "Settings",
+    "TestPhotos",
+    "Trial",
+    "Watch",
+    "base_to_new",
+    "cross_dataset",
+    "domain",
+    "few_shot",
+    "leave_one_out",
+    "method_defaults",
+    "run_trial",
+    "settings_for",
+    "sweep",
+    "together",
+]

@@ -1,0 +1,353 @@
+"""The papers' experiments, as lists of runs; nothing is computed here, and all that can be wrong beforehand is said.
+
+References: CoCoOp, CVPR 2022, section 4.1 (base to new), 4.2 (cross-data-set transfer), 4.3 (domain generalization),
+and table 7 (base and new classes together); CoOp, IJCV 2022, section 4.2 (few-shot curves).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cocoop.config import Which, check_whole
+from cocoop.data import Dataset
+from cocoop.data.dataset import listed
+from cocoop.data.merge import merge
+from cocoop.errors import ConfigError, DataError
+from cocoop.methods import METHODS
+from cocoop.protocols.presets import Preset, Settings, settings_for
+
+__all__ = [
+    "PAPER_SHOTS",
+    "Experiment",
+    "TestPhotos",
+    "base_to_new",
+    "cross_dataset",
+    "domain",
+    "few_shot",
+    "leave_one_out",
+    "together",
+]
+
+PAPER_METHODS = tuple(METHODS)
+PAPER_SEEDS = (1, 2, 3)
+PAPER_SHOTS = (1, 2, 4, 8, 16)
+"""Of CoOp's few-shot curves; everything else has 16."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestPhotos:
+    """Photos to measure on."""
+
+    name: str
+    """Of the test, within its experiment."""
+    data: Dataset
+    """Its test split is used."""
+    photos: Which = "all"
+    """Of which classes."""
+    classes: Which = "all"
+    """The classes to choose among."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One run: what is learned, how, and what it is measured on."""
+
+    protocol: str
+    """Which experiment of the papers it belongs to."""
+    method: str
+    """Key of the method."""
+    data: Dataset
+    """Where the few-shot draw is made: all classes, all photos."""
+    learn: Which = "all"
+    """The classes that are learned."""
+    tests: tuple[TestPhotos, ...]
+    """What is measured."""
+    shots: int | None
+    """Training photos a class; None for a method that learns nothing."""
+    seed: int | None
+    """Of the draw, the start values, the batch order and the augmentation; None for a method that learns nothing."""
+    preset: Preset
+    """Which settings the changes are made to."""
+    settings: Settings
+    """What the method is made with, and how it is trained."""
+
+    @functools.cached_property
+    def drawn(self) -> Dataset:
+        """What is learned from; for a method that learns nothing, the classes count alone."""
+        drawn = self.data
+        if self.shots is not None and self.seed is not None:
+            drawn = drawn.few_shot(self.shots, self.seed)
+        return drawn.select(self.learn)
+
+    def check(self) -> None:
+        """Check photos and classes, so that a long sweep does not find out half-way.
+
+        Raises:
+            DataError: if photos are missing or classes do not fit.
+        """
+        if self.shots is not None:
+            self.drawn.check_trainable()
+            self.drawn.check_files(["train"])
+        for test in self.tests:
+            test.data.select(test.classes)
+            if not test.data.select(test.photos).test:
+                which = "" if test.photos == "all" else f"of {test.photos} classes "
+                raise DataError(f"{test.data.name!r} has no test photos {which}to measure on; mark some as 'test'.")
+            test.data.check_files(["test"])
+
+    def key(self, backbone: str) -> str:
+        """A hash of all that decides the numbers of this run.
+
+        Args:
+            backbone: a hash of the model.
+        """
+        train = dataclasses.asdict(self.settings.train)
+        # They change nothing that is learned from readable photos.
+        del train["workers"], train["skip_bad_images"]
+        content = [
+            [self.protocol, self.method, self.learn, self.shots, self.seed, backbone, self.data.fingerprint],
+            [[test.name, test.data.fingerprint, test.photos, test.classes, test.data.template] for test in self.tests],
+            [self.settings.method, train if self.shots is not None else None],
+        ]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def title(self) -> str:
+        """A few words for people and for the run's folder."""
+        changes = "".join(f"-{name.replace('_', '-')}-{value}" for name, value in self.settings.changes.items())
+        draw = "" if self.shots is None else f"-{self.shots}shot-seed{self.seed}"
+        return re.sub(r"[^\w+.-]+", "-", f"{self.protocol}-{self.data.name}-{self.method}{changes}{draw}")[:120]
+
+    def about(self) -> dict[str, Any]:
+        """What identifies the run in records."""
+        return {
+            "protocol": self.protocol,
+            "data": self.data.name,
+            "method": self.method,
+            "seed": self.seed,
+            "shots": self.shots,
+            "preset": self.preset,
+            "changes": self.settings.changes,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Grid:
+    """The lists that all experiments share."""
+
+    methods: Sequence[str]
+    shots: Sequence[int]
+    seeds: Sequence[int]
+    preset: Preset
+    changes: Mapping[str, Any] | None
+
+    def runs(
+        self, protocol: str, data: Dataset, tests: Sequence[TestPhotos], learn: Which = "all"
+    ) -> Iterator[Experiment]:
+        """All runs on one data set; those that learn nothing once, not for each draw."""
+        for name, values in (("methods", self.methods), ("shots", self.shots), ("seeds", self.seeds)):
+            if not values or len(set(values)) != len(values):
+                raise ConfigError(f"--{name} is {list(values)}; give one or more, each once.")
+        for seed in self.seeds:
+            check_whole("seeds", seed, 0)
+        for method in self.methods:
+            draws = [(shots, seed) for shots in self.shots for seed in self.seeds]
+            for shots, seed in draws[:1] if method == "zero-shot" else draws:
+                settings = settings_for(
+                    protocol,
+                    method,
+                    data=data.name,
+                    shots=shots,
+                    seed=seed,
+                    template=data.template,
+                    preset=self.preset,
+                    changes=self.changes,
+                )
+                learns = method != "zero-shot"
+                yield Experiment(
+                    protocol=protocol,
+                    method=method,
+                    data=data,
+                    learn=learn,
+                    tests=tuple(tests),
+                    shots=shots if learns else None,
+                    seed=seed if learns else None,
+                    preset=self.preset,
+                    settings=settings,
+                )
+
+
+def base_to_new(
+    data: Dataset,
+    *,
+    methods: Sequence[str] = PAPER_METHODS,
+    shots: int = 16,
+    seeds: Sequence[int] = PAPER_SEEDS,
+    preset: Preset = "paper",
+    changes: Mapping[str, Any] | None = None,
+) -> list[Experiment]:
+    """Learn the base classes; measure on base and on new classes, each within its own label space (section 4.1).
+
+    Args:
+        data: all classes, all photos; the draw is made here.
+        methods: keys of methods.
+        shots: training photos a class.
+        seeds: one draw and training each.
+        preset: `paper`, or `cached` for photos encoded once.
+        changes: settings other than published (see `cocoop.protocols.presets.CHANGEABLE`).
+
+    Raises:
+        ConfigError: for an unknown method, preset or setting, or a value out of range.
+        DataError: for fewer than four classes.
+    """
+    grid = _Grid(methods=methods, shots=[shots], seeds=seeds, preset=preset, changes=changes)
+    data.select("base")
+    tests = [
+        TestPhotos(name="base", data=data, photos="base", classes="base"),
+        TestPhotos(name="new", data=data, photos="new", classes="new"),
+    ]
+    return list(grid.runs("base-to-new", data, tests, "base"))
+
+
+def together(
+    data: Dataset,
+    *,
+    methods: Sequence[str] = PAPER_METHODS,
+    shots: int = 16,
+    seeds: Sequence[int] = PAPER_SEEDS,
+    preset: Preset = "paper",
+    changes: Mapping[str, Any] | None = None,
+) -> list[Experiment]:
+    """Learn the base classes; measure among all classes at once, on base, new and all photos (table 7).
+
+    Args and Raises: as `base_to_new`.
+    """
+    grid = _Grid(methods=methods, shots=[shots], seeds=seeds, preset=preset, changes=changes)
+    data.select("base")
+    photos: tuple[Which, ...] = ("base", "new", "all")
+    tests = [TestPhotos(name=which, data=data, photos=which) for which in photos]
+    return list(grid.runs("together", data, tests, "base"))
+
+
+def few_shot(
+    data: Dataset,
+    *,
+    methods: Sequence[str] = PAPER_METHODS,
+    shots: Sequence[int] = PAPER_SHOTS,
+    seeds: Sequence[int] = PAPER_SEEDS,
+    preset: Preset = "paper",
+    changes: Mapping[str, Any] | None = None,
+) -> list[Experiment]:
+    """Learn all classes from a growing number of photos; measure on all (CoOp, section 4.2).
+
+    Args and Raises: as `base_to_new`, for several shots.
+    """
+    grid = _Grid(methods=methods, shots=shots, seeds=seeds, preset=preset, changes=changes)
+    return list(grid.runs("few-shot", data, [TestPhotos(name="test", data=data)]))
+
+
+def cross_dataset(
+    source: Dataset,
+    targets: Sequence[Dataset],
+    *,
+    methods: Sequence[str] = PAPER_METHODS,
+    shots: int = 16,
+    seeds: Sequence[int] = PAPER_SEEDS,
+    preset: Preset = "paper",
+    changes: Mapping[str, Any] | None = None,
+    all_photos: bool = False,
+) -> list[Experiment]:
+    """Learn all classes of one data set; measure on it and on others, each with its own classes (section 4.2).
+
+    Args:
+        source: all classes, all photos; the draw is made here.
+        targets: measured on their test photos.
+        all_photos: measure targets on every photo: training sees none of them.
+        methods, shots, seeds, preset, changes: as in `base_to_new`.
+
+    Raises:
+        ConfigError: as `base_to_new`.
+        DataError: if targets are missing or not told apart by their names.
+    """
+    grid = _Grid(methods=methods, shots=[shots], seeds=seeds, preset=preset, changes=changes)
+    return list(grid.runs("cross-dataset", source, _source_and(source, targets, all_photos)))
+
+
+def domain(
+    source: Dataset,
+    targets: Sequence[Dataset],
+    *,
+    methods: Sequence[str] = PAPER_METHODS,
+    shots: int = 16,
+    seeds: Sequence[int] = PAPER_SEEDS,
+    preset: Preset = "paper",
+    changes: Mapping[str, Any] | None = None,
+    all_photos: bool = False,
+) -> list[Experiment]:
+    """Learn the classes in one style; measure in others (section 4.3).
+
+    A target may have a part of the source's classes in any order, as ImageNet-A and -R have; as in the paper, it is
+    measured among those.
+
+    Args and Raises: as `cross_dataset`; DataError also for a class that the source does not have.
+    """
+    known = {name.casefold() for name in source.classnames}
+    for target in targets:
+        unknown = [name for name in target.classnames if name.casefold() not in known]
+        if unknown:
+            raise DataError(
+                f"{target.name!r} has {len(unknown)} classes that {source.name!r} does not have: {listed(unknown)}. "
+                "Domains are the same classes in other styles; for other classes there is cross-dataset."
+            )
+    grid = _Grid(methods=methods, shots=[shots], seeds=seeds, preset=preset, changes=changes)
+    return list(grid.runs("domain", source, _source_and(source, targets, all_photos)))
+
+
+def leave_one_out(
+    domains: Sequence[Dataset],
+    *,
+    methods: Sequence[str] = PAPER_METHODS,
+    shots: int = 16,
+    seeds: Sequence[int] = PAPER_SEEDS,
+    preset: Preset = "paper",
+    changes: Mapping[str, Any] | None = None,
+    all_photos: bool = False,
+) -> list[Experiment]:
+    """Learn from all domains but one, `shots` photos a class from these together; measure on the one left out.
+
+    Args and Raises: as `domain`; DataError also for fewer than three domains, or if they differ in their classes.
+    """
+    if len(domains) < 3:
+        raise DataError(f"Leaving one domain out takes three domains or more; {len(domains)} are given.")
+    return [
+        experiment
+        for left_out in domains
+        for experiment in domain(
+            merge([other for other in domains if other is not left_out]),
+            [left_out],
+            methods=methods,
+            shots=shots,
+            seeds=seeds,
+            preset=preset,
+            changes=changes,
+            all_photos=all_photos,
+        )
+    ]
+
+
+def _source_and(source: Dataset, targets: Sequence[Dataset], all_photos: bool) -> list[TestPhotos]:
+    if not targets:
+        raise DataError(f"There is no target to carry over to from {source.name!r}; give one or more with --targets.")
+    names = ["source", *(target.name for target in targets)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"Several targets are called {twice[0]!r}; rename their folder or file.")
+    measured = [source, *(target.all_for_testing() if all_photos else target for target in targets)]
+    return [TestPhotos(name=name, data=data) for name, data in zip(names, measured, strict=True)]
