@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -21,7 +21,9 @@ __all__ = [
     "commands",
     "facts",
     "findings",
+    "fold",
     "gallery",
+    "grouped_table",
     "prose",
     "samples",
     "scoreboard",
@@ -135,6 +137,29 @@ def table(
         best: the row with the best cell of a column, by the column's number; it is set in bold.
     """
     return render("table.html", head=head, rows=rows, caption=caption, best=best or {})
+
+
+def grouped_table(
+    head: Sequence[str],
+    groups: Sequence[tuple[str, Sequence[tuple[Sequence[str], Collection[int]]]]],
+    *,
+    caption: str,
+    words: bool = False,
+) -> Markup:
+    """A table whose rows stand in groups; the first column names the row.
+
+    Args:
+        head: names of the columns.
+        groups: heading (empty for none) and rows of each: cells ready to print, and which of them are set in bold.
+        caption: what is in it, and in which unit.
+        words: whether the last column holds words, which may be broken into lines.
+    """
+    return render("grouped.html", head=head, groups=groups, caption=caption, words=words)
+
+
+def fold(title: str, body: Markup, *, unfolded: bool = False) -> Markup:
+    """A part that is opened by its title."""
+    return render("fold.html", title=title, body=body, unfolded=unfolded)
 
 
 def scoreboard(scores: Sequence[Score]) -> Markup:

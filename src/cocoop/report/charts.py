@@ -15,9 +15,10 @@ from xml.etree import ElementTree
 from markupsafe import Markup
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Line", "bars", "curves"]
+__all__ = ["Bars", "Line", "bars", "curves", "level_bars", "level_changes", "reliability"]
 
 INK, SOFT, LINE = "#0a0b01", "#0a0b02", "#0a0b03"
 METHODS = ("#0a0b11", "#0a0b12", "#0a0b13")
@@ -67,6 +68,28 @@ class Line:
     """Which of the page's method colours it takes, from 0."""
     name: str = ""
     """For the legend; a line without a name is not in it."""
+    spread: Sequence[float] = ()
+    """Standard deviation of each point, drawn as a bar; empty for none."""
+    style: int = 0
+    """Tells lines of one colour apart: solid, dashed, dotted."""
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Bars of one kind, one a group."""
+
+    name: str
+    """For the legend."""
+    values: Mapping[str, Sequence[float]]
+    """Numbers by group; several are shown as mean and standard deviation (n - 1)."""
+    method: int
+    """Which of the page's method colours they take, from 0."""
+    style: int = 0
+    """Tells bars of one colour apart: full, lighter, lightest."""
+
+
+STROKES = ("-", "--", ":", "-.")
+OPACITY = (1.0, 0.6, 0.35)
 
 
 def bars(values: Mapping[str, Mapping[str, Sequence[float]]], *, title: str, description: str) -> Markup:
@@ -98,7 +121,109 @@ def bars(values: Mapping[str, Mapping[str, Sequence[float]]], *, title: str, des
         return _markup(figure, description)
 
 
-def curves(lines: Sequence[Line], *, title: str, x_label: str, y_label: str, description: str) -> Markup:
+def level_bars(series: Sequence[Bars], *, title: str, x_label: str, description: str) -> Markup:
+    """Bars that lie, from 0 to 100 %, in groups below each other: for many groups, or ones with long names.
+
+    Args:
+        series: one a method; groups are in the order of the first.
+        title: in the chart.
+        x_label: what is measured, and its unit.
+        description: what the chart says, for those who do not see it.
+    """
+    groups = list(dict.fromkeys(group for bars_ in series for group in bars_.values))
+    thick = 0.8 / len(series)
+    with _figure(4.6, 1.1 + len(groups) * (0.12 + 0.17 * len(series))) as figure:
+        axis = figure.subplots()
+        for number, bars_ in enumerate(series):
+            shown = [(place, bars_.values[g]) for place, g in enumerate(groups) if bars_.values.get(g)]
+            places = [place + (number - (len(series) - 1) / 2) * thick for place, _ in shown]
+            means = [fmean(values) for _, values in shown]
+            spreads = [stdev(values) if len(values) > 1 else 0.0 for _, values in shown]
+            look: dict[str, Any] = {
+                "color": METHODS[bars_.method % len(METHODS)],
+                "alpha": OPACITY[bars_.style % len(OPACITY)],
+            }
+            axis.barh(places, means, thick * 0.9, label=bars_.name, **look)
+            if any(spreads):
+                axis.errorbar(means, places, xerr=spreads, fmt="none", ecolor=INK, elinewidth=0.8, capsize=1.5)
+            for place, mean, spread in zip(places, means, spreads, strict=True):
+                axis.text(mean + spread + 1.2, place, f"{mean:.1f}", va="center", fontsize=8, color=INK)
+        axis.set(xlim=(0, 112), xticks=range(0, 101, 25), xlabel=x_label)
+        _level(figure, axis, groups, title)
+        # Long names stand below each other.
+        columns = 3 if sum(len(bars_.name) for bars_ in series) < 48 else 1
+        figure.legend(loc="outside upper left", ncols=columns, fontsize=9, borderaxespad=0)
+        return _markup(figure, description)
+
+
+def level_changes(changes: Mapping[str, float], *, title: str, x_label: str, description: str) -> Markup:
+    """Bars to the left and right of a middle, one a group: gains in the third method's colour, losses in the second's.
+
+    Args:
+        changes: in percentage points, from top to bottom.
+        title: in the chart.
+        x_label: what the change is, and its unit.
+        description: what the chart says, for those who do not see it.
+    """
+    reach = 1.35 * max(1.0, *map(abs, changes.values()))
+    with _figure(4.6, 1.0 + 0.27 * len(changes)) as figure:
+        axis = figure.subplots()
+        values = list(changes.values())
+        axis.barh(range(len(values)), values, 0.7, color=[METHODS[2 if value >= 0 else 1] for value in values])
+        for place, value in enumerate(values):
+            side = 1 if value >= 0 else -1
+            label = f"{value:+.1f}".replace("-", "\N{MINUS SIGN}")
+            where = "left" if side > 0 else "right"
+            axis.text(value + side * reach / 60, place, label, va="center", ha=where, fontsize=9, color=INK)
+        axis.axvline(0, color=SOFT, linewidth=0.8)
+        low, high = (side if any(value * side > 0 for value in values) else 0.15 * side for side in (-1, 1))
+        axis.set(xlim=(low * reach, high * reach), xlabel=x_label)
+        _level(figure, axis, list(changes), title)
+        return _markup(figure, description)
+
+
+def _level(figure: Figure, axis: Axes, groups: Sequence[str], title: str) -> None:
+    """Names of groups at the left, the first at the top, and the title above all of it."""
+    axis.set_yticks(range(len(groups)), groups)
+    axis.set_ylim(len(groups) - 0.4, -0.6)
+    axis.tick_params(axis="y", length=0, labelcolor=INK)
+    axis.grid(axis="y", visible=False)
+    axis.grid(axis="x", visible=True)
+    axis.spines["left"].set_visible(False)
+    # Above the axis alone it would begin in the middle of the chart, where names are long.
+    figure.suptitle(title, x=0.02, ha="left", fontsize=11.5)
+
+
+def reliability(lines: Sequence[Line], *, title: str, description: str) -> Markup:
+    """Accuracy against confidence, both in percent, beside the diagonal on which they agree.
+
+    Args:
+        lines: one a method.
+        title: in the chart.
+        description: what the chart says, for those who do not see it.
+    """
+    with _figure(4.2, 3.9) as figure:
+        axis = figure.subplots()
+        axis.plot([0, 100], [0, 100], color=SOFT, linewidth=1, linestyle="--")
+        for line in lines:
+            colour, stroke = METHODS[line.method % len(METHODS)], STROKES[line.style % len(STROKES)]
+            axis.plot(line.x, line.y, stroke, color=colour, linewidth=1.4, marker="o", markersize=3.5, label=line.name)
+        axis.set(xlim=(0, 100), ylim=(0, 102), xticks=range(0, 101, 25), yticks=range(0, 101, 25))
+        axis.set(xlabel="confidence in %", ylabel="accuracy in %")
+        axis.set_title(title)
+        axis.legend(fontsize=9, loc="upper left")
+        return _markup(figure, description)
+
+
+def curves(
+    lines: Sequence[Line],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    description: str,
+    x_ticks: Sequence[int] | None = None,
+) -> Markup:
     """Lines over a common axis, such as the losses of several runs.
 
     Args:
@@ -107,6 +232,7 @@ def curves(lines: Sequence[Line], *, title: str, x_label: str, y_label: str, des
         x_label: what is counted to the right.
         y_label: what is measured, and its unit.
         description: what the chart says, for those who do not see it.
+        x_ticks: where the axis has numbers; None: where they fall.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -116,9 +242,17 @@ def curves(lines: Sequence[Line], *, title: str, x_label: str, y_label: str, des
             mark = "o" if len(line.x) <= 20 else ""
             colour = METHODS[line.method % len(METHODS)]
             label = line.name or "_unnamed"
-            axis.plot(line.x, line.y, color=colour, linewidth=1.4, alpha=0.8, marker=mark, markersize=3.5, label=label)
+            stroke = STROKES[line.style % len(STROKES)]
+            axis.plot(
+                line.x, line.y, stroke, color=colour, linewidth=1.4, alpha=0.8, marker=mark, markersize=3.5, label=label
+            )
+            if line.spread:
+                axis.errorbar(line.x, line.y, line.spread, fmt="none", ecolor=colour, elinewidth=1, capsize=2.5)
         axis.set(xlabel=x_label, ylabel=y_label)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if x_ticks is None:
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        else:
+            axis.set_xticks(x_ticks)
         axis.margins(x=0.02)
         axis.set_title(title)
         if any(line.name for line in lines):

@@ -1,0 +1,446 @@
+"""The page of a sweep: what was found, tables, plots and single classes, all made from its records alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import fmean
+
+from markupsafe import Markup
+
+from cocoop.records import Sweep
+from cocoop.report import blocks, charts
+from cocoop.report.page import Section, page
+from cocoop.report.published import AVERAGE, data_title
+from cocoop.report.sweep_classes import (
+    compared,
+    gained_and_lost,
+    mean_per_class,
+    reliability_of,
+    worst_classes,
+)
+from cocoop.report.sweep_runs import PROTOCOLS, Record, Runs, by_protocol, collect
+from cocoop.report.sweep_tables import H_OF_AVERAGES, ShowPublished, SweepTable, sweep_tables
+from cocoop.report.sweep_text import FAILURE_HEAD, Grid, Line, failure_rows, grid
+from cocoop.report.sweep_words import findings, joined
+from cocoop.report.tables import METHOD_NAMES, summary
+
+__all__ = ["sweep_page"]
+
+CHANGED, WORST = 6, 5
+"""Classes that gained (or lost) most, and worst classes of a method, that are shown."""
+CHARTS = 4
+"""Charts that are shown at once; more are folded."""
+NAME = 24
+"""Characters of a name in a chart; more would leave no room for the bars."""
+
+
+def sweep_page(sweep: Sweep, show: ShowPublished = "match") -> str:
+    """The page.
+
+    Args:
+        sweep: its records; at least one.
+        show: when published numbers are shown.
+    """
+    tables = sweep_tables(sweep, show)
+    protocols = {name: collect(records, sweep.records) for name, records in by_protocol(sweep.records).items()}
+    sections = [Section(title="What was found", body=_found(sweep, tables, show))]
+    sections += [
+        Section(title=PROTOCOLS.get(protocol, protocol), lead=LEADS.get(protocol, ""), body=_results(rows, mine))
+        for protocol, rows in protocols.items()
+        if (mine := [table for table in tables if table.protocol == protocol and table.kind == "accuracy"])
+    ]
+    sections += [
+        Section(
+            title="Class by class",
+            lead="The classes that gained most from learning, and those that lost most; means over seeds.",
+            body=_folded(protocols, _changes),
+        ),
+        Section(
+            title="What is mistaken for what",
+            lead="Of each method the classes with the lowest accuracy, and what their photos are taken for.",
+            body=_folded(protocols, _worst),
+        ),
+        Section(
+            title="Calibration",
+            lead=(
+                "Of the photos that a method is 80% sure of, 80% should be right: then the line is on the diagonal. "
+                "Below it, the method is too sure. ECE is the mean distance from the diagonal, weighted by photos."
+            ),
+            body=_folded(protocols, _reliability),
+        ),
+        Section(title="More measures", body=_more(tables)),
+        Section(
+            title="How training went", lead="The loss on training photos, one line a run.", body=_losses(protocols)
+        ),
+        Section(title="Time and memory", body=Markup("\n").join(_costs(tables))),
+    ]
+    if sweep.failures:
+        rows = [(row, ()) for row in failure_rows(sweep)]
+        body = blocks.grouped_table(FAILURE_HEAD, [("", rows)], caption="Runs without a result, and why.", words=True)
+        sections.append(Section(title="Failed runs", body=body))
+    sections.append(Section(title="Settings and versions", body=_settings(sweep)))
+    return page(
+        title=_headline(sweep),
+        kicker="cocoop report",
+        lead=(
+            "Zero-shot CLIP, CoOp and CoCoOp side by side: how well they name photos of classes that were learned, of "
+            "classes never seen, and of other places. Every number here comes from the records of the runs."
+        ),
+        sections=[section for section in sections if section.body],
+        footer=f"Made from records of cocoop {_all(sweep.records, lambda r: r['versions']['cocoop'])}, the last of "
+        f"{max(r['finished'] for r in sweep.records)[:10]}. Nothing on this page is fetched.",
+    )
+
+
+LEADS = {
+    "base-to-new": (
+        "Learned on the base classes, the first half; tested on their photos and on those of the new classes, which "
+        "training never saw. H, the harmonic mean of the two, is high only if both are."
+    ),
+    "cross-dataset": "Learned on one data set and tested, unchanged, on others with other classes.",
+    "domain": "Learned on photos of some kinds and tested on the same classes in photos of other kinds.",
+    "few-shot": "Learned on all classes from a few photos of each, and tested on others of the same classes.",
+    "together": "Learned on base classes; every photo is named among base and new classes together.",
+}
+
+
+def _headline(sweep: Sweep) -> str:
+    count, data = len(sweep.records), {name for record in sweep.records for name in record["data"].split("+")}
+    return f"{count} run{'s' * (count > 1)} on {len(data)} data set{'s' * (len(data) > 1)}"
+
+
+def _all(records: Sequence[Record], fact: Callable[[Record], object]) -> str:
+    """All values of a fact, in the order they are met; those that are None are left out."""
+    values = dict.fromkeys(fact(record) for record in records)
+    return joined([str(value) for value in values if value is not None])
+
+
+def _found(sweep: Sweep, tables: Sequence[SweepTable], show: ShowPublished) -> Markup:
+    sentences = blocks.findings(findings(sweep, tables, paper=show != "never"))
+    first = next((table for table in tables if table.protocol == "base-to-new"), None)
+    # The scoreboard colours its methods by their position.
+    if first is None or [row.method for row in first.rows if not row.published][:3] != list(METHOD_NAMES):
+        return sentences
+    names = [column.name for column in first.columns]
+    shown = {"base": "base", "new": "new", "H": H_OF_AVERAGES if H_OF_AVERAGES in names else "H"}
+    scores = []
+    for row in first.rows[:3]:
+        cells = {name: row.cells[names.index(column)] for name, column in shown.items()}
+        means = {name: f"{cell.mean:.1f}" for name, cell in cells.items() if cell is not None}
+        scores.append(blocks.Score(row.label, first.title, means))
+    return Markup("\n").join([blocks.scoreboard(scores), sentences])
+
+
+def _results(rows: Sequence[Runs], tables: Sequence[SweepTable]) -> Markup:
+    """Tables of one protocol, the average first, then those of single data sets below each other; and charts."""
+    averages = [table for table in tables if table.data == AVERAGE]
+    singles = [table for table in tables if table.data != AVERAGE]
+    parts = [_table(table) for table in averages]
+    drawn = _CHARTS.get(tables[0].protocol, _no_charts)(rows, tables)
+    if drawn:
+        parts.append(blocks.side_by_side(drawn[:CHARTS]))
+    if drawn[CHARTS:]:
+        parts.append(blocks.fold("More charts", blocks.side_by_side(drawn[CHARTS:])))
+    if len({table.columns for table in singles}) == 1 and len(singles) > 1:
+        lines = [
+            Line(": ".join(filter(None, (data_title(table.data), line.heading))), line.cells, line.best)
+            for table in singles
+            for line in grid(table).lines
+        ]
+        said = dict.fromkeys(note for table in singles for note in table.notes)
+        notes = [note for note in said if not any(n != note and n.startswith(note[:-1]) for n in said)]
+        parts.append(Markup("<h3>Each data set</h3>"))
+        parts.append(_grid(Grid(grid(singles[0]).head, tuple(lines)), " ".join(notes)))
+    else:
+        parts += [_table(table) for table in singles]
+    return Markup("\n").join(parts)
+
+
+def _table(table: SweepTable) -> Markup:
+    return Markup("<h3>{}</h3>\n{}").format(_headed(table), _grid(grid(table, screen=True), " ".join(table.notes)))
+
+
+def _headed(table: SweepTable) -> str:
+    """A table's title without its protocol's."""
+    title = table.title.partition(": ")[2]
+    return title if table.data != AVERAGE and title == data_title(table.data) else title[:1].upper() + title[1:]
+
+
+def _grid(words: Grid, caption: str) -> Markup:
+    groups = [(heading, [(line.cells, line.best) for line in lines]) for heading, lines in words.groups]
+    return blocks.grouped_table(words.head, groups, caption=caption)
+
+
+def _no_charts(_rows: Sequence[Runs], _tables: Sequence[SweepTable]) -> list[Markup]:
+    return []
+
+
+def _place(row: Runs, rows: Sequence[Runs]) -> tuple[int, int]:
+    """Colour and style of a row: the colour is its method's, the style tells it from others of the method."""
+    methods = list(METHOD_NAMES)
+    mine = [other.variant for other in rows if other.method == row.method]
+    return methods.index(row.method) if row.method in methods else 0, mine.index(row.variant)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= NAME else f"{name[: NAME - 1]}…"
+
+
+def _unchanged(rows: Sequence[Runs]) -> list[Runs]:
+    return [row for row in rows if not row.changed] or list(rows)
+
+
+def _base_new_charts(rows: Sequence[Runs], tables: Sequence[SweepTable]) -> list[Markup]:
+    data = [table.data for table in tables if table.data != AVERAGE]
+    rows = _unchanged(rows)
+    drawn = []
+    for half in ("base", "new"):
+        series = []
+        for row in rows:
+            found = {_short(data_title(name)): _accuracies(row, name, half) for name in data}
+            series.append(charts.Bars(row.label, {name: v for name, v in found.items() if v}, *_place(row, rows)))
+        said = "; ".join(f"{s.name}: " + ", ".join(f"{n} {summary(v)}" for n, v in s.values.items()) for s in series)
+        svg = charts.level_bars(
+            series, title=f"{half.capitalize()} classes", x_label="accuracy in %", description=f"Bars, {said}."
+        )
+        drawn.append(blocks.chart(svg, "Means over seeds; the thin lines reach one standard deviation to both sides."))
+    firsts = {row.method: row for row in reversed(rows)}
+    if len(data) > 1 and {"coop", "cocoop"} <= firsts.keys():
+        drawn += [_gains(firsts["coop"], firsts["cocoop"], data, half) for half in ("new", "base")]
+    return drawn
+
+
+def _accuracies(row: Runs, data: str, test: str, shots: int | None = None) -> list[float]:
+    runs = row.on(data, shots).values()
+    return [record["tests"][test]["accuracy"] for record in runs if test in record["tests"]]
+
+
+def _gains(coop: Runs, cocoop: Runs, data: Sequence[str], half: str) -> Markup:
+    """As the paper's figure of CoCoOp over CoOp."""
+    pairs = {_short(data_title(n)): (_accuracies(coop, n, half), _accuracies(cocoop, n, half)) for n in data}
+    changes = {name: fmean(after) - fmean(before) for name, (before, after) in pairs.items() if before and after}
+    ordered = dict(sorted(changes.items(), key=lambda pair: -pair[1]))
+    if not ordered:
+        return Markup()
+    svg = charts.level_changes(
+        ordered,
+        title=f"CoCoOp over CoOp, {half} classes",
+        x_label="change in percentage points",
+        description="Bars: " + ", ".join(f"{name} {value:+.1f}" for name, value in ordered.items()) + ".",
+    )
+    return blocks.chart(svg, f"Where CoCoOp is more accurate than CoOp on {half} classes, and where less.")
+
+
+def _few_shot_charts(rows: Sequence[Runs], tables: Sequence[SweepTable]) -> list[Markup]:
+    """One chart a table, from its cells."""
+    drawn = []
+    for table in tables:
+        shots = [int(column.name.split()[0]) for column in table.columns]
+        last, lines = max(shots), []
+        for row in rows:
+            cells = next((r.cells for r in table.rows if (r.method, r.variant) == (row.method, row.variant)), ())
+            points = [(count, cell) for count, cell in zip(shots, cells, strict=False) if cell is not None]
+            x, y = [count for count, _ in points], [cell.mean for _, cell in points]
+            spread = [cell.std or 0.0 for _, cell in points]
+            if not points:
+                continue
+            colour, style = _place(row, rows)
+            if row.method == "zero-shot":
+                # What learns nothing is as good with any number of shots.
+                x, y, spread, style = [0, last], y * 2, [], style + 1
+            lines.append(charts.Line(x, y, colour, row.label, spread, style))
+        svg = charts.curves(
+            lines,
+            title=_headed(table),
+            x_label="training photos a class",
+            y_label="accuracy in %",
+            description="; ".join(f"{line.name}: {_points(line)}" for line in lines if line.name) + ".",
+            x_ticks=shots,
+        )
+        drawn.append(blocks.chart(svg, "Means over seeds; bars reach one standard deviation up and down."))
+    return drawn
+
+
+def _points(line: charts.Line) -> str:
+    return ", ".join(f"{x:g} shots {y:.1f}" for x, y in zip(line.x, line.y, strict=True))
+
+
+def _target_charts(rows: Sequence[Runs], tables: Sequence[SweepTable]) -> list[Markup]:
+    rows = _unchanged(rows)
+    drawn = []
+    for table in tables:
+        series = []
+        for row in rows:
+            tests = [column for column in table.columns if column.test != "average of targets"]
+            values = {_short(column.name): _accuracies(row, table.data, column.test) for column in tests}
+            series.append(charts.Bars(row.label, {n: v for n, v in values.items() if v}, *_place(row, rows)))
+        series = [bars for bars in series if bars.values]
+        said = "; ".join(f"{s.name}: " + ", ".join(f"{n} {summary(v)}" for n, v in s.values.items()) for s in series)
+        svg = charts.level_bars(series, title=_headed(table), x_label="accuracy in %", description=f"Bars, {said}.")
+        drawn.append(blocks.chart(svg, "Means over seeds; the thin lines reach one standard deviation to both sides."))
+    return drawn
+
+
+_CHARTS = {
+    "base-to-new": _base_new_charts,
+    "cross-dataset": _target_charts,
+    "domain": _target_charts,
+    "few-shot": _few_shot_charts,
+}
+
+Part = Callable[[Sequence[Runs], str, str], Markup]
+"""Makes something of the compared rows of one data set and test; empty where there is nothing to show."""
+
+
+def _folded(protocols: dict[str, list[Runs]], part: Part) -> Markup:
+    """The same part for every protocol, data set and test, each behind its title."""
+    made: list[Markup] = []
+    for protocol, rows in protocols.items():
+        folds = []
+        groups = compared(rows)
+        for group in groups:
+            of = f", {group[0].variant}" if len(groups) > 1 and group[0].variant else ""
+            for data in dict.fromkeys(name for row in group for name in row.data):
+                here = [_at_most_shots(row) for row in group if data in row.data]
+                tests = dict.fromkeys(t for row in here for r in row.on(data).values() for t in r["tests"])
+                for test in tests:
+                    body = part(here, data, test)
+                    if body:
+                        folds.append(blocks.fold(f"{_test_title(protocol, data, test)}{of}", body))
+        if folds:
+            made += [Markup("<h3>{}</h3>").format(PROTOCOLS.get(protocol, protocol)), *folds]
+    return Markup("\n").join(made)
+
+
+def _at_most_shots(row: Runs) -> Runs:
+    """Its runs of most shots only: single classes are not compared over shots."""
+    most = max(row.shots)
+    return Runs(row.method, row.variant, tuple(r for r in row.records if (r["shots"] or 0) == most))
+
+
+def _test_title(protocol: str, data: str, test: str) -> str:
+    words = {"base": "base classes", "new": "new classes", "all": "all photos", "test": "", "source": ""}
+    if protocol in ("cross-dataset", "domain") and test != "source":
+        return f"{data_title(data)} to {data_title(test)}"
+    return ", ".join(filter(None, (data_title(data), words.get(test, test))))
+
+
+def _changes(rows: Sequence[Runs], data: str, test: str) -> Markup:
+    zero, learners = [r for r in rows if r.method == "zero-shot"], [r for r in rows if r.method != "zero-shot"]
+    if not zero or not learners:
+        return Markup()
+    before = mean_per_class(zero[0].on(data), test)
+    after = [mean_per_class(row.on(data), test) for row in learners]
+    groups = dict(zip(("gained most", "lost most"), gained_and_lost(before, after, CHANGED), strict=True))
+    shown = {
+        heading: [blocks.ChangeRow(n, before[n], [numbers[n] - before[n] for numbers in after]) for n in names]
+        for heading, names in groups.items()
+        if names
+    }
+    return blocks.change_table(shown, [row.label for row in learners], before=zero[0].label) if shown else Markup()
+
+
+def _worst(rows: Sequence[Runs], data: str, test: str) -> Markup:
+    groups, seeds = [], set()
+    for row in rows:
+        runs = row.on(data)
+        lines = [
+            ((w.name, f"{w.accuracy:.0f}", ", ".join(f"{name} ({photos})" for name, photos in w.taken_for)), ())
+            for w in worst_classes(runs, test, WORST)
+        ]
+        seeds |= {len(runs)} if row.method != "zero-shot" else set()
+        if lines:
+            groups.append((row.label, lines))
+    over = f", of all seeds together ({joined([str(n) for n in sorted(seeds)])})" if seeds - {1} else ""
+    caption = f"Accuracy in %; behind a name, how many photos of the class are taken for it{over}."
+    head = ("class", "accuracy", "taken for")
+    return blocks.grouped_table(head, groups, caption=caption, words=True) if groups else Markup()
+
+
+def _reliability(rows: Sequence[Runs], data: str, test: str) -> Markup:
+    lines = []
+    if rows[0].records[0]["protocol"] == "together" and test != "all":
+        return Markup()
+    for row in rows:
+        found = reliability_of(row.on(data).values(), test)
+        if found is not None:
+            name = f"{row.label}, ECE {found.ece:.1f}"
+            colour, style = _place(row, rows)
+            lines.append(charts.Line(found.confidence, found.accuracy, colour, name, style=style))
+    if not lines:
+        return Markup()
+    ends = "; ".join(line.name for line in lines)
+    svg = charts.reliability(lines, title="Accuracy by confidence", description=f"Reliability diagram. {ends}.")
+    return blocks.chart(svg, "Bins of equal width that hold photos; all seeds together, ECE is their mean.")
+
+
+def _more(tables: Sequence[SweepTable]) -> Markup:
+    made = [
+        blocks.fold(table.title.removesuffix(", more measures"), _grid(grid(table), " ".join(table.notes)))
+        for table in tables
+        if table.kind == "more"
+    ]
+    return Markup("\n").join(made)
+
+
+def _costs(tables: Sequence[SweepTable]) -> list[Markup]:
+    return [
+        Markup("<h3>{}</h3>\n{}").format(table.title.partition(": ")[0], _grid(grid(table), " ".join(table.notes)))
+        for table in tables
+        if table.kind == "cost"
+    ]
+
+
+def _losses(protocols: dict[str, list[Runs]]) -> Markup:
+    drawn = []
+    for protocol, rows in protocols.items():
+        for row in _unchanged(rows):
+            histories = [record["history"] for record in row.records if record["history"]]
+            if not histories:
+                continue
+            lines = [
+                charts.Line([e["epoch"] for e in h], [e["loss"] for e in h], _place(row, rows)[0]) for h in histories
+            ]
+            ends = f"{fmean(h[0]['loss'] for h in histories):.2f} to {fmean(h[-1]['loss'] for h in histories):.2f}"
+            svg = charts.curves(
+                lines,
+                title=f"{row.label}: loss",
+                x_label="epoch",
+                y_label="loss",
+                description=f"{row.label}, loss from the first epoch to the last, mean of {len(lines)} runs: {ends}.",
+            )
+            about = f"{PROTOCOLS.get(protocol, protocol)}; {len(lines)} run{'s' * (len(lines) > 1)}, on average {ends}."
+            drawn.append(blocks.chart(svg, about))
+    return blocks.side_by_side(drawn) if drawn else Markup()
+
+
+def _settings(sweep: Sweep) -> Markup:
+    records = sweep.records
+    learned = [record for record in records if record["method"] != "zero-shot"]
+    values: dict[str, object] = {
+        "Backbone": _all(records, lambda r: f"{r['backbone']} in {r['precision']}"),
+        "Data sets": _all(records, lambda r: data_title(r["data"])),
+        "Seeds": ", ".join(map(str, sorted({record["seed"] for record in learned}))) or "none",
+        "Shots": ", ".join(map(str, sorted({record["shots"] for record in learned}))) or "none",
+        "Preset": _all(learned, lambda r: PRESETS.get(r["preset"], r["preset"])),
+    }
+    for method in dict.fromkeys(record["method"] for record in learned):
+        mine = [r for r in learned if r["method"] == method and not r["changes"]]
+        values[METHOD_NAMES.get(method, method)] = _all(mine, lambda r: _training(r)) or "with changed settings only"
+    values["Machine"] = _all(
+        records, lambda r: f"{r['machine']['processor']}, {r['machine']['threads']} threads, {r['machine']['device']}"
+    )
+    for library in dict.fromkeys(name for record in records for name in record["versions"]):
+        values[library] = _all(records, lambda r, library=library: r["versions"].get(library))  # type: ignore[misc]
+    return blocks.facts({name: value for name, value in values.items() if value})
+
+
+PRESETS = {
+    "paper": "as published",
+    "cached": "as published, but from photos encoded once, without augmentation",
+}
+
+
+def _training(record: Record) -> str:
+    train = record["train"]
+    return f"{train['epochs']} epochs, batches of {train['batch_size']}, learning rate {train['learning_rate']:g}"
