@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from torchvision.transforms import InterpolationMode
 from cocoop.config import Preprocessing
 from cocoop.errors import DataError
 
-__all__ = ["PhotoError", "Transform", "open_photo", "test_transform", "train_transform"]
+__all__ = ["PhotoError", "Transform", "convert_photo", "open_photo", "test_transform", "train_transform"]
 
 Transform = Callable[[Image.Image], Float[Tensor, "3 H W"]]
 """From an RGB photo to a normalised tensor."""
@@ -76,15 +77,29 @@ def open_photo(source: str | Path | io.BytesIO) -> Image.Image:
             to be decoded safely (Pillow's `MAX_IMAGE_PIXELS`), or more than 100 times as long as wide.
     """
     name = "upload" if isinstance(source, io.BytesIO) else str(source)
+    with _explained(name), Image.open(source) as image:
+        return _photo(image, name)
+
+
+def convert_photo(image: Image.Image, name: str) -> Image.Image:
+    """An image in memory as 8-bit RGB, converted as `open_photo` converts those in files.
+
+    Args:
+        image: of any mode; it stays as it is.
+        name: what to call it in messages.
+
+    Raises:
+        PhotoError: as `open_photo` does.
+    """
+    with _explained(name):
+        return _photo(image, name)
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Turn what Pillow raises for a photo into one that names it."""
     try:
-        with Image.open(source) as image:
-            # Pillow itself only warns up to twice this limit.
-            if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                raise PhotoError(name, f"it has {image.width} x {image.height} pixels, too many to decode safely")
-            if max(image.size) > MAX_ASPECT * min(image.size):
-                raise PhotoError(name, f"at {image.width} x {image.height} pixels it is a line, not a photo")
-            image.load()
-            return _to_rgb(_upright(image))
+        yield
     except PhotoError:
         raise
     except FileNotFoundError as error:
@@ -94,6 +109,16 @@ def open_photo(source: str | Path | io.BytesIO) -> Image.Image:
     except _BROKEN as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise PhotoError(name, f"it is damaged or of an unusual kind ({reason or type(error).__name__})") from error
+
+
+def _photo(image: Image.Image, name: str) -> Image.Image:
+    # Pillow itself only warns up to twice this limit.
+    if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        raise PhotoError(name, f"it has {image.width} x {image.height} pixels, too many to decode safely")
+    if max(image.size) > MAX_ASPECT * min(image.size):
+        raise PhotoError(name, f"at {image.width} x {image.height} pixels it is a line, not a photo")
+    image.load()
+    return _to_rgb(_upright(image))
 
 
 def _upright(image: Image.Image) -> Image.Image:

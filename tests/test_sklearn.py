@@ -1,0 +1,218 @@
+"""The scikit-learn estimator: scikit-learn's own checks, and its tools on real files."""
+
+import hashlib
+import pickle
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import cocoop
+from cocoop.errors import ConfigError, DataError
+from cocoop.sklearn import CoCoOpClassifier
+from made_photos import COLOURS, make_photos
+from tiny_models import save_open_clip
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+HOME = TemporaryDirectory()
+TINY = f"local-dir:{HOME.name}/tiny"
+"""Checks are collected before fixtures run, with the name of a model that `tiny` writes."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny():
+    save_open_clip(Path(HOME.name) / "tiny", "vit")
+
+
+class Drawn(CoCoOpClassifier):
+    """scikit-learn's checks make tables of numbers: here each row of them is drawn, and everything else is ours."""
+
+    def _paths(self, X):  # noqa: N803 - its name there
+        rows = np.asarray(X, dtype=float)
+        return [str(drawn(row)) for row in rows]
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        # A picture is a row of several numbers here, not one entry.
+        tags.input_tags.one_d_array = False
+        # Random weights see too little in such drawings.
+        tags.classifier_tags.poor_score = True
+        return tags
+
+
+def drawn(row):
+    path = Path(HOME.name) / f"{hashlib.sha256(row.tobytes()).hexdigest()}.png"
+    if not path.exists():
+        stripes = np.resize(128 + 100 * np.tanh(row / 5), 32).astype(np.uint8)
+        Image.fromarray(np.broadcast_to(stripes, (32, 32)).copy()).save(path)
+    return path
+
+
+ONE_DIMENSION = "a list of paths has one dimension, and is welcome; scikit-learn wants a table"
+
+
+@parametrize_with_checks(
+    [Drawn(backbone=TINY, epochs=2, batch_size=8, learning_rate=0.01)],
+    expected_failed_checks=lambda _: {"check_fit1d": ONE_DIMENSION, "check_fit2d_predict1d": ONE_DIMENSION},
+)
+def test_scikit_learns_own_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Paths and labels of eight photos of each of four colours."""
+    root = make_photos(tmp_path_factory.mktemp("photos"), per_class=8)
+    paths = sorted(root.rglob("*.png"))
+    return [str(path) for path in paths], [path.parent.name for path in paths]
+
+
+def estimator(**settings):
+    return CoCoOpClassifier(backbone=TINY, **({"epochs": 3, "batch_size": 4, "random_state": 1} | settings))
+
+
+def test_it_learns_what_the_library_learns(photos):
+    paths, labels = photos
+    ours = estimator().fit(paths, labels)
+    names = tuple(sorted(COLOURS))
+    items = tuple(cocoop.Item(path, names.index(label)) for path, label in zip(paths, labels, strict=True))
+    data = cocoop.Dataset(names, items, (), (), Path(), "photos")
+    method = cocoop.CoCoOp(cocoop.load_backbone(TINY), names, "a photo of a", seed=1)
+    result = cocoop.fit(
+        method, data, cocoop.TrainConfig(epochs=3, batch_size=4, cache_features=True, seed=1, workers=0)
+    )
+    assert [epoch["loss"] for epoch in ours.history_] == [epoch["loss"] for epoch in result.history]
+    assert ours.classes_.tolist() == list(names)
+    np.testing.assert_array_equal(ours.predict_proba(paths), cocoop.Classifier(method).predict_proba(paths))
+    assert ours.score(paths, labels) == np.mean(ours.predict(paths) == np.array(labels))
+    assert ours.score(paths, labels) > 0.3
+
+
+def test_paths_come_in_many_forms(photos):
+    paths, labels = photos
+    wanted = estimator().fit(paths, labels).predict_proba(paths)
+    for form in (
+        np.array(paths),
+        np.array(paths)[:, None],
+        [[p] for p in paths],
+        [Path(p) for p in paths],
+        tuple(paths),
+    ):
+        fitted = estimator().fit(form, np.array(labels))
+        np.testing.assert_array_equal(fitted.predict_proba(form), wanted)
+        np.testing.assert_array_equal(fitted.predict_proba(paths), wanted)
+
+
+@pytest.mark.parametrize("method", ["cocoop", "coop", "zero-shot"])
+def test_every_method_is_fitted_and_pickled(method, photos):
+    paths, labels = photos
+    fitted = estimator(method=method, context="a picture of").fit(paths, labels)
+    again = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(again.predict_proba(paths), fitted.predict_proba(paths))
+    assert (fitted.classifier_.method.key, fitted.get_params()["method"]) == (method, method)
+
+
+def test_labels_that_are_numbers_get_names(photos):
+    paths, labels = photos
+    numbers = [sorted(COLOURS).index(label) * 10 for label in labels]
+    names = {0: "cherry", 10: "leaf", 20: "sea", 30: "sun", 40: "never seen"}
+    fitted = estimator(classnames=names).fit(paths, numbers)
+    assert fitted.classifier_.classes == ("cherry", "leaf", "sea", "sun")
+    found = fitted.predict(paths)
+    assert found.dtype == np.array(numbers).dtype
+    assert set(found) <= {0, 10, 20, 30}
+    np.testing.assert_array_equal(fitted.predict_proba(paths), estimator().fit(paths, labels).predict_proba(paths))
+
+
+def test_the_tools_of_scikit_learn_take_it(photos):
+    paths, labels = np.array(photos[0]), np.array(photos[1])
+    scores = cross_val_score(estimator(epochs=1), paths, labels, cv=2)
+    halves = [np.isin(np.arange(32) % 8, range(4)), np.isin(np.arange(32) % 8, range(4, 8))]
+    for score, test, train in zip(scores, halves, reversed(halves), strict=True):
+        assert score == estimator(epochs=1).fit(paths[train], labels[train]).score(paths[test], labels[test])
+
+    pipe = Pipeline([("absolute", FunctionTransformer(absolute)), ("prompt", estimator())])
+    folder = Path(paths[0]).parents[1]
+    relative = np.array([str(Path(path).relative_to(folder)) for path in paths])
+    pipe.set_params(absolute__kw_args={"folder": folder}).fit(relative, labels)
+    np.testing.assert_array_equal(pipe.predict(relative), estimator().fit(paths, labels).predict(paths))
+
+    search = GridSearchCV(estimator(epochs=1), {"context": ["a photo of a", None], "learning_rate": [1e-4, 0.1]}, cv=2)
+    search.fit(paths, labels)
+    assert len(search.cv_results_["params"]) == 4
+    assert search.best_score_ == max(search.cv_results_["mean_test_score"])
+    assert search.best_estimator_.predict(paths).shape == (32,)
+
+
+def absolute(paths, folder):
+    return np.array([str(folder / path) for path in paths])
+
+
+def test_a_clone_is_as_new(photos):
+    fitted = estimator(context=None).fit(*photos)
+    copy = clone(fitted)
+    assert copy.get_params() == fitted.get_params()
+    with pytest.raises(NotFittedError, match="This CoCoOpClassifier instance is not fitted yet"):
+        copy.predict(photos[0])
+
+
+def test_one_seed_is_one_result(photos):
+    paths, labels = photos
+    once, again, other = (
+        estimator(random_state=state, context=None).fit(paths, labels).predict_proba(paths)
+        for state in (np.random.RandomState(3), np.random.RandomState(3), 3)
+    )
+    np.testing.assert_array_equal(once, again)
+    assert np.abs(once - other).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("settings", "change", "error", "message"),
+    [
+        (
+            {},
+            lambda x, y: (np.array([x, x]).T, y),
+            ValueError,
+            "X has 2 columns; give one path of a photo for each label",
+        ),
+        ({}, lambda x, y: (np.zeros(len(y)), y), ValueError, r"X\[0\] is .*0\.0.*; it must be the path of a photo"),
+        (
+            {},
+            lambda x, y: (x, ["a"] * len(y)),
+            ValueError,
+            "y has only one class, .*'a'.*; a classifier needs at least",
+        ),
+        ({}, lambda x, y: (x, ["a", "A"] * 16), DataError, "has several classes of the same name: 'A', 'a'"),
+        ({}, lambda x, y: (["absent.png", *x[1:]], y), DataError, "1 of the 32 photos .* are not under .*'absent.png'"),
+        (
+            {"method": "maple"},
+            lambda x, y: (x, y),
+            ConfigError,
+            "no method 'maple'; choose among zero-shot, coop, cocoop",
+        ),
+        ({"epochs": 0}, lambda x, y: (x, y), ConfigError, "--epochs is 0; it must be a whole number from 1 up"),
+    ],
+)
+def test_mistakes_are_said(settings, change, error, message, photos):
+    with pytest.raises(error, match=message):
+        estimator(**settings).fit(*change(*photos))
+
+
+def test_a_photo_that_cannot_be_read_is_named(photos, tmp_path):
+    paths, labels = photos
+    (tmp_path / "bad.png").write_bytes(b"none")
+    with pytest.raises(DataError, match=r"1 photo could not be read \('.*bad.png': it is empty, damaged or no image\)"):
+        estimator().fit([*paths[:-1], str(tmp_path / "bad.png")], labels)
+    with pytest.raises(
+        DataError, match=r"photos\[1\]: The photo '.*bad.png' cannot be used: it is empty, damaged or no"
+    ):
+        estimator().fit(paths, labels).predict([paths[0], str(tmp_path / "bad.png")])
