@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Bars", "Line", "bars", "curves", "level_bars", "level_changes", "reliability"]
+__all__ = ["Bars", "Line", "bars", "curves", "level_bars", "level_changes", "points", "reliability"]
 
 INK, SOFT, LINE = "#0a0b01", "#0a0b02", "#0a0b03"
 METHODS = ("#0a0b11", "#0a0b12", "#0a0b13")
@@ -91,6 +92,9 @@ class Bars:
 STROKES = ("-", "--", ":", "-.")
 OPACITY = (1.0, 0.6, 0.35)
 
+GROUPS = [(colour, mark) for mark in "os^" for colour in ("#4a86c5", "#d98a1f", "#2f9e77", "#c46a9f", "#8c76c9")]
+"""Colours and marks that tell groups of points apart, on light and on dark pages."""
+
 
 def bars(values: Mapping[str, Mapping[str, Sequence[float]]], *, title: str, description: str) -> Markup:
     """Groups of bars from 0 to 100 %, one bar a method, with what is repeated (seeds) as its spread.
@@ -149,10 +153,12 @@ def level_bars(series: Sequence[Bars], *, title: str, x_label: str, description:
             for place, mean, spread in zip(places, means, spreads, strict=True):
                 axis.text(mean + spread + 1.2, place, f"{mean:.1f}", va="center", fontsize=8, color=INK)
         axis.set(xlim=(0, 112), xticks=range(0, 101, 25), xlabel=x_label)
-        _level(figure, axis, groups, title)
+        _level(axis, groups)
         # Long names stand below each other.
         columns = 3 if sum(len(bars_.name) for bars_ in series) < 48 else 1
-        figure.legend(loc="outside upper left", ncols=columns, fontsize=9, borderaxespad=0)
+        legend = figure.legend(loc="outside upper left", ncols=columns, fontsize=9, borderaxespad=0, title=title)
+        legend.set_alignment("left")
+        legend.get_title().set_fontsize(11.5)
         return _markup(figure, description)
 
 
@@ -178,20 +184,20 @@ def level_changes(changes: Mapping[str, float], *, title: str, x_label: str, des
         axis.axvline(0, color=SOFT, linewidth=0.8)
         low, high = (side if any(value * side > 0 for value in values) else 0.15 * side for side in (-1, 1))
         axis.set(xlim=(low * reach, high * reach), xlabel=x_label)
-        _level(figure, axis, list(changes), title)
+        _level(axis, list(changes))
+        # Above the axis alone it would begin in the middle of the chart, where names are long.
+        figure.suptitle(title, x=0.02, ha="left", fontsize=11.5)
         return _markup(figure, description)
 
 
-def _level(figure: Figure, axis: Axes, groups: Sequence[str], title: str) -> None:
-    """Names of groups at the left, the first at the top, and the title above all of it."""
+def _level(axis: Axes, groups: Sequence[str]) -> None:
+    """Names of groups at the left, the first at the top."""
     axis.set_yticks(range(len(groups)), groups)
     axis.set_ylim(len(groups) - 0.4, -0.6)
     axis.tick_params(axis="y", length=0, labelcolor=INK)
     axis.grid(axis="y", visible=False)
     axis.grid(axis="x", visible=True)
     axis.spines["left"].set_visible(False)
-    # Above the axis alone it would begin in the middle of the chart, where names are long.
-    figure.suptitle(title, x=0.02, ha="left", fontsize=11.5)
 
 
 def reliability(lines: Sequence[Line], *, title: str, description: str) -> Markup:
@@ -260,6 +266,35 @@ def curves(
         return _markup(figure, description)
 
 
+def points(
+    groups: Mapping[str, Sequence[tuple[float, float]]], *, title: str, x_label: str, y_label: str, description: str
+) -> Markup:
+    """Points in a plane, coloured by group; of more groups than can be told apart, the rest shares one colour.
+
+    Args:
+        groups: points by the name of their group, the most important first.
+        title: in the chart.
+        x_label: what is measured to the right.
+        y_label: what is measured upwards.
+        description: what the chart says, for those who do not see it.
+    """
+    with _figure(5.6, 4.2) as figure:
+        axis = figure.subplots()
+        for number, (name, places) in enumerate(groups.items()):
+            colour, mark = GROUPS[number] if number < len(GROUPS) else (SOFT, ".")
+            label = name if number < len(GROUPS) else f"{len(groups) - len(GROUPS)} more classes"
+            # A name that begins with an underscore would be left out of the legend.
+            shown = "_rest" if number > len(GROUPS) else f"\N{ZERO WIDTH SPACE}{textwrap.shorten(label, 28)}"
+            x, y = zip(*places, strict=True)
+            axis.scatter(x, y, 20, color=colour, marker=mark, alpha=0.75, linewidths=0, label=shown)
+        axis.set(xlabel=x_label, ylabel=y_label)
+        axis.set_aspect("equal", adjustable="datalim")
+        axis.grid(axis="x", visible=True)
+        axis.set_title(title)
+        figure.legend(loc="outside right upper", fontsize=9)
+        return _markup(figure, description)
+
+
 @contextmanager
 def _figure(width: float, height: float) -> Iterator[Figure]:
     """A figure of so many inches, in the style of the page."""
@@ -280,7 +315,7 @@ def _markup(figure: Figure, description: str) -> Markup:
     file = io.BytesIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     root = ElementTree.fromstring(file.getvalue())
-    salt = hashlib.sha256(file.getvalue()).hexdigest()[:8]
+    salt = hashlib.sha256(file.getvalue() + description.encode(errors="replace")).hexdigest()[:8]
     for parent in list(root.iter()):
         for child in list(parent):
             if _plain(child.tag) in ("metadata", "style"):

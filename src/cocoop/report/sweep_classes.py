@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from cocoop.report.sweep_runs import Record, Runs, baseline
+from cocoop.report.sweep_runs import Record, Runs, baseline, plain
 
 __all__ = ["Reliability", "Worst", "compared", "gained_and_lost", "mean_per_class", "reliability_of", "worst_classes"]
 
@@ -42,13 +42,12 @@ class Reliability:
 def compared(rows: Sequence[Runs]) -> list[list[Runs]]:
     """For each zero-shot row, itself and the row of each method to set beside it; alone, where there is no zero-shot.
 
-    Of several rows of a method, the last without changed settings is taken: that of most shots.
+    Of several rows of a method, the last is taken: that of most shots.
     """
     groups: dict[str | None, dict[str, Runs]] = {}
-    for row in rows:
+    for row in plain(rows):
         zero = baseline(row, rows)
-        if not row.changed:
-            groups.setdefault(None if zero is None else zero.label, {})[row.method] = row
+        groups.setdefault(None if zero is None else zero.label, {})[row.method] = row
     return [list(group.values()) for group in groups.values()]
 
 

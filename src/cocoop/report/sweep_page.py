@@ -18,7 +18,7 @@ from cocoop.report.sweep_classes import (
     reliability_of,
     worst_classes,
 )
-from cocoop.report.sweep_runs import PROTOCOLS, Record, Runs, by_protocol, collect
+from cocoop.report.sweep_runs import PROTOCOLS, Record, Runs, by_protocol, collect, plain
 from cocoop.report.sweep_tables import H_OF_AVERAGES, ShowPublished, SweepTable, sweep_tables
 from cocoop.report.sweep_text import FAILURE_HEAD, Grid, Line, failure_rows, grid
 from cocoop.report.sweep_words import findings, joined
@@ -186,13 +186,9 @@ def _short(name: str) -> str:
     return name if len(name) <= NAME else f"{name[: NAME - 1]}…"
 
 
-def _unchanged(rows: Sequence[Runs]) -> list[Runs]:
-    return [row for row in rows if not row.changed] or list(rows)
-
-
 def _base_new_charts(rows: Sequence[Runs], tables: Sequence[SweepTable]) -> list[Markup]:
     data = [table.data for table in tables if table.data != AVERAGE]
-    rows = _unchanged(rows)
+    rows = plain(rows)
     drawn = []
     for half in ("base", "new"):
         series = []
@@ -266,15 +262,19 @@ def _points(line: charts.Line) -> str:
 
 
 def _target_charts(rows: Sequence[Runs], tables: Sequence[SweepTable]) -> list[Markup]:
-    rows = _unchanged(rows)
+    """One chart a table, from its cells."""
     drawn = []
+    place = {(row.method, row.variant): _place(row, plain(rows)) for row in plain(rows)}
     for table in tables:
-        series = []
-        for row in rows:
-            tests = [column for column in table.columns if column.test != "average of targets"]
-            values = {_short(column.name): _accuracies(row, table.data, column.test) for column in tests}
-            series.append(charts.Bars(row.label, {n: v for n, v in values.items() if v}, *_place(row, rows)))
-        series = [bars for bars in series if bars.values]
+        series = [
+            charts.Bars(
+                row.label,
+                {_short(c.name): cell.values for c, cell in zip(table.columns, row.cells, strict=True) if cell},
+                *place[row.method, row.variant],
+            )
+            for row in table.rows
+            if (row.method, row.variant) in place
+        ]
         said = "; ".join(f"{s.name}: " + ", ".join(f"{n} {summary(v)}" for n, v in s.values.items()) for s in series)
         svg = charts.level_bars(series, title=_headed(table), x_label="accuracy in %", description=f"Bars, {said}.")
         drawn.append(blocks.chart(svg, "Means over seeds; the thin lines reach one standard deviation to both sides."))
@@ -394,22 +394,23 @@ def _costs(tables: Sequence[SweepTable]) -> list[Markup]:
 def _losses(protocols: dict[str, list[Runs]]) -> Markup:
     drawn = []
     for protocol, rows in protocols.items():
-        for row in _unchanged(rows):
+        for row in plain(rows):
             histories = [record["history"] for record in row.records if record["history"]]
             if not histories:
                 continue
             lines = [
                 charts.Line([e["epoch"] for e in h], [e["loss"] for e in h], _place(row, rows)[0]) for h in histories
             ]
+            where = PROTOCOLS.get(protocol, protocol)
             ends = f"{fmean(h[0]['loss'] for h in histories):.2f} to {fmean(h[-1]['loss'] for h in histories):.2f}"
             svg = charts.curves(
                 lines,
                 title=f"{row.label}: loss",
                 x_label="epoch",
                 y_label="loss",
-                description=f"{row.label}, loss from the first epoch to the last, mean of {len(lines)} runs: {ends}.",
+                description=f"{where}, {row.label}: loss from the first epoch to the last, mean of {len(lines)} runs: {ends}.",
             )
-            about = f"{PROTOCOLS.get(protocol, protocol)}; {len(lines)} run{'s' * (len(lines) > 1)}, on average {ends}."
+            about = f"{where}; {len(lines)} run{'s' * (len(lines) > 1)}, on average {ends}."
             drawn.append(blocks.chart(svg, about))
     return blocks.side_by_side(drawn) if drawn else Markup()
 

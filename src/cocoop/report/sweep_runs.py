@@ -17,6 +17,7 @@ __all__ = [
     "by_protocol",
     "collect",
     "differing_facts",
+    "plain",
     "run_label",
     "variant_of",
 ]
@@ -54,7 +55,7 @@ class Runs:
     @property
     def changed(self) -> bool:
         """Whether its settings were changed from the published ones on purpose."""
-        return bool(self.records[0]["changes"])
+        return any(record["changes"] for record in self.records)
 
     @property
     def as_published(self) -> bool:
@@ -99,10 +100,13 @@ def variant_of(record: Record, differing: Iterable[str]) -> str:
     """
     words = {"shots": f"{record.get('shots')} shots"}
     facts = [words.get(fact, str(record[fact])) for fact in differing if _fact(record, fact) is not None]
-    return ", ".join([*(f"{name} {_plain(value)}" for name, value in sorted(record["changes"].items())), *facts])
+    return ", ".join([*(f"{name} {_word(value)}" for name, value in sorted(record["changes"].items())), *facts])
 
 
-def _plain(value: object) -> str:
+def _word(value: object) -> str:
+    if value == "":
+        # What a context without words is.
+        return "random"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -127,10 +131,48 @@ def collect(records: Sequence[Record], sweep: Sequence[Record]) -> list[Runs]:
         sweep: all records, which decide what a row must be told apart by.
     """
     differing = differing_facts(sweep)
+    records = sorted(records, key=_order)
     groups: dict[tuple[Any, ...], list[Record]] = {}
-    for record in sorted(records, key=_order):
+    for record in records:
         groups.setdefault((record["method"], variant_of(record, differing)), []).append(record)
-    return [Runs(method, variant, tuple(group)) for (method, variant), group in groups.items()]
+    adopted = {key: _adopted(group, records) for key, group in groups.items()}
+    given_away = {id(record) for others in adopted.values() for record in others}
+    return [
+        Runs(method, variant, tuple(sorted([*group, *adopted[method, variant]], key=_order)))
+        for (method, variant), group in groups.items()
+        if any(id(record) not in given_away for record in group)
+    ]
+
+
+def _adopted(group: Sequence[Record], records: Sequence[Record]) -> list[Record]:
+    """Runs whose own published settings are what a group was changed to, where the group has none.
+
+    With `--epochs 50`, CoOp learns from one shot, or ImageNet, as published, and all else as changed; yet they are one
+    row.
+    """
+    first, there = group[0], {(record["data"], record["shots"]) for record in group}
+    changes = first["changes"]
+    if not changes:
+        return []
+    alike = ("method", "backbone", "precision", "preset")
+
+    def fits(record: Record) -> bool:
+        settings = {**record["settings"], **(record["train"] or {})}
+        return (
+            (record["data"], record["shots"]) not in there
+            and all(record[name] == first[name] for name in alike)
+            and (record["shots"] == first["shots"] or record["protocol"] == "few-shot")
+            and record["changes"].items() <= changes.items()
+            and all(settings.get(name) == value for name, value in changes.items())
+        )
+
+    return [record for record in records if fits(record)]
+
+
+def plain(rows: Sequence[Runs]) -> list[Runs]:
+    """Of each method the rows without changed settings, or all of them where there is none."""
+    unchanged = {row.method for row in rows if not row.changed}
+    return [row for row in rows if not row.changed or row.method not in unchanged]
 
 
 def _order(record: Record) -> tuple[Any, ...]:

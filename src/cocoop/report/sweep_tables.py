@@ -14,7 +14,7 @@ from typing import Literal
 
 from cocoop.records import Sweep
 from cocoop.report.published import AVERAGE, PAPER, data_title, paper_data, published_number
-from cocoop.report.sweep_runs import PROTOCOLS, Record, Runs, baseline, by_protocol, collect, run_label
+from cocoop.report.sweep_runs import PROTOCOLS, Record, Runs, baseline, by_protocol, collect, plain, run_label
 
 __all__ = ["Cell", "Column", "Row", "ShowPublished", "SweepTable", "sweep_tables"]
 
@@ -221,12 +221,7 @@ def sweep_tables(sweep: Sweep, show: ShowPublished = "match") -> list[SweepTable
 
 def _with_warning(table: SweepTable, rows: Sequence[Runs]) -> SweepTable:
     """Say so where rows of one table were not measured on the same photos."""
-    found: dict[tuple[object, ...], set[str]] = {}
-    for row in rows:
-        for record in row.records:
-            if record["data"] == table.data:
-                found.setdefault((record["seed"], record["shots"]), set()).add(record["split_sha256"])
-    if all(len(splits) < 2 for splits in found.values()):
+    if len({record["split_sha256"] for row in rows for record in row.records if record["data"] == table.data}) < 2:
         return table
     warning = "Not all rows are of the same photos or class names: their split_sha256 differ."
     return replace(table, notes=(*table.notes, warning))
@@ -372,7 +367,7 @@ def _transfer(protocol: str, rows: Sequence[Runs], data: Sequence[str]) -> list[
             name,
             (
                 *(Column(heads[test], test=test) for test in tests),
-                *([Column(average, test=average)] if everywhere else []),
+                *([Column(average, test=average)] if len(everywhere) > 1 else []),
             ),
             ours,
             theirs,
@@ -382,7 +377,29 @@ def _transfer(protocol: str, rows: Sequence[Runs], data: Sequence[str]) -> list[
             ),
         )
 
-    return [of(name) for name in data]
+    return [*_left_out_once(protocol, rows, data), *(of(name) for name in data)]
+
+
+def _left_out_once(protocol: str, rows: Sequence[Runs], data: Sequence[str]) -> list[_Draft]:
+    """One table for domains of which each was the only target of the others; empty for other experiments."""
+    target_of: dict[str, str] = {}
+    for name in data:
+        targets = {test for row in rows for r in row.on(name).values() for test in r["tests"] if test != "source"}
+        if len(targets) == 1:
+            target_of[name] = targets.pop()
+    if len(data) < 2 or len(set(target_of.values())) < len(data):
+        return []
+
+    def ours(runs: Runs) -> dict[str, Seeds]:
+        numbers = {data_title(target): _accuracies(runs.on(name), target) for name, target in target_of.items()}
+        return numbers | {AVERAGE: _mean_of(list(numbers.values()))}
+
+    columns = [
+        *(Column(data_title(target), test=target) for target in target_of.values()),
+        Column(AVERAGE, test=AVERAGE),
+    ]
+    notes = ("Accuracy in % on each domain, learned from all others.",)
+    return [_Draft(_title(protocol, "each left out once"), protocol, AVERAGE, tuple(columns), ours, notes=notes)]
 
 
 _DRAFTS: dict[str, Callable[[str, Sequence[Runs], Sequence[str]], list[_Draft]]] = {
@@ -414,8 +431,7 @@ def _theirs(protocol: str, data: Sequence[str], method: str, columns: Iterable[s
 
 def _common(rows: Sequence[Runs], data: Sequence[str]) -> list[str]:
     """Data sets that all rows have; rows with changed settings do not count, as they are often tried on few."""
-    counted = [row for row in rows if not row.changed] or rows
-    return [name for name in data if all(name in row.data for row in counted)]
+    return [name for name in data if all(name in row.data for row in plain(rows))]
 
 
 def _average_title(protocol: str, data: Sequence[str]) -> str:

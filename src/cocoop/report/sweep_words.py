@@ -107,17 +107,21 @@ def _ahead(tables: Sequence[SweepTable], *, paper: bool) -> list[str]:
 
 
 def _transfer(tables: Sequence[SweepTable]) -> list[str]:
-    sentences = []
-    for table in tables:
-        cells = _numbers(table, "average of targets")
-        targets = sum(column.test not in ("source", "average of targets") for column in table.columns)
-        if cells:
-            what = "domain" if table.protocol == "domain" else "data set"
-            sentences.append(
-                f"Learned on {data_title(table.data)} and tested on {targets} other {what}{'s' * (targets > 1)}, "
-                f"{_reach(cells)} of the photos right{' on average' * (targets > 1)}."
-            )
-    return sentences
+    """One sentence a source; for domains left out once each, one of all of them."""
+    whole = tables[0].data == AVERAGE
+    return [sentence for table in tables[: 1 if whole else None] if (sentence := _carried_over(table))]
+
+
+def _carried_over(table: SweepTable) -> str:
+    cells = _numbers(table, table.columns[-1].name)
+    count = sum(column.test not in ("source", AVERAGE, "average of targets") for column in table.columns)
+    if not cells or not count:
+        return ""
+    if table.data == AVERAGE:
+        return f"Of {count} domains, each left out once, {_reach(cells)} right on average."
+    what = ("domain" if table.protocol == "domain" else "data set") + "s" * (count > 1)
+    average = " on average" * (count > 1)
+    return f"Learned on {data_title(table.data)} and tested on {count} other {what}, {_reach(cells)} right{average}."
 
 
 def _few_shot(tables: Sequence[SweepTable]) -> list[str]:
