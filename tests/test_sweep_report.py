@@ -220,7 +220,7 @@ def test_means_deviations_and_differences_of_one_data_set():
             f"+{sum(hs) / 3 - h_zero:.1f}",
         ),
     ]
-    assert [grid(found).head[i] for i in grid(found).lines[1].best] == ["base"]
+    assert [grid(found).head[i] for i in grid(found).lines[1].best] == ["base", "H"]
     assert "Mean ± sample standard deviation (n - 1) over 3 seeds." in found.notes
 
 
@@ -548,6 +548,17 @@ def test_one_method_on_one_data_set_is_enough_for_a_page():
     assert page.broken_links() == []
     assert "Class by class" not in page.words(), "there is no zero-shot to compare with"
     assert page.tables()[0][1] == ["CoCoOp", "80.0", "60.0", f"{2 * 80 * 60 / 140:.1f}", "", "", ""]
+
+
+def test_a_name_that_is_no_text_is_no_obstacle(tmp_path):
+    name = b"caf\xe9".decode(errors="surrogateescape")
+    made = [record(method, {"base": 80, "new": 60}, data=data) for method in METHODS for data in (name, "b")]
+    for test in (half for one in made for half in one["tests"].values()):
+        test["per_class"][name] = 0.0
+    done = cocoop("report", write_sweep(tmp_path, made), PYTHONUTF8="1")
+    assert done.returncode == 0, done.stderr
+    Page((tmp_path / "report" / "report.html").read_text(encoding="utf-8"))
+    assert r"caf\udce9" in (tmp_path / "report" / "tables.csv").read_text(encoding="utf-8")
 
 
 def test_another_folder_may_be_named(folder, tmp_path):

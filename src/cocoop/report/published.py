@@ -41,7 +41,8 @@ def paper_data() -> frozenset[str]:
 def data_title(name: str) -> str:
     """A data set as the papers call it (`oxford-pets` or `split_zhou_OxfordPets`: OxfordPets); others as they are."""
     entry = find_entry(name.removeprefix("split_zhou_"))
-    return name if entry is None else entry.title
+    # A folder's name need not be text, and nothing can be drawn or written that is not.
+    return name.encode(errors="backslashreplace").decode() if entry is None else entry.title
 
 
 def published_number(protocol: str, data: str, method: str, column: str) -> float | None:

@@ -408,7 +408,7 @@ def _losses(protocols: dict[str, list[Runs]]) -> Markup:
                 title=f"{row.label}: loss",
                 x_label="epoch",
                 y_label="loss",
-                description=f"{where}, {row.label}: loss from the first epoch to the last, mean of {len(lines)} runs: {ends}.",
+                description=f"{where}, {row.label}: loss from the first epoch to the last, on average {ends}.",
             )
             about = f"{where}; {len(lines)} run{'s' * (len(lines) > 1)}, on average {ends}."
             drawn.append(blocks.chart(svg, about))
