@@ -16,12 +16,18 @@ def test_measures_by_hand():
         classnames=("a", "b", "c", "d"),
         labels=(0, 0, 0, 1, 1, 2),
         predicted=(0, 0, 1, 1, 3, 2),
+        confidences=(1.0, 0.9, 0.9, 0.5, 0.5, 0.2),
         paths=tuple("uvwxyz"),
     )
     assert e.accuracy == pytest.approx(100 * 4 / 6)
     assert e.per_class == {"a": pytest.approx(200 / 3), "b": 50.0, "c": 100.0}
     # F1 = 2 TP / (2 TP + FP + FN) of a, b and c; d has no photo, so it is no class of this mean.
     assert e.macro_f1 == pytest.approx(100 * (4 / 5 + 2 / 4 + 1) / 3)
+    assert e.confusions == [("a", "b", 1), ("b", "d", 1)]
+    # Bins of a fifteenth: 0.2 is the upper edge of the third, 0.5 lies in the eighth, 0.9 in the fourteenth.
+    filled = {place: numbers for place, numbers in enumerate(e.reliability) if numbers[0]}
+    assert filled == {2: (1, 20, 100), 7: (2, 50, 50), 13: (2, 90, 50), 14: (1, 100, 100)}
+    assert e.ece == pytest.approx((1 * 80 + 2 * 0 + 2 * 40 + 1 * 0) / 6)
 
 
 @pytest.mark.parametrize(("base", "new", "h"), [(82.69, 63.22, 71.66), (80.47, 71.69, 75.83), (50, 0, 0), (0, 0, 0)])

@@ -110,7 +110,6 @@ class Evaluation:
     def record(self) -> dict[str, Any]:
         """The numbers as plain JSON."""
         record: dict[str, Any] = {
-            "classes": len(self.classnames),
             "photos": len(self.labels),
             "skipped": self.skipped,
             "accuracy": self.accuracy,

@@ -345,6 +345,9 @@ def leave_one_out(
 def _source_and(source: Dataset, targets: Sequence[Dataset], all_photos: bool) -> list[TestPhotos]:
     if not targets:
         raise DataError(f"There is no target to carry over to from {source.name!r}; give one or more with --targets.")
+    for target in targets:
+        if (target.fingerprint, target.image_root) == (source.fingerprint, source.image_root):
+            raise DataError(f"The target {target.name!r} is the source itself; it is measured anyway, as 'source'.")
     names = ["source", *(target.name for target in targets)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

@@ -226,7 +226,7 @@ def _record(experiment: Experiment, lab: _Lab, run: Path) -> dict[str, Any]:
         **experiment.about(),
         "backbone": lab.backbone.name,
         "precision": lab.backbone.precision,
-        "settings": trial.method.settings(),
+        "settings": experiment.settings.method,
         "train": asdict(experiment.settings.train) if learns else None,
         "classes": len(experiment.drawn.classnames),
         "train_photos": len(experiment.drawn.train) if learns else 0,
@@ -234,6 +234,7 @@ def _record(experiment: Experiment, lab: _Lab, run: Path) -> dict[str, Any]:
         "tests": {
             test.name: {
                 "data": test.data.name,
+                "classes": len(trial.tests[test.name].classnames),
                 "overlap": len(overlaps[test.name]),
                 **trial.tests[test.name].record(),
             }

@@ -1,0 +1,259 @@
+"""The papers' experiments as lists of runs: what is learned, with which settings, and what it is measured on."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+import torch
+
+from cocoop.data import Dataset, Item, load_data
+from cocoop.data.merge import merge
+from cocoop.errors import ConfigError, DataError
+from cocoop.methods import CoOp
+from cocoop.protocols import (
+    base_to_new,
+    cross_dataset,
+    domain,
+    few_shot,
+    leave_one_out,
+    run_trial,
+    settings_for,
+    sweep,
+    together,
+)
+from made_photos import COLOURS, make_photos
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return make_photos(tmp_path_factory.mktemp("photos") / "made", per_class=10)
+
+
+@pytest.fixture(scope="module")
+def data(photos):
+    return load_data(photos)
+
+
+def records(folder):
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("runs/*/record.json"))]
+
+
+def quick(**more):
+    return {"shots": 2, "seeds": [1], "preset": "cached", "changes": {"epochs": 2, "warmup_epochs": 0}, **more}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "method", "data", "shots", "epochs", "batch", "context"),
+    [
+        ("base-to-new", "cocoop", "dtd", 16, 10, 1, "a photo of a"),
+        ("base-to-new", "coop", "dtd", 16, 200, 32, "a photo of a"),
+        ("base-to-new", "coop", "ImageNet", 16, 50, 32, "a photo of a"),
+        ("domain", "coop", "imagenet", 16, 50, 32, "a photo of a"),
+        ("few-shot", "coop", "dtd", 1, 50, 32, 16),
+        ("few-shot", "coop", "dtd", 2, 100, 32, 16),
+        ("few-shot", "coop", "dtd", 4, 100, 32, 16),
+        ("few-shot", "coop", "dtd", 8, 200, 32, 16),
+        ("few-shot", "coop", "dtd", 16, 200, 32, 16),
+        ("few-shot", "coop", "imagenet", 16, 50, 32, 16),
+    ],
+)
+def test_the_settings_are_the_published_ones(protocol, method, data, shots, epochs, batch, context):
+    settings = settings_for(protocol, method, data=data, shots=shots, seed=2)
+    words, length = (context, None) if isinstance(context, str) else (None, context)
+    assert (settings.method["context"], settings.method.get("context_length")) == (words, length)
+    train = settings.train
+    assert (train.epochs, train.batch_size, train.seed, train.cache_features) == (epochs, batch, 2, False)
+    assert (train.learning_rate, train.momentum, train.weight_decay, train.warmup_epochs) == (0.002, 0.9, 5e-4, 1)
+    assert settings.changes == {}
+    cached = settings_for(protocol, method, data=data, shots=shots, seed=2, preset="cached")
+    assert cached == dataclasses.replace(settings, train=dataclasses.replace(train, cache_features=True))
+
+
+def test_changes_are_told_where_they_change_something():
+    given = {"epochs": 10, "learning_rate": 0.02, "context": ""}
+    settings = settings_for("base-to-new", "cocoop", data="dtd", shots=16, seed=1, changes=given)
+    assert settings.changes == {"learning_rate": 0.02, "context": ""}
+    assert settings.method["context"] is None
+    words = settings_for("few-shot", "coop", data="dtd", shots=16, seed=1, changes={"context": "a photo of a"})
+    assert (words.method["context"], words.method.get("context_length")) == ("a photo of a", None)
+    assert settings_for("few-shot", "zero-shot", data="dtd", shots=16, seed=1, changes=given).changes == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epoch": 3}, "There is no setting 'epoch' to change; choose among context, context_length, epochs"),
+        ({"epochs": 0}, "--epochs is 0; it must be a whole number from 1 up."),
+        ({"context_length": 8}, '--context-length goes with a random start: add --context "".'),
+    ],
+)
+def test_changes_that_make_no_sense(changes, message, data):
+    with pytest.raises(ConfigError) as error:
+        base_to_new(data, changes=changes)
+    assert message in str(error.value)
+
+
+def test_a_method_that_learns_nothing_runs_once(data):
+    runs = few_shot(data, shots=[1, 2], seeds=[1, 2, 3])
+    assert [(run.method, run.shots, run.seed) for run in runs if run.method != "coop"] == [
+        ("zero-shot", None, None),
+        *(("cocoop", shots, seed) for shots in (1, 2) for seed in (1, 2, 3)),
+    ]
+    assert len({run.key("model") for run in runs}) == len(runs) == 13
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        ({"seeds": []}, "--seeds is []; give one or more, each once."),
+        ({"seeds": [1, 1]}, "--seeds is [1, 1]; give one or more, each once."),
+        ({"seeds": [-1]}, "--seeds is -1; it must be a whole number from 0 up."),
+        ({"methods": ["kgcoop"]}, "There is no method 'kgcoop'; choose among zero-shot, coop, cocoop."),
+        ({"shots": 0}, "--shots is 0; it must be a whole number from 1 up."),
+    ],
+)
+def test_lists_that_make_no_sense(lists, message, data):
+    with pytest.raises(ConfigError) as error:
+        base_to_new(data, **lists)
+    assert str(error.value) == message
+
+
+def test_base_to_new_is_the_draw_of_all_classes_and_each_half_among_itself(data, tiny_backbone, tmp_path):
+    (run,) = base_to_new(data, methods=["coop"], **quick())
+    assert run.drawn == data.few_shot(2, seed=1).base()
+    sweep(tmp_path, [run], tiny_backbone, workers=0)
+    (record,) = records(tmp_path)
+    names = sorted(COLOURS)
+    assert {name: list(test["per_class"]) for name, test in record["tests"].items()} == {
+        "base": names[:2],
+        "new": names[2:],
+    }
+    assert [test["classes"] for test in record["tests"].values()] == [2, 2]
+    base, new = (record["tests"][name]["accuracy"] for name in ("base", "new"))
+    assert record["harmonic_mean"] == pytest.approx(2 * base * new / (base + new))
+    assert (record["train_photos"], record["classes"], len(record["history"])) == (4, 2, 2)
+    # The very numbers of doing it by hand.
+    prompt = CoOp(tiny_backbone, names[:2], context="a photo of a", seed=1)
+    by_hand = run_trial(tiny_backbone, "coop", run.drawn, {}, run.settings.train, settings=run.settings.method)
+    assert not torch.equal(by_hand.method.context, prompt.context)
+    assert record["history"][-1]["loss"] == by_hand.history[-1]["loss"]
+
+
+def test_together_chooses_among_all_classes(data, tiny_backbone, tmp_path):
+    sweep(tmp_path, together(data, methods=["zero-shot", "cocoop"], **quick()), tiny_backbone, workers=0)
+    for record in records(tmp_path):
+        tests = record["tests"]
+        assert [tests[name]["classes"] for name in ("base", "new", "all")] == [4, 4, 4]
+        assert [list(tests[name]["per_class"]) for name in ("base", "new")] == [
+            sorted(COLOURS)[:2],
+            sorted(COLOURS)[2:],
+        ]
+        photos = [tests[name]["photos"] for name in ("base", "new", "all")]
+        assert photos[0] + photos[1] == photos[2] == len(data.test)
+        right = [tests[name]["accuracy"] * n for name, n in zip(("base", "new", "all"), photos, strict=True)]
+        assert right[0] + right[1] == pytest.approx(right[2])
+
+
+def test_a_target_may_have_some_of_the_classes_in_another_order(data, tiny_backbone, tmp_path):
+    some = [data.classnames[3], data.classnames[0]]
+    items = [Item(item.path, some.index(data.classnames[item.label])) for item in data.test if item.label in (3, 0)]
+    target = Dataset(tuple(some), (), (), tuple(items), data.image_root, "sketches")
+    sweep(tmp_path, domain(data, [target], methods=["cocoop"], **quick()), tiny_backbone, workers=0)
+    (record,) = records(tmp_path)
+    assert list(record["tests"]) == ["source", "sketches"]
+    assert (record["tests"]["sketches"]["classes"], list(record["tests"]["sketches"]["per_class"])) == (2, some)
+    # The same photos among the same two classes in the source's order: the same answers, class by class.
+    turned = Dataset(
+        tuple(reversed(some)), (), (), tuple(Item(i.path, 1 - i.label) for i in items), data.image_root, "turned"
+    )
+    sweep(tmp_path / "turned", domain(data, [turned], methods=["cocoop"], **quick()), tiny_backbone, workers=0)
+    (again,) = records(tmp_path / "turned")
+    assert again["tests"]["turned"]["per_class"] == record["tests"]["sketches"]["per_class"]
+
+
+def test_a_domain_of_other_classes_is_refused(data):
+    other = dataclasses.replace(data, classnames=("Cherry", "leaf", "sea", "moon"), name="nights")
+    with pytest.raises(DataError) as error:
+        domain(data, [other])
+    assert str(error.value) == (
+        "'nights' has 1 classes that 'made' does not have: 'moon'. Domains are the same classes in other styles; for "
+        "other classes there is cross-dataset."
+    )
+    assert len(cross_dataset(data, [other], seeds=[1])) == 3
+
+
+def test_targets_are_told_apart(data):
+    other = dataclasses.replace(data, name="other")
+    with pytest.raises(DataError, match=r"Several targets are called 'other'; rename their folder or file\."):
+        cross_dataset(data, [other, other])
+    with pytest.raises(DataError, match=r"There is no target to carry over to from 'made'; give one or more"):
+        cross_dataset(data, [])
+
+
+def test_each_domain_is_left_out_once_and_never_learned_from(data):
+    names = ["ink", "oil", "wax"]
+    domains = [dataclasses.replace(data, name=name) for name in names]
+    runs = leave_one_out(domains, methods=["coop"], shots=16, seeds=[1])
+    assert [(run.data.name, run.tests[1].name) for run in runs] == [
+        ("oil+wax", "ink"),
+        ("ink+wax", "oil"),
+        ("ink+oil", "wax"),
+    ]
+    assert len(runs[0].data.train) == 2 * len(data.train)
+    # Sixteen a class from both together; there are only ten.
+    assert len(runs[0].drawn.train) == 2 * len(data.train) == 40
+    with pytest.raises(DataError, match="takes three domains or more; 2 are given"):
+        leave_one_out(domains[:2])
+
+
+def test_merging_finds_classes_by_name(photos, tmp_path):
+    other = make_photos(tmp_path / "other", per_class=3, classes=("sun", "cherry"), seed=5)
+    some = Dataset(("Sun", "cherry"), (Item("sun/00.png", 0), Item("cherry/01.png", 1)), (), (), other, "other")
+    first = Dataset(("cherry", "sun"), (Item("cherry/00.png", 0), Item("sun/00.png", 1)), (), (), photos, "first")
+    both = merge([first, some])
+    assert (both.classnames, both.name) == (("cherry", "sun"), "first+other")
+    labels = [(both.path_of(item).resolve(), item.label) for item in both.train]
+    assert labels == [
+        ((photos / "cherry/00.png").resolve(), 0),
+        ((photos / "sun/00.png").resolve(), 1),
+        ((other / "sun/00.png").resolve(), 1),
+        ((other / "cherry/01.png").resolve(), 0),
+    ]
+    with pytest.raises(DataError, match=r"'first' and 'other' differ in their classes \('moon', 'sun'\)"):
+        merge([first, dataclasses.replace(some, classnames=("moon", "cherry"))])
+
+
+def test_photos_that_were_learned_from_are_not_measured(photos, tiny_backbone, tmp_path):
+    mine = shutil.copytree(photos, tmp_path / "made")
+    data = load_data(mine)
+    (plain,) = few_shot(data, methods=["coop"], **quick(shots=[2]))
+    learned = plain.drawn.train[0]
+    # The same bytes under another name, among the test photos.
+    copy = next(item for item in data.test if item.label == learned.label)
+    shutil.copy(data.path_of(learned), data.path_of(copy))
+    runs = few_shot(data, methods=["zero-shot", "coop"], **quick(shots=[2]))
+    sweep(tmp_path / "sweep", runs, tiny_backbone, workers=0)
+    coop, zero_shot = records(tmp_path / "sweep")
+    assert (coop["method"], coop["tests"]["test"]["overlap"]) == ("coop", 1)
+    assert coop["tests"]["test"]["photos"] == len(data.test) - 1
+    # Zero-shot has learned from none.
+    assert (zero_shot["tests"]["test"]["overlap"], zero_shot["tests"]["test"]["photos"]) == (0, len(data.test))
+
+
+def test_zero_shot_takes_the_template_of_each_target(data, tiny_backbone, tmp_path):
+    plain = dataclasses.replace(data, name="plain")
+    odd = dataclasses.replace(data, name="odd", template="nothing like {}, ever")
+    sweep(tmp_path, cross_dataset(data, [plain, odd], methods=["zero-shot"]), tiny_backbone, workers=0)
+    (record,) = records(tmp_path)
+    source, same, other = (record["tests"][name]["reliability"] for name in ("source", "plain", "odd"))
+    assert source == same != other
+
+
+def test_new_classes_without_test_photos_are_found_before_anything_is_computed(data, tiny_backbone, tmp_path):
+    half = dataclasses.replace(data, test=tuple(item for item in data.test if item.label < 2))
+    with pytest.raises(DataError, match="'made' has no test photos of new classes to measure on; mark some as 'test'"):
+        sweep(tmp_path / "sweep", base_to_new(half), tiny_backbone)
+    assert not (tmp_path / "sweep").exists()
