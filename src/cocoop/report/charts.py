@@ -155,7 +155,7 @@ def level_bars(series: Sequence[Bars], *, title: str, x_label: str, description:
         axis.set(xlim=(0, 112), xticks=range(0, 101, 25), xlabel=x_label)
         _level(axis, groups)
         # Long names stand below each other.
-        columns = 3 if sum(len(bars_.name) for bars_ in series) < 48 else 1
+        columns = 3 if sum(len(bars_.name) for bars_ in series) < 33 else 1
         legend = figure.legend(loc="outside upper left", ncols=columns, fontsize=9, borderaxespad=0, title=title)
         legend.set_alignment("left")
         legend.get_title().set_fontsize(11.5)

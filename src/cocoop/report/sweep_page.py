@@ -30,6 +30,8 @@ CHANGED, WORST = 6, 5
 """Classes that gained (or lost) most, and worst classes of a method, that are shown."""
 CHARTS = 4
 """Charts that are shown at once; more are folded."""
+UNFOLDED = 2
+"""Parts of a protocol that are shown at once; of more, only the titles are."""
 NAME = 24
 """Characters of a name in a chart; more would leave no room for the bars."""
 
@@ -188,6 +190,8 @@ def _short(name: str) -> str:
 
 def _base_new_charts(rows: Sequence[Runs], tables: Sequence[SweepTable]) -> list[Markup]:
     data = [table.data for table in tables if table.data != AVERAGE]
+    if len(data) == 1:
+        return _target_charts(rows, tables)
     rows = plain(rows)
     drawn = []
     for half in ("base", "new"):
@@ -201,7 +205,7 @@ def _base_new_charts(rows: Sequence[Runs], tables: Sequence[SweepTable]) -> list
         )
         drawn.append(blocks.chart(svg, "Means over seeds; the thin lines reach one standard deviation to both sides."))
     firsts = {row.method: row for row in reversed(rows)}
-    if len(data) > 1 and {"coop", "cocoop"} <= firsts.keys():
+    if {"coop", "cocoop"} <= firsts.keys():
         drawn += [_gains(firsts["coop"], firsts["cocoop"], data, half) for half in ("new", "base")]
     return drawn
 
@@ -269,7 +273,11 @@ def _target_charts(rows: Sequence[Runs], tables: Sequence[SweepTable]) -> list[M
         series = [
             charts.Bars(
                 row.label,
-                {_short(c.name): cell.values for c, cell in zip(table.columns, row.cells, strict=True) if cell},
+                {
+                    _short(c.name): cell.values
+                    for c, cell in zip(table.columns, row.cells, strict=True)
+                    if cell and c.style == "spread"
+                },
                 *place[row.method, row.variant],
             )
             for row in table.rows
@@ -306,9 +314,10 @@ def _folded(protocols: dict[str, list[Runs]], part: Part) -> Markup:
                 for test in tests:
                     body = part(here, data, test)
                     if body:
-                        folds.append(blocks.fold(f"{_test_title(protocol, data, test)}{of}", body))
+                        folds.append((f"{_test_title(protocol, data, test)}{of}", body))
         if folds:
-            made += [Markup("<h3>{}</h3>").format(PROTOCOLS.get(protocol, protocol)), *folds]
+            made.append(Markup("<h3>{}</h3>").format(PROTOCOLS.get(protocol, protocol)))
+            made += [blocks.fold(title, body, unfolded=len(folds) <= UNFOLDED) for title, body in folds]
     return Markup("\n").join(made)
 
 
@@ -395,7 +404,7 @@ def _losses(protocols: dict[str, list[Runs]]) -> Markup:
     drawn = []
     for protocol, rows in protocols.items():
         for row in plain(rows):
-            histories = [record["history"] for record in row.records if record["history"]]
+            histories = [record["history"] for record in row.records if len(record["history"]) > 1]
             if not histories:
                 continue
             lines = [

@@ -42,7 +42,11 @@ def joined(parts: Sequence[str]) -> str:
 
 def _firsts(table: SweepTable) -> dict[str, Row]:
     """The first row of each method, which is the one nearest to the published settings."""
-    return {row.method: row for row in reversed(table.rows) if not row.published}
+    firsts: dict[str, Row] = {}
+    for row in table.rows:
+        if not row.published:
+            firsts.setdefault(row.method, row)
+    return firsts
 
 
 def _numbers(table: SweepTable, column: str) -> dict[str, Cell]:
@@ -52,21 +56,19 @@ def _numbers(table: SweepTable, column: str) -> dict[str, Cell]:
     return {method: cell for method, cell in found.items() if cell is not None}
 
 
-def _name(method: str) -> str:
-    return METHOD_NAMES.get(method, method)
-
-
 def _where(table: SweepTable) -> str:
     return f"on {table.title.partition(': ')[2]}".replace("on average of", "on average over")
 
 
-def _reach(cells: Mapping[str, Cell]) -> str:
+def _reach(table: SweepTable, cells: Mapping[str, Cell]) -> str:
+    names = _firsts(table)
     order = [method for method in METHOD_NAMES if method in cells]
-    return joined([f"{_name(method)} names {cells[method].mean:.1f}%" for method in order])
+    return joined([f"{names[method].label} names {cells[method].mean:.1f}%" for method in order])
 
 
 def _base_to_new(tables: Sequence[SweepTable]) -> list[str]:
     table = tables[0]
+    names = {method: row.label for method, row in _firsts(table).items()}
     base, new = _numbers(table, "base"), _numbers(table, "new")
     h = _numbers(table, H_OF_AVERAGES) or _numbers(table, "H")
     sentences = []
@@ -77,12 +79,13 @@ def _base_to_new(tables: Sequence[SweepTable]) -> list[str]:
         )
         for cells, half in ((base, "base"), (new, "new")):
             learners = [method for method in LEARNERS if method in cells]
-            moved = [f"{_name(m)} {_moved(cells[m].mean - cells[ZERO].mean)}" for m in learners]
+            moved = [f"{names[m]} {_moved(cells[m].mean - cells[ZERO].mean)}" for m in learners]
             if moved:
                 sentences.append(f"On {half} classes, against zero-shot, {joined(moved)}.")
     if len(h) > 1:
-        best = max(h, key=lambda method: h[method].mean)
-        sentences.append(f"{_name(best)} has the highest H, {h[best].mean:.1f}.")
+        highest = f"{max(cell.mean for cell in h.values()):.1f}"
+        best = [names[method] for method, cell in h.items() if f"{cell.mean:.1f}" == highest]
+        sentences.append(f"{joined(best)} {'has' if len(best) == 1 else 'have'} the highest H, {highest}.")
     return sentences
 
 
@@ -118,10 +121,11 @@ def _carried_over(table: SweepTable) -> str:
     if not cells or not count:
         return ""
     if table.data == AVERAGE:
-        return f"Of {count} domains, each left out once, {_reach(cells)} right on average."
+        return f"Of {count} domains, each left out once, {_reach(table, cells)} right on average."
     what = ("domain" if table.protocol == "domain" else "data set") + "s" * (count > 1)
     average = " on average" * (count > 1)
-    return f"Learned on {data_title(table.data)} and tested on {count} other {what}, {_reach(cells)} right{average}."
+    where = f"Learned on {data_title(table.data)} and tested on {count} other {what}"
+    return f"{where}, {_reach(table, cells)} right{average}."
 
 
 def _few_shot(tables: Sequence[SweepTable]) -> list[str]:
@@ -129,15 +133,16 @@ def _few_shot(tables: Sequence[SweepTable]) -> list[str]:
     shots = [column.name for column in table.columns if any(m in _numbers(table, column.name) for m in LEARNERS)]
     zero = _numbers(table, table.columns[0].name).get(ZERO)
     return [
-        f"With {name} a class, {_where(table)}: {_reach(_numbers(table, name))} of the test photos right"
+        f"With {name} a class, {_where(table)}: {_reach(table, _numbers(table, name))} of the test photos right"
         + (f"; zero-shot CLIP, {zero.mean:.1f}%." if zero else ".")
         for name in dict.fromkeys([*shots[:1], *shots[-1:]])
     ]
 
 
 def _together(tables: Sequence[SweepTable]) -> list[str]:
-    cells = _numbers(tables[0], "all")
-    return [f"Among base and new classes together, {_where(tables[0])}: {_reach(cells)} right."] if cells else []
+    table = tables[0]
+    cells = _numbers(table, "all")
+    return [f"Among base and new classes together, {_where(table)}: {_reach(table, cells)} right."] if cells else []
 
 
 def _moved(points: float) -> str:
