@@ -7,15 +7,18 @@ import io
 import json
 import math
 import random
+import re
 import statistics
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
 
 from cocoop.records import Sweep, read_sweep
+from cocoop.report import charts
 from cocoop.report.published import AVERAGE, as_published, data_title, paper_data, published_number
 from cocoop.report.sweep_classes import gained_and_lost, mean_per_class, reliability_of, worst_classes
 from cocoop.report.sweep_page import sweep_page
@@ -473,6 +476,41 @@ def test_bins_of_seeds_are_weighted_by_their_photos():
     assert reliability_of([record("coop", {"new": made[0]})], "base") is None
 
 
+def bars_of(svg, colour):
+    """Left and right ends of the bars of a colour, in points; its key in the legend is not one of them."""
+    paths = re.findall(rf'<path d="([^"]*)"[^>]*style="fill: var\(--method-{colour}\)', svg)
+    ends = [[float(x) for x in re.findall(r"[ML] ([-\d.]+) [-\d.]+", path)] for path in paths]
+    return [(min(xs), max(xs)) for xs in ends if max(xs) - min(xs) != pytest.approx(18, abs=0.5)]
+
+
+def test_bars_that_lie_are_as_long_as_the_means():
+    series = [charts.Bars("CoOp", {"$x_1$ <b>": [50.0, 60.0], "b": [20.0]}, 1), charts.Bars("CoCoOp", {"b": [80.0]}, 2)]
+    svg = charts.level_bars(series, title="T", x_label="%", description="d")
+    (left, a), (_, b) = bars_of(svg, 2)
+    ((_, c),) = bars_of(svg, 3)
+    assert [(end - left) / (a - left) * 55 for end in (b, c)] == pytest.approx([20, 80], rel=1e-3)
+    assert "$x_1$ <b>" in "".join(ElementTree.fromstring(svg).itertext())
+
+
+def test_long_names_of_many_methods_leave_room_for_the_bars():
+    name = "CoCoOp (learning_rate 0.02, ViT-B/16, 16 shots, cached)"
+    series = [charts.Bars(f"{name} {k}", {"b": [80.0]}, k % 3, k // 3) for k in range(8)]
+    svg = charts.level_bars(series, title="T", x_label="%", description="d")
+    width = float(ElementTree.fromstring(svg).get("viewBox").split()[2])
+    assert all(right - left > width / 2 for left, right in bars_of(svg, 1))
+    assert len(bars_of(svg, 1)) == 3
+
+
+def test_gains_and_losses_lie_on_both_sides():
+    svg = charts.level_changes({"up": 8.0, "down": -4.0}, title="T", x_label="points", description="d")
+    ((middle, up),) = bars_of(svg, 3)
+    ((down, end),) = bars_of(svg, 2)
+    assert end == pytest.approx(middle)
+    assert (up - middle) / (middle - down) == pytest.approx(2, rel=1e-3)
+    texts = ["".join(text.itertext()) for text in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+    assert {"+8.0", f"{MINUS}4.0", "up", "down"} <= set(texts)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A sweep of all experiments; its second data set, a class and a failure are named as badly as can be."""
@@ -548,6 +586,19 @@ def test_one_method_on_one_data_set_is_enough_for_a_page():
     assert page.broken_links() == []
     assert "Class by class" not in page.words(), "there is no zero-shot to compare with"
     assert page.tables()[0][1] == ["CoCoOp", "80.0", "60.0", f"{2 * 80 * 60 / 140:.1f}", "", "", ""]
+
+
+def test_equal_methods_share_the_highest_h_and_domains_are_summed_up():
+    records = [record(m, {"base": 80, "new": 60 if m == "zero-shot" else 70}) for m in METHODS]
+    names = ("art", "photo", "sketch")
+    for i, name in enumerate(names):
+        data = "+".join(other for other in names if other != name)
+        records.append(record("coop", {"source": 90, name: 50 + 10 * i}, protocol="domain", data=data))
+    page = Page(sweep_page(Sweep(records, [])))
+    found = [page.words(item) for item in page.all("li", within=page.all("ul", "findings")[0])]
+    assert "CoOp and CoCoOp have the highest H, 74.7." in found
+    assert "Of 3 domains, each left out once, CoOp names 60.0% right on average." in found
+    assert "On base classes, against zero-shot, CoOp stays where it was and CoCoOp stays where it was." in found
 
 
 def test_a_name_that_is_no_text_is_no_obstacle(tmp_path):

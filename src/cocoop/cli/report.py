@@ -12,7 +12,7 @@ from cocoop.cli.console import note, out
 from cocoop.cli.options import left_out
 from cocoop.errors import CheckpointError
 from cocoop.records import read_sweep
-from cocoop.report.sweep_tables import ShowPublished
+from cocoop.report.sweep_cells import ShowPublished
 
 __all__ = ["ReportCommand"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -136,7 +137,10 @@ def level_bars(series: Sequence[Bars], *, title: str, x_label: str, description:
     """
     groups = list(dict.fromkeys(group for bars_ in series for group in bars_.values))
     thick = 0.8 / len(series)
-    with _figure(4.6, 1.1 + len(groups) * (0.12 + 0.17 * len(series))) as figure:
+    # Long names stand below each other.
+    columns = 3 if sum(len(bars_.name) for bars_ in series) < 33 else 1
+    legend_height = 0.2 * math.ceil(len(series) / columns)
+    with _figure(4.6, 0.9 + legend_height + len(groups) * (0.12 + 0.17 * len(series))) as figure:
         axis = figure.subplots()
         for number, bars_ in enumerate(series):
             shown = [(place, bars_.values[g]) for place, g in enumerate(groups) if bars_.values.get(g)]
@@ -154,8 +158,6 @@ def level_bars(series: Sequence[Bars], *, title: str, x_label: str, description:
                 axis.text(mean + spread + 1.2, place, f"{mean:.1f}", va="center", fontsize=8, color=INK)
         axis.set(xlim=(0, 112), xticks=range(0, 101, 25), xlabel=x_label)
         _level(axis, groups)
-        # Long names stand below each other.
-        columns = 3 if sum(len(bars_.name) for bars_ in series) < 33 else 1
         legend = figure.legend(loc="outside upper left", ncols=columns, fontsize=9, borderaxespad=0, title=title)
         legend.set_alignment("left")
         legend.get_title().set_fontsize(11.5)

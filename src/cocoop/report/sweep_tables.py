@@ -8,182 +8,17 @@ sets' Hs (75.44).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from statistics import fmean, harmonic_mean, stdev
-from typing import Literal
+from dataclasses import replace
+from statistics import fmean, harmonic_mean
 
 from cocoop.records import Sweep
-from cocoop.report.published import AVERAGE, PAPER, data_title, paper_data, published_number
-from cocoop.report.sweep_runs import PROTOCOLS, Record, Runs, baseline, by_protocol, collect, plain, run_label
+from cocoop.report.published import AVERAGE, data_title, paper_data, published_number
+from cocoop.report.sweep_cells import DELTA, Cell, Column, Draft, Row, Seeds, ShowPublished, SweepTable, seed_notes
+from cocoop.report.sweep_runs import PROTOCOLS, Record, Runs, by_protocol, collect, plain
 
-__all__ = ["Cell", "Column", "Row", "ShowPublished", "SweepTable", "sweep_tables"]
+__all__ = ["H_OF_AVERAGES", "sweep_tables"]
 
-ShowPublished = Literal["match", "always", "never"]
-"""When published numbers are shown: where the settings are the paper's, always, or never."""
-
-Seeds = dict[int | None, float]
-"""A number by seed; None is zero-shot's, which has none."""
-Kind = Literal["accuracy", "more", "cost"]
-
-DELTA = "\N{GREEK CAPITAL LETTER DELTA} "
 H_OF_AVERAGES, MEAN_OF_HS = "H of averages", "mean of Hs"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A number over seeds."""
-
-    values: tuple[float, ...]
-    """One a seed; at least one."""
-
-    @property
-    def mean(self) -> float:
-        """Over the seeds."""
-        return fmean(self.values)
-
-    @property
-    def std(self) -> float | None:
-        """Sample standard deviation (n - 1); None of a single value."""
-        return stdev(self.values) if len(self.values) > 1 else None
-
-    @property
-    def n(self) -> int:
-        """Number of seeds."""
-        return len(self.values)
-
-
-@dataclass(frozen=True)
-class Column:
-    """What stands below each other."""
-
-    name: str
-    """Its heading."""
-    measure: str = "accuracy"
-    """What is measured: accuracy, H, a difference to zero-shot, ..."""
-    test: str = ""
-    """On which test; its name by default."""
-    style: Literal["spread", "signed", "mean", "count"] = "spread"
-    """Mean and spread; a difference with its sign; a mean alone; or a whole number."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A method, or what the paper prints for it."""
-
-    method: str
-    """Its key."""
-    variant: str
-    """In what it differs from other rows of the method; `PAPER` for published numbers."""
-    cells: tuple[Cell | None, ...]
-    """One a column; None where nothing was measured."""
-    group: str = ""
-    """Heading of the rows it belongs to, such as a test; empty for none."""
-    data: str = ""
-    """Name of its data set, where the table has several."""
-    test: str = ""
-    """Its test, where the columns do not say."""
-
-    @property
-    def published(self) -> bool:
-        """Whether its numbers are the paper's."""
-        return self.group == PAPER
-
-    @property
-    def label(self) -> str:
-        """Its name."""
-        return run_label(self.method, "" if self.published else self.variant)
-
-
-@dataclass(frozen=True)
-class SweepTable:
-    """A table of numbers."""
-
-    title: str
-    """What is in it."""
-    protocol: str
-    """As in records."""
-    data: str
-    """Name of the data set that was trained on; `AVERAGE` for several."""
-    columns: tuple[Column, ...]
-    """From left to right."""
-    rows: tuple[Row, ...]
-    """From top to bottom; those of a group follow each other."""
-    notes: tuple[str, ...] = ()
-    """Sentences below it."""
-    kind: Kind = "accuracy"
-    """Accuracies, more measures, or costs."""
-
-    @property
-    def seeds(self) -> int:
-        """The largest number of seeds behind a cell; where a row of a learned method has fewer, it is to be said."""
-        return max((c.n for row in self.rows if not row.published for c in row.cells if c is not None), default=0)
-
-
-@dataclass(frozen=True)
-class _Draft:
-    """A table of methods, before its numbers are looked up."""
-
-    title: str
-    protocol: str
-    data: str
-    columns: tuple[Column, ...]
-    ours: Callable[[Runs], Mapping[str, Seeds]]
-    """Numbers of a row, by the names of columns; one may be missing."""
-    theirs: Callable[[str], Mapping[str, float]] = field(default=lambda _method: {})
-    """What the paper prints for a method."""
-    notes: tuple[str, ...] = ()
-
-    def filled(self, rows: Sequence[Runs], show: ShowPublished) -> SweepTable:
-        """The table, with a column of differences to zero-shot where the columns ask for it."""
-        filled, shown = [], []
-        for runs in rows:
-            numbers = self.ours(runs)
-            if not any(numbers.values()):
-                continue
-            zero = baseline(runs, rows)
-            before = {} if zero is None or runs.method == "zero-shot" else self.ours(zero)
-            means = {name: fmean(values.values()) for name, values in before.items() if values}
-            filled.append(Row(runs.method, runs.variant, tuple(_cell(c, numbers, means) for c in self.columns)))
-            shown.append(runs)
-        if not filled:
-            return SweepTable(self.title, self.protocol, self.data, (), ())
-        published, more = self._published(shown, show)
-        notes = [*self.notes, *_seed_notes(filled), *more]
-        return SweepTable(self.title, self.protocol, self.data, self.columns, (*filled, *published), tuple(notes))
-
-    def _published(self, rows: Sequence[Runs], show: ShowPublished) -> tuple[list[Row], list[str]]:
-        matching = {runs.method for runs in rows if runs.as_published}
-        methods = {"match": matching, "always": {runs.method for runs in rows}, "never": set[str]()}[show]
-        zero = self.theirs("zero-shot")
-        made = []
-        for method in dict.fromkeys(runs.method for runs in rows if runs.method in methods):
-            numbers: dict[str, Seeds] = {name: {None: number} for name, number in self.theirs(method).items()}
-            cells = tuple(_cell(c, numbers, {} if method == "zero-shot" else zero) for c in self.columns)
-            if any(cells):
-                made.append(Row(method, PAPER, cells, group=PAPER))
-        others = {row.method for row in made} - matching
-        caution = (
-            "The paper's numbers are of other settings (ViT-B/16, 16 shots, photos augmented in every epoch) than "
-            "ours: backbone or settings differ, and only directions can be compared."
-        )
-        return made, [caution] if others else []
-
-
-def _cell(column: Column, numbers: Mapping[str, Seeds], before: Mapping[str, float]) -> Cell | None:
-    if column.style != "signed":
-        values = numbers.get(column.name, {})
-        return Cell(tuple(values.values())) if values else None
-    name = column.name.removeprefix(DELTA)
-    values = numbers.get(name, {})
-    return Cell(tuple(value - before[name] for value in values.values())) if values and name in before else None
-
-
-def _seed_notes(rows: Iterable[Row]) -> list[str]:
-    counts = {cell.n for row in rows if row.method != "zero-shot" for cell in row.cells if cell is not None}
-    if not counts or max(counts) == 1:
-        return []
-    unless = ", unless n says how many" if len(counts) > 1 else ""
-    return [f"Mean ± sample standard deviation (n - 1) over {max(counts)} seeds{unless}."]
 
 
 def _columns(*names: str, deltas: Sequence[str] = ()) -> tuple[Column, ...]:
@@ -243,13 +78,13 @@ def _title(protocol: str, data: str) -> str:
     return f"{PROTOCOLS.get(protocol, protocol)}: {data}"
 
 
-def _base_to_new(protocol: str, rows: Sequence[Runs], data: Sequence[str]) -> list[_Draft]:
+def _base_to_new(protocol: str, rows: Sequence[Runs], data: Sequence[str]) -> list[Draft]:
     def halves(runs: Mapping[int | None, Record]) -> dict[str, Seeds]:
         base, new = _accuracies(runs, "base"), _accuracies(runs, "new")
         return {"base": base, "new": new, "H": _h(base, new)}
 
-    def of(name: str) -> _Draft:
-        return _Draft(
+    def of(name: str) -> Draft:
+        return Draft(
             _title(protocol, data_title(name)),
             protocol,
             name,
@@ -259,7 +94,7 @@ def _base_to_new(protocol: str, rows: Sequence[Runs], data: Sequence[str]) -> li
             ("Accuracy in %.", H_NOTE, DELTA_NOTE),
         )
 
-    def averaged(among: Sequence[str]) -> _Draft:
+    def averaged(among: Sequence[str]) -> Draft:
         def ours(runs: Runs) -> dict[str, Seeds]:
             single = [halves(runs.on(name)) for name in among]
             means = {column: _mean_of([numbers[column] for numbers in single]) for column in ("base", "new", "H")}
@@ -270,7 +105,7 @@ def _base_to_new(protocol: str, rows: Sequence[Runs], data: Sequence[str]) -> li
             both = _both_hs({name: {None: value} for name, value in means.items()})
             return {name: value[None] for name, value in both.items() if value}
 
-        return _Draft(
+        return Draft(
             _average_title(protocol, among),
             protocol,
             AVERAGE,
@@ -295,14 +130,14 @@ def _both_hs(means: Mapping[str, Seeds]) -> dict[str, Seeds]:
     return {"base": base, "new": new, H_OF_AVERAGES: _h(base, new), MEAN_OF_HS: means.get("H", {})}
 
 
-def _together(protocol: str, rows: Sequence[Runs], data: Sequence[str]) -> list[_Draft]:
+def _together(protocol: str, rows: Sequence[Runs], data: Sequence[str]) -> list[Draft]:
     tests = ("base", "new", "all")
     about = ("Accuracy in %, all photos among base and new classes together: of base photos, of new ones, of all.",)
 
-    def of(names: Sequence[str]) -> _Draft:
+    def of(names: Sequence[str]) -> Draft:
         average = len(names) > 1
         whole = average and {data_title(name) for name in names} == paper_data()
-        return _Draft(
+        return Draft(
             _average_title(protocol, names) if average else _title(protocol, data_title(names[0])),
             protocol,
             AVERAGE if average else names[0],
@@ -316,12 +151,12 @@ def _together(protocol: str, rows: Sequence[Runs], data: Sequence[str]) -> list[
     return [*([of(among)] if len(among) > 1 else []), *(of([name]) for name in data)]
 
 
-def _few_shot(protocol: str, rows: Sequence[Runs], data: Sequence[str]) -> list[_Draft]:
+def _few_shot(protocol: str, rows: Sequence[Runs], data: Sequence[str]) -> list[Draft]:
     shots = sorted({count for row in rows for count in row.shots})
 
-    def of(names: Sequence[str]) -> _Draft:
+    def of(names: Sequence[str]) -> Draft:
         average = len(names) > 1
-        return _Draft(
+        return Draft(
             _average_title(protocol, names) if average else _title(protocol, data_title(names[0])),
             protocol,
             AVERAGE if average else names[0],
@@ -340,8 +175,8 @@ def _few_shot(protocol: str, rows: Sequence[Runs], data: Sequence[str]) -> list[
     return [*([of(among)] if len(among) > 1 else []), *(of([name]) for name in data)]
 
 
-def _transfer(protocol: str, rows: Sequence[Runs], data: Sequence[str]) -> list[_Draft]:
-    def of(name: str) -> _Draft:
+def _transfer(protocol: str, rows: Sequence[Runs], data: Sequence[str]) -> list[Draft]:
+    def of(name: str) -> Draft:
         runs_here = [runs for runs in (row.on(name) for row in rows) if runs]
         records = [record for runs in runs_here for record in runs.values()]
         tests = list(dict.fromkeys(test for record in records for test in record["tests"]))
@@ -361,7 +196,7 @@ def _transfer(protocol: str, rows: Sequence[Runs], data: Sequence[str]) -> list[
             return numbers | ({average: fmean(known)} if known and len(known) == len(everywhere) else {})
 
         missing = [heads[target] for target in targets if target not in everywhere]
-        return _Draft(
+        return Draft(
             _title(protocol, f"learned on {data_title(name)}"),
             protocol,
             name,
@@ -380,7 +215,7 @@ def _transfer(protocol: str, rows: Sequence[Runs], data: Sequence[str]) -> list[
     return [*_left_out_once(protocol, rows, data), *(of(name) for name in data)]
 
 
-def _left_out_once(protocol: str, rows: Sequence[Runs], data: Sequence[str]) -> list[_Draft]:
+def _left_out_once(protocol: str, rows: Sequence[Runs], data: Sequence[str]) -> list[Draft]:
     """One table for domains of which each was the only target of the others; empty for other experiments."""
     target_of: dict[str, str] = {}
     for name in data:
@@ -399,10 +234,10 @@ def _left_out_once(protocol: str, rows: Sequence[Runs], data: Sequence[str]) -> 
         Column(AVERAGE, test=AVERAGE),
     ]
     notes = ("Accuracy in % on each domain, learned from all others.",)
-    return [_Draft(_title(protocol, "each left out once"), protocol, AVERAGE, tuple(columns), ours, notes=notes)]
+    return [Draft(_title(protocol, "each left out once"), protocol, AVERAGE, tuple(columns), ours, notes=notes)]
 
 
-_DRAFTS: dict[str, Callable[[str, Sequence[Runs], Sequence[str]], list[_Draft]]] = {
+_DRAFTS: dict[str, Callable[[str, Sequence[Runs], Sequence[str]], list[Draft]]] = {
     "base-to-new": _base_to_new,
     "cross-dataset": _transfer,
     "domain": _transfer,
@@ -479,7 +314,7 @@ def _more(protocol: str, rows: Sequence[Runs], data: str) -> SweepTable:
     notes = (
         "Macro F1 and expected calibration error (ECE; 15 bins of equal width) in %.",
         "Not measured: photos that cannot be read, or that were also trained on.",
-        *_seed_notes(found),
+        *seed_notes(found),
     )
     title = f"{_title(protocol, data_title(data))}, more measures"
     return SweepTable(title, protocol, data, columns, tuple(found), notes, "more")

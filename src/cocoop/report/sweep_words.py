@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from cocoop.records import Sweep
 from cocoop.report.published import AVERAGE, data_title, published_number
-from cocoop.report.sweep_tables import H_OF_AVERAGES, Cell, Row, SweepTable
+from cocoop.report.sweep_cells import Cell, Row, SweepTable
+from cocoop.report.sweep_tables import H_OF_AVERAGES
 from cocoop.report.tables import METHOD_NAMES
 
 __all__ = ["findings", "joined"]
