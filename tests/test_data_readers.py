@@ -457,3 +457,24 @@ def test_rename_mistakes(tmp_path: Path, name: str, text: str | None, message: s
         (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=message):
         load_data(tmp_path / "photos", renames=tmp_path / name)
+
+
+def test_a_split_file_beside_its_photo_folder_needs_no_image_root(tmp_path):
+    # As the CoOp code lays data sets out: dtd/split_zhou_DescribableTextures.json and dtd/images/banded/...
+    lists = {"train": [["a/1.jpg", 0, "a"]], "test": [["b/1.jpg", 1, "b"]]}
+    file = tmp_path / "split_part_DescribableTextures.json"
+    file.write_text(json.dumps(lists))
+    for place in ("images/a", "images/b", "other"):
+        (tmp_path / place).mkdir(parents=True)
+    for photo in ("images/a/1.jpg", "images/b/1.jpg"):
+        (tmp_path / photo).touch()
+    data = load_data(file)
+    data.check_files()
+    assert data.image_root == tmp_path / "images"
+    # Its name says what it is of.
+    assert (data.name, data.template) == ("split_part_DescribableTextures", "{} texture.")
+    assert load_data(file.rename(tmp_path / "split_zhou_DescribableTextures.json")).name == "dtd"
+    # Two folders may be meant: then it is the file's own, as before.
+    (tmp_path / "copy/a").mkdir(parents=True)
+    (tmp_path / "copy/a/1.jpg").touch()
+    assert load_data(tmp_path / "split_zhou_DescribableTextures.json").image_root == tmp_path

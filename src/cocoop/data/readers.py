@@ -44,8 +44,8 @@ def load_data(
             manifest with path, class and optionally split; a `.json` split file of the CoOp code; or the name of a
             data set of the papers, such as `caltech101`. A file or folder of that name goes first, unless it is that
             data set's own folder or `data_root` or `splits` is given.
-        image_root: the folder that the paths of a manifest or split file start from; the file's own by
-            default. For a data set of the papers, the folder of its photos, if it is not under the data root.
+        image_root: the folder that the paths of a manifest or split file start from; by default the file's own,
+            or, as the CoOp code has it, the folder beside a split file that holds its photos. For a data set of the papers, the folder of its photos, if it is not under the data root.
         renames: new class names: a `.json` file `{"old": "new"}`, a `.csv` file old,new, or a mapping.
         seed: of the split of data that come without one: half of each class to train, a fifth to val, the
             rest to test (Food101 and SUN397 without their split file: see `catalog_read`). Keep it the same in all
@@ -68,6 +68,12 @@ def load_data(
         listing, root = _read(path, photos)
         # The name of "." is only known from its absolute path; a folder may have a dot in its name.
         name, template = path.absolute().name if path.is_dir() else path.stem, None
+        # A split file of the CoOp code says in its name what it is of, also where it was shortened or moved.
+        entry = find_entry(path.stem.rpartition("_")[2]) if path.name.startswith("split_") else None
+        if entry is not None:
+            template = entry.template
+            if entry.split_file is not None and path.name == entry.split_file.name:
+                name = entry.name
     else:
         entry, place = found
         listing, root = read_catalog(entry, place, seed=seed), place.photos
@@ -127,5 +133,15 @@ def _read(path: Path, image_root: Path | None) -> tuple[Listing, Path]:
         case ".csv" | ".jsonl" | ".ndjson":
             return read_manifest(path, root), root
         case ".json":
-            return read_split_file(path, root), root
+            listing = read_split_file(path, root)
+            return listing, root if image_root else _photo_folder(path.parent, listing)
     raise DataError(f"'{path}' is of no known kind ({path.suffix or 'no file ending'}). Give {_FORMATS}.")
+
+
+def _photo_folder(folder: Path, listing: Listing) -> Path:
+    """The split file's folder, or the one in it where the first photo is: `images`, `101_ObjectCategories`, ..."""
+    first = listing.rows[0].path
+    if (folder / first).exists():
+        return folder
+    beside = sorted(entry for entry in folder.iterdir() if entry.is_dir() and (entry / first).is_file())
+    return beside[0] if len(beside) == 1 else folder
