@@ -45,7 +45,8 @@ def load_data(
             data set of the papers, such as `caltech101`. A file or folder of that name goes first, unless it is that
             data set's own folder or `data_root` or `splits` is given.
         image_root: the folder that the paths of a manifest or split file start from; by default the file's own,
-            or, as the CoOp code has it, the folder beside a split file that holds its photos. For a data set of the papers, the folder of its photos, if it is not under the data root.
+            or, as the CoOp code has it, the folder beside a split file that holds its photos.
+            For a data set of the papers, the folder of its photos, if it is not under the data root.
         renames: new class names: a `.json` file `{"old": "new"}`, a `.csv` file old,new, or a mapping.
         seed: of the split of data that come without one: half of each class to train, a fifth to val, the
             rest to test (Food101 and SUN397 without their split file: see `catalog_read`). Keep it the same in all
