@@ -558,6 +558,7 @@ def test_the_page_is_whole_and_fetches_nothing(reported, folder):
     )
     assert "CoCoOp (learning_rate 0.02)" in words
     assert "paper, ViT-B/16" in words
+    assert "In the paper (ViT-B/16, eleven data sets) it is 8.5 points above." in words
     assert [page.words(kicker) for kicker in page.all("p", "kicker")] == ["cocoop report"]
     assert len(page.all("svg")) > 20
 

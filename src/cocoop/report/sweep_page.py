@@ -38,7 +38,7 @@ def sweep_page(sweep: Sweep, show: ShowPublished = "match") -> str:
     """
     tables = sweep_tables(sweep, show)
     protocols = {name: collect(records, sweep.records) for name, records in by_protocol(sweep.records).items()}
-    sections = [Section(title="What was found", body=_found(sweep, tables, show))]
+    sections = [Section(title="What was found", body=_found(sweep, tables))]
     sections += [
         Section(title=PROTOCOLS.get(protocol, protocol), lead=LEADS.get(protocol, ""), body=_results(rows, mine))
         for protocol, rows in protocols.items()
@@ -112,8 +112,8 @@ def _all(records: Sequence[Record], fact: Callable[[Record], object]) -> str:
     return joined([str(value) for value in values if value is not None])
 
 
-def _found(sweep: Sweep, tables: Sequence[SweepTable], show: ShowPublished) -> Markup:
-    sentences = blocks.findings(findings(sweep, tables, paper=show != "never"))
+def _found(sweep: Sweep, tables: Sequence[SweepTable]) -> Markup:
+    sentences = blocks.findings(findings(sweep, tables))
     first = next((table for table in tables if table.protocol == "base-to-new"), None)
     # The scoreboard colours its methods by their position.
     if first is None or [row.method for row in first.rows if not row.published][:3] != list(METHOD_NAMES):

@@ -15,13 +15,12 @@ __all__ = ["findings", "joined"]
 ZERO, LEARNERS = "zero-shot", ("coop", "cocoop")
 
 
-def findings(sweep: Sweep, tables: Sequence[SweepTable], *, paper: bool = True) -> list[str]:
+def findings(sweep: Sweep, tables: Sequence[SweepTable]) -> list[str]:
     """Sentences about each protocol's first table, which is the average where there is one.
 
     Args:
         sweep: for what failed.
-        tables: of all protocols.
-        paper: whether to say what the paper found.
+        tables: of all protocols; where they show published numbers, the paper's finding is told too.
     """
     sentences: list[str] = []
     for protocol, words in _WORDS.items():
@@ -29,7 +28,7 @@ def findings(sweep: Sweep, tables: Sequence[SweepTable], *, paper: bool = True) 
         if mine:
             sentences += words(mine)
         if mine and protocol == "base-to-new":
-            sentences += _ahead(mine, paper=paper)
+            sentences += _ahead(mine)
     failed = len(sweep.failures)
     if failed:
         sentences.append(f"{failed} run{'s' * (failed > 1)} failed; the reasons are below.")
@@ -90,7 +89,7 @@ def _base_to_new(tables: Sequence[SweepTable]) -> list[str]:
     return sentences
 
 
-def _ahead(tables: Sequence[SweepTable], *, paper: bool) -> list[str]:
+def _ahead(tables: Sequence[SweepTable]) -> list[str]:
     """CoCoOp against CoOp on new classes, beside what the paper found."""
     new = _numbers(tables[0], "new")
     if not set(LEARNERS) <= set(new):
@@ -105,6 +104,7 @@ def _ahead(tables: Sequence[SweepTable], *, paper: bool) -> list[str]:
     if coop.n > 1 and cocoop.n > 1 and abs(difference) <= max(coop.std or 0, cocoop.std or 0):
         sentence += "; the difference is within the spread of the seeds"
     theirs = [published_number("base-to-new", AVERAGE, method, "new") for method in LEARNERS]
+    paper = any(row.published for table in tables for row in table.rows)
     if paper and None not in theirs:
         sentence += f". In the paper (ViT-B/16, eleven data sets) it is {_points(theirs[1] - theirs[0])} above"  # type: ignore[operator]
     return [f"{sentence}."]
