@@ -46,6 +46,7 @@ COMMANDS = {
     "report": Command("cocoop.cli.report", "ReportCommand", "Tables and a page from a sweep of experiments."),
     "bench": Command("cocoop.cli.bench", "SpeedCommand", "The papers' experiments, and the speed of this machine."),
     "import": Command("cocoop.cli.import_", "ImportCommand", "Use a prompt that the papers' own code learned."),
+    "explain": Command("cocoop.cli.explain", "ExplainCommand", "Show what a prompt learned, and what photos do to it."),
 }
 
 BENCHES = {

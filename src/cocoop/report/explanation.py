@@ -92,7 +92,7 @@ def verdict(control: list[Mapping[str, Any]]) -> str:
     if not any(max(c["changed"]) for c in others):
         return "No answer changes, whatever Meta-Net is given: on these data the prompt is as good as static."
     if len(better) == len(others):
-        return "The photo itself is better than anything else: conditioning on it helps on these data."
+        return "The photo itself is better than all of the others: conditioning on it helps on these data."
     if better and not worse:
         names = " and ".join(CONTROL_NAMES[c["name"]] for c in better)
         return f"The photo itself is better than {names}, but the rest is no worse within {CHANCE:g} standard errors."
@@ -171,9 +171,10 @@ def _control(control: list[Mapping[str, Any]]) -> Markup:
         for c in control
     ]
     seeds = max(len(c["accuracies"]) for c in control)
-    chart = charts.bars(
-        {"CoCoOp": {CONTROL_NAMES[c["name"]].replace("the mean of", "mean of"): c["accuracies"] for c in control}},
+    chart = charts.level_bars(
+        [charts.Bars("CoCoOp", {CONTROL_NAMES[c["name"]]: c["accuracies"] for c in control}, 2)],
         title="Accuracy by what Meta-Net is given",
+        x_label="accuracy in %",
         description="; ".join(f"{CONTROL_NAMES[c['name']]}: {percent_with_spread(c['accuracies'])} %" for c in control),
     )
     return Markup("\n").join(
@@ -185,6 +186,6 @@ def _control(control: list[Mapping[str, Any]]) -> Markup:
                 caption=f"Noise and other photos are drawn {seeds} times: mean ± standard deviation. The change is in "
                 "percentage points, ± its standard error over the photos.",
             ),
-            blocks.chart(chart, "Thin lines reach one standard deviation up and down."),
+            blocks.chart(chart, "Thin lines reach one standard deviation to either side."),
         ]
     )

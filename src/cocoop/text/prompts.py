@@ -24,6 +24,8 @@ class Tokenizer(Protocol):
 
     sos: int
     eot: int
+    highest: int
+    """The last word of the vocabulary, start and end token not counted."""
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, neither truncated nor padded."""
