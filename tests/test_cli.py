@@ -14,7 +14,7 @@ from cocoop.cli import console
 from cocoop.train import StepReport
 from made_photos import COLOURS, cocoop, environment, make_photos
 
-COMMANDS = ("train", "predict", "eval", "draw", "data", "demo", "bench")
+COMMANDS = ("train", "predict", "eval", "explain", "import", "draw", "data", "demo", "bench", "report")
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,10 @@ def test_the_help_of_train_tells_the_published_defaults():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("trian", "photos"), ("trian", "Available subcommands: train, predict, eval, draw, data, demo, bench")),
+        (
+            ("trian", "photos"),
+            ("trian", "Available subcommands: train, predict, eval, explain, import, draw, data, demo, bench,"),
+        ),
         (("--colour",), ("--colour", "cocoop --help")),
         (("train",), ("Missing from cocoop train", "DATA", "cocoop train --help")),
         (("train", "photos", "--epoch", "3"), ("--epoch", "--epochs", "cocoop train --help")),

@@ -40,13 +40,13 @@ COMMANDS = {
     "train": Command("cocoop.cli.train", "TrainCommand", "Learn a prompt from photos, and compare it with CLIP's."),
     "predict": Command("cocoop.cli.predict", "PredictCommand", "Classify photos with a trained prompt."),
     "eval": Command("cocoop.cli.evaluate", "EvalCommand", "Measure a trained prompt on a data set."),
+    "explain": Command("cocoop.cli.explain", "ExplainCommand", "Show what a prompt learned, and what photos do to it."),
+    "import": Command("cocoop.cli.import_", "ImportCommand", "Use a prompt that the papers' own code learned."),
     "draw": Command("cocoop.cli.draw", "DrawCommand", "Print which photos a few-shot run would learn from."),
     "data": Command("cocoop.cli.data", "DataCommand", "List, download and check the data sets of the papers."),
     "demo": Command("cocoop.cli.demo", "DemoCommand", "Draw pictures, learn from them, write a report; offline."),
-    "report": Command("cocoop.cli.report", "ReportCommand", "Tables and a page from a sweep of experiments."),
     "bench": Command("cocoop.cli.bench", "SpeedCommand", "The papers' experiments, and the speed of this machine."),
-    "import": Command("cocoop.cli.import_", "ImportCommand", "Use a prompt that the papers' own code learned."),
-    "explain": Command("cocoop.cli.explain", "ExplainCommand", "Show what a prompt learned, and what photos do to it."),
+    "report": Command("cocoop.cli.report", "ReportCommand", "Tables and a page from a sweep of experiments."),
 }
 
 BENCHES = {

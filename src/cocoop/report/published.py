@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from statistics import harmonic_mean
 from typing import Any
-
-from cocoop.data.catalog_table import find_entry
 
 __all__ = ["AVERAGE", "PAPER", "as_published", "data_title", "paper_data", "published_number"]
 
@@ -40,9 +39,18 @@ def paper_data() -> frozenset[str]:
 
 def data_title(name: str) -> str:
     """A data set as the papers call it (`oxford-pets` or `split_zhou_OxfordPets`: OxfordPets); others as they are."""
-    entry = find_entry(name.removeprefix("split_zhou_"))
+    title = _titles().get(_plain(name.removeprefix("split_zhou_")))
     # A folder's name need not be text, and nothing can be drawn or written that is not.
-    return name.encode(errors="backslashreplace").decode() if entry is None else entry.title
+    return name.encode(errors="backslashreplace").decode() if title is None else title
+
+
+@functools.cache
+def _titles() -> dict[str, str]:
+    return {_plain(name): title for title, others in _tables()["names"].items() for name in (title, *others)}
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_\s]", "", name).lower()
 
 
 def published_number(protocol: str, data: str, method: str, column: str) -> float | None:
