@@ -75,7 +75,7 @@ def test_the_help_of_train_tells_the_published_defaults():
     [
         (
             ("trian", "photos"),
-            ("trian", "Available subcommands: train, predict, eval, explain, import, draw, data, demo, bench,"),
+            ("trian", "Available subcommands: train, predict, eval, explain, import, draw, data,"),
         ),
         (("--colour",), ("--colour", "cocoop --help")),
         (("train",), ("Missing from cocoop train", "DATA", "cocoop train --help")),
