@@ -12,6 +12,7 @@ from cocoop.data.merge import merge
 from cocoop.errors import ConfigError, DataError
 from cocoop.methods import CoOp
 from cocoop.protocols import (
+    Grid,
     base_to_new,
     cross_dataset,
     domain,
@@ -41,8 +42,9 @@ def records(folder):
     return [json.loads(path.read_text()) for path in sorted(folder.glob("runs/*/record.json"))]
 
 
-def quick(**more):
-    return {"shots": 2, "seeds": [1], "preset": "cached", "changes": {"epochs": 2, "warmup_epochs": 0}, **more}
+def quick(*methods, **more):
+    lists = {"shots": [2], "seeds": [1], "preset": "cached", "changes": {"epochs": 2, "warmup_epochs": 0}}
+    return Grid(methods=methods, **(lists | more))
 
 
 @pytest.mark.parametrize(
@@ -92,12 +94,12 @@ def test_changes_are_told_where_they_change_something():
 )
 def test_changes_that_make_no_sense(changes, message, data):
     with pytest.raises(ConfigError) as error:
-        base_to_new(data, changes=changes)
+        base_to_new(data, Grid(changes=changes))
     assert message in str(error.value)
 
 
 def test_a_method_that_learns_nothing_runs_once(data):
-    runs = few_shot(data, shots=[1, 2], seeds=[1, 2, 3])
+    runs = few_shot(data, Grid(shots=[1, 2], seeds=[1, 2, 3]))
     assert [(run.method, run.shots, run.seed) for run in runs if run.method != "coop"] == [
         ("zero-shot", None, None),
         *(("cocoop", shots, seed) for shots in (1, 2) for seed in (1, 2, 3)),
@@ -112,17 +114,17 @@ def test_a_method_that_learns_nothing_runs_once(data):
         ({"seeds": [1, 1]}, "--seeds is [1, 1]; give one or more, each once."),
         ({"seeds": [-1]}, "--seeds is -1; it must be a whole number from 0 up."),
         ({"methods": ["kgcoop"]}, "There is no method 'kgcoop'; choose among zero-shot, coop, cocoop."),
-        ({"shots": 0}, "--shots is 0; it must be a whole number from 1 up."),
+        ({"shots": [0]}, "--shots is 0; it must be a whole number from 1 up."),
     ],
 )
 def test_lists_that_make_no_sense(lists, message, data):
     with pytest.raises(ConfigError) as error:
-        base_to_new(data, **lists)
+        base_to_new(data, Grid(**lists))
     assert str(error.value) == message
 
 
 def test_base_to_new_is_the_draw_of_all_classes_and_each_half_among_itself(data, tiny_backbone, tmp_path):
-    (run,) = base_to_new(data, methods=["coop"], **quick())
+    (run,) = base_to_new(data, quick("coop"))
     assert run.drawn == data.few_shot(2, seed=1).base()
     sweep(tmp_path, [run], tiny_backbone, workers=0)
     (record,) = records(tmp_path)
@@ -143,7 +145,7 @@ def test_base_to_new_is_the_draw_of_all_classes_and_each_half_among_itself(data,
 
 
 def test_together_chooses_among_all_classes(data, tiny_backbone, tmp_path):
-    sweep(tmp_path, together(data, methods=["zero-shot", "cocoop"], **quick()), tiny_backbone, workers=0)
+    sweep(tmp_path, together(data, quick("zero-shot", "cocoop")), tiny_backbone, workers=0)
     for record in records(tmp_path):
         tests = record["tests"]
         assert [tests[name]["classes"] for name in ("base", "new", "all")] == [4, 4, 4]
@@ -161,7 +163,7 @@ def test_a_target_may_have_some_of_the_classes_in_another_order(data, tiny_backb
     some = [data.classnames[3], data.classnames[0]]
     items = [Item(item.path, some.index(data.classnames[item.label])) for item in data.test if item.label in (3, 0)]
     target = Dataset(tuple(some), (), (), tuple(items), data.image_root, "sketches")
-    sweep(tmp_path, domain(data, [target], methods=["cocoop"], **quick()), tiny_backbone, workers=0)
+    sweep(tmp_path, domain(data, [target], quick("cocoop")), tiny_backbone, workers=0)
     (record,) = records(tmp_path)
     assert list(record["tests"]) == ["source", "sketches"]
     assert (record["tests"]["sketches"]["classes"], list(record["tests"]["sketches"]["per_class"])) == (2, some)
@@ -169,7 +171,7 @@ def test_a_target_may_have_some_of_the_classes_in_another_order(data, tiny_backb
     turned = Dataset(
         tuple(reversed(some)), (), (), tuple(Item(i.path, 1 - i.label) for i in items), data.image_root, "turned"
     )
-    sweep(tmp_path / "turned", domain(data, [turned], methods=["cocoop"], **quick()), tiny_backbone, workers=0)
+    sweep(tmp_path / "turned", domain(data, [turned], quick("cocoop")), tiny_backbone, workers=0)
     (again,) = records(tmp_path / "turned")
     assert again["tests"]["turned"]["per_class"] == record["tests"]["sketches"]["per_class"]
 
@@ -179,10 +181,10 @@ def test_a_domain_of_other_classes_is_refused(data):
     with pytest.raises(DataError) as error:
         domain(data, [other])
     assert str(error.value) == (
-        "'nights' has 1 classes that 'made' does not have: 'moon'. Domains are the same classes in other styles; for "
+        "'nights' has classes that 'made' does not have (1): 'moon'. Domains are the same classes in other styles; for "
         "other classes there is cross-dataset."
     )
-    assert len(cross_dataset(data, [other], seeds=[1])) == 3
+    assert len(cross_dataset(data, [other], Grid(seeds=[1]))) == 3
 
 
 def test_targets_are_told_apart(data):
@@ -196,7 +198,7 @@ def test_targets_are_told_apart(data):
 def test_each_domain_is_left_out_once_and_never_learned_from(data):
     names = ["ink", "oil", "wax"]
     domains = [dataclasses.replace(data, name=name) for name in names]
-    runs = leave_one_out(domains, methods=["coop"], shots=16, seeds=[1])
+    runs = leave_one_out(domains, Grid(methods=["coop"], seeds=[1]))
     assert [(run.data.name, run.tests[1].name) for run in runs] == [
         ("oil+wax", "ink"),
         ("ink+wax", "oil"),
@@ -229,12 +231,12 @@ def test_merging_finds_classes_by_name(photos, tmp_path):
 def test_photos_that_were_learned_from_are_not_measured(photos, tiny_backbone, tmp_path):
     mine = shutil.copytree(photos, tmp_path / "made")
     data = load_data(mine)
-    (plain,) = few_shot(data, methods=["coop"], **quick(shots=[2]))
+    (plain,) = few_shot(data, quick("coop"))
     learned = plain.drawn.train[0]
     # The same bytes under another name, among the test photos.
     copy = next(item for item in data.test if item.label == learned.label)
     shutil.copy(data.path_of(learned), data.path_of(copy))
-    runs = few_shot(data, methods=["zero-shot", "coop"], **quick(shots=[2]))
+    runs = few_shot(data, quick("zero-shot", "coop"))
     sweep(tmp_path / "sweep", runs, tiny_backbone, workers=0)
     coop, zero_shot = records(tmp_path / "sweep")
     assert (coop["method"], coop["tests"]["test"]["overlap"]) == ("coop", 1)
@@ -246,7 +248,7 @@ def test_photos_that_were_learned_from_are_not_measured(photos, tiny_backbone, t
 def test_zero_shot_takes_the_template_of_each_target(data, tiny_backbone, tmp_path):
     plain = dataclasses.replace(data, name="plain")
     odd = dataclasses.replace(data, name="odd", template="nothing like {}, ever")
-    sweep(tmp_path, cross_dataset(data, [plain, odd], methods=["zero-shot"]), tiny_backbone, workers=0)
+    sweep(tmp_path, cross_dataset(data, [plain, odd], Grid(methods=["zero-shot"])), tiny_backbone, workers=0)
     (record,) = records(tmp_path)
     source, same, other = (record["tests"][name]["reliability"] for name in ("source", "plain", "odd"))
     assert source == same != other

@@ -10,7 +10,7 @@ import time
 import pytest
 
 import cocoop as package
-from cocoop.protocols import base_to_new, sweep
+from cocoop.protocols import Grid, base_to_new, sweep
 from made_photos import cocoop, environment, make_photos
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -137,11 +137,11 @@ def test_two_processes_share_a_sweep(home, undisturbed):
 
 def test_what_is_configured_differently_is_another_run(home, tiny_backbone):
     data = package.load_data(home / "photos")
-    quick = {"methods": ["coop"], "shots": 2, "seeds": [1], "preset": "cached"}
+    quick = {"methods": ["coop"], "shots": [2], "seeds": [1], "preset": "cached"}
     folder = home / "changed"
 
     def done(**changes):
-        runs = base_to_new(data, **quick, changes=changes)
+        runs = base_to_new(data, Grid(**quick, changes=changes))
         return sweep(folder, runs, tiny_backbone, workers=0)["done"]
 
     assert [done(epochs=2), done(epochs=2), done(epochs=3), done(epochs=2, learning_rate=0.1), done(epochs=2)] == [
@@ -153,16 +153,14 @@ def test_what_is_configured_differently_is_another_run(home, tiny_backbone):
     ]
     assert len(files(folder)) == 3
     # Another photo in the lists is another run too.
-    items = data.test[:-1]
-    fewer = base_to_new(
-        package.Dataset(data.classnames, data.train, data.val, items, data.image_root, data.name), **quick
-    )
+    fewer = package.Dataset(data.classnames, data.train, data.val, data.test[:-1], data.image_root, data.name)
+    fewer = base_to_new(fewer, Grid(**quick))
     assert sweep(folder, fewer, tiny_backbone, workers=0)["done"] == 1
 
 
 def test_a_damaged_record_is_made_again_from_its_training(home, tiny_backbone):
     data = package.load_data(home / "photos")
-    runs = base_to_new(data, methods=["coop"], shots=2, seeds=[1], preset="cached", changes={"epochs": 2})
+    runs = base_to_new(data, Grid(methods=["coop"], shots=[2], seeds=[1], preset="cached", changes={"epochs": 2}))
     folder = home / "damaged"
     sweep(folder, runs, tiny_backbone, workers=0)
     before = numbers(folder)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from cocoop.features import Features, encode_split
     from cocoop.methods import METHODS, CoCoOp, CoOp, Method, ZeroShot
     from cocoop.prediction import Prediction, predict
-    from cocoop.protocols import base_to_new, cross_dataset, domain, few_shot, leave_one_out, sweep, together
+    from cocoop.protocols import Grid, base_to_new, cross_dataset, domain, few_shot, leave_one_out, sweep, together
     from cocoop.train import TrainResult, fit
     from cocoop.version import __version__
 
@@ -51,6 +51,7 @@ _HOMES = {
     "Dataset": "cocoop.data",
     "Evaluation": "cocoop.evaluation",
     "Features": "cocoop.features",
+    "Grid": "cocoop.protocols",
     "Item": "cocoop.data",
     "METHODS": "cocoop.methods",
     "Method": "cocoop.methods",
@@ -94,6 +95,7 @@ __all__ = [
     "Dataset",
     "Evaluation",
     "Features",
+    "Grid",
     "Item",
     "Method",
     "Prediction",

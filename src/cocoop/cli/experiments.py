@@ -22,7 +22,7 @@ from cocoop.errors import CocoopError
 
 if TYPE_CHECKING:
     from cocoop.data import Dataset
-    from cocoop.protocols import Experiment, Outcome, Watch
+    from cocoop.protocols import Experiment, Grid, Outcome, Watch
 
 __all__ = ["BaseToNewCommand", "CrossDatasetCommand", "DomainCommand", "FewShotCommand", "TogetherCommand"]
 
@@ -55,6 +55,8 @@ class _Options:
 
     methods: tuple[Literal["zero-shot", "coop", "cocoop"], ...] = ("zero-shot", "coop", "cocoop")
     """What is compared."""
+    shots: tuple[int, ...] = (16,)
+    """Training photos a class."""
     seeds: tuple[int, ...] = (1, 2, 3)
     """One draw and training each."""
     preset: Annotated[
@@ -79,12 +81,23 @@ class _Options:
     skip_bad_images: bool = False
     """Leave unreadable test photos out and count them, instead of failing."""
 
-    def lists(self) -> dict[str, Any]:
-        """What the plans take."""
+    def grid(self) -> Grid:
+        """The lists as plans take them.
+
+        Raises:
+            ConfigError: for a value out of range.
+        """
+        from cocoop.protocols import Grid
+
         given = {**vars(self.optimiser), "context": self.context, "context_length": self.context_length}
         del given["workers"]
-        changes = {name: value for name, value in given.items() if value is not None}
-        return {"methods": self.methods, "seeds": self.seeds, "preset": self.preset, "changes": changes}
+        return Grid(
+            methods=self.methods,
+            shots=self.shots,
+            seeds=self.seeds,
+            preset=self.preset,
+            changes={name: value for name, value in given.items() if value is not None},
+        )
 
     def read(self, data: tuple[Path, ...]) -> list[Dataset]:
         """The lists of several data sets."""
@@ -134,10 +147,10 @@ class _OnEach(_Options):
     data: Datasets = tuple(map(Path, PAPER_DATA))
     """The data sets."""
 
-    def plan(self, experiment: Callable[..., list[Experiment]], shots: Any) -> None:
+    def plan(self, experiment: Callable[[Dataset, Grid], list[Experiment]]) -> None:
         """Plan and do it."""
-        lists = self.lists() | {"shots": shots}
-        self.sweep([run for data in self.read(self.data) for run in experiment(data, **lists)])
+        grid = self.grid()
+        self.sweep([run for data in self.read(self.data) for run in experiment(data, grid)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,14 +159,11 @@ class BaseToNewCommand(_OnEach):
     - CoCoOp, CVPR 2022, table 1: cocoop bench base-to-new --backbone ViT-B/16
     """
 
-    shots: int = 16
-    """Training photos a class."""
-
     def run(self) -> None:
         """Plan and do it."""
         from cocoop.protocols import base_to_new
 
-        self.plan(base_to_new, self.shots)
+        self.plan(base_to_new)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,14 +172,11 @@ class TogetherCommand(_OnEach):
     - CoCoOp, CVPR 2022, table 7: cocoop bench together --backbone ViT-B/16
     """
 
-    shots: int = 16
-    """Training photos a class."""
-
     def run(self) -> None:
         """Plan and do it."""
         from cocoop.protocols import together
 
-        self.plan(together, self.shots)
+        self.plan(together)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,21 +192,15 @@ class FewShotCommand(_OnEach):
         """Plan and do it."""
         from cocoop.protocols import few_shot
 
-        self.plan(few_shot, self.shots)
+        self.plan(few_shot)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Transfer(_Options):
     """An experiment from one data set to others."""
 
-    shots: int = 16
-    """Training photos a class."""
     all_photos: bool = False
     """Measure targets on every photo, not only those for testing: training sees none of them."""
-
-    def carried_over(self) -> dict[str, Any]:
-        """What the plans take."""
-        return self.lists() | {"shots": self.shots, "all_photos": self.all_photos}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +219,9 @@ class CrossDatasetCommand(_Transfer):
         from cocoop.protocols import cross_dataset
 
         targets = self.targets or tuple(Path(name) for name in PAPER_DATA if Path(name) != self.source)
-        self.sweep(cross_dataset(self.reading.read(self.source), self.read(targets), **self.carried_over()))
+        grid = self.grid()
+        source = self.reading.read(self.source)
+        self.sweep(cross_dataset(source, self.read(targets), grid, all_photos=self.all_photos))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,12 +241,13 @@ class DomainCommand(_Transfer):
         """Plan and do it."""
         from cocoop.protocols import domain, leave_one_out
 
+        grid = self.grid()
         source = self.reading.read(self.source)
         targets = self.read(self.targets or tuple(map(Path, PAPER_SHIFTS)))
         if self.leave_one_out:
-            self.sweep(leave_one_out([source, *targets], **self.carried_over()))
+            self.sweep(leave_one_out([source, *targets], grid, all_photos=self.all_photos))
         else:
-            self.sweep(domain(source, targets, **self.carried_over()))
+            self.sweep(domain(source, targets, grid, all_photos=self.all_photos))
 
 
 def _watch(total: int) -> Watch:

@@ -1,12 +1,14 @@
 """The papers' experiments: which runs they are made of, with which settings, and how a sweep of them is done.
 
-from cocoop.protocols import base_to_new, sweep
+from cocoop.protocols import Grid, base_to_new, sweep
 
-sweep(Path("bench"), base_to_new(cocoop.load_data("photos")), cocoop.load_backbone("lite"))
+runs = base_to_new(cocoop.load_data("photos"), Grid(methods=["cocoop"], preset="cached"))
+sweep(Path("bench"), runs, cocoop.load_backbone("lite"))
 """
 
 from cocoop.protocols.plans import (
     Experiment,
+    Grid,
     TestPhotos,
     base_to_new,
     cross_dataset,
@@ -21,6 +23,7 @@ from cocoop.protocols.trial import Trial, run_trial
 
 __all__ = [
     "Experiment",
+    "Grid",
     "Outcome",
     "Preset",
     "Settings",

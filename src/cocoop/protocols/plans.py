@@ -1,7 +1,6 @@
 """The papers' experiments, as lists of runs; nothing is computed here, and all that can be wrong beforehand is said.
 
-References: CoCoOp, CVPR 2022, section 4.1 (base to new), 4.2 (cross-data-set transfer), 4.3 (domain generalization),
-and table 7 (base and new classes together); CoOp, IJCV 2022, section 4.2 (few-shot curves).
+References: CoCoOp, CVPR 2022 (arXiv 2203.05557), and CoOp, IJCV 2022 (arXiv 2109.01134), by section below.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cocoop.config import Which, check_whole
@@ -24,8 +23,8 @@ from cocoop.methods import METHODS
 from cocoop.protocols.presets import Preset, Settings, settings_for
 
 __all__ = [
-    "PAPER_SHOTS",
     "Experiment",
+    "Grid",
     "TestPhotos",
     "base_to_new",
     "cross_dataset",
@@ -34,11 +33,6 @@ __all__ = [
     "leave_one_out",
     "together",
 ]
-
-PAPER_METHODS = tuple(METHODS)
-PAPER_SEEDS = (1, 2, 3)
-PAPER_SHOTS = (1, 2, 4, 8, 16)
-"""Of CoOp's few-shot curves; everything else has 16."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,27 +133,42 @@ class Experiment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Grid:
-    """The lists that all experiments share."""
+class Grid:
+    """The lists that all experiments share: one run for each method, number of shots and seed.
 
-    methods: Sequence[str]
-    shots: Sequence[int]
-    seeds: Sequence[int]
-    preset: Preset
-    changes: Mapping[str, Any] | None
+    Raises:
+        ConfigError: for an empty list, a value that is given twice, or one out of range.
+    """
+
+    methods: Sequence[str] = tuple(METHODS)
+    """What is compared: keys of methods."""
+    shots: Sequence[int] = (16,)
+    """Training photos a class."""
+    seeds: Sequence[int] = (1, 2, 3)
+    """One draw and training each."""
+    preset: Preset = "paper"
+    """`paper`: as published; `cached`: the same from photos encoded once."""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Settings other than published, for all methods that learn (see `cocoop.protocols.presets.CHANGEABLE`)."""
+
+    def __post_init__(self) -> None:
+        """Check every list."""
+        for name, values in (("methods", self.methods), ("shots", self.shots), ("seeds", self.seeds)):
+            if not values or len(set(values)) != len(values):
+                raise ConfigError(f"--{name} is {list(values)}; give one or more, each once.")
+        for shots in self.shots:
+            check_whole("shots", shots, 1)
+        for seed in self.seeds:
+            check_whole("seeds", seed, 0)
 
     def runs(
         self, protocol: str, data: Dataset, tests: Sequence[TestPhotos], learn: Which = "all"
     ) -> Iterator[Experiment]:
         """All runs on one data set; those that learn nothing once, not for each draw."""
-        for name, values in (("methods", self.methods), ("shots", self.shots), ("seeds", self.seeds)):
-            if not values or len(set(values)) != len(values):
-                raise ConfigError(f"--{name} is {list(values)}; give one or more, each once.")
-        for seed in self.seeds:
-            check_whole("seeds", seed, 0)
         for method in self.methods:
+            learns = method != "zero-shot"
             draws = [(shots, seed) for shots in self.shots for seed in self.seeds]
-            for shots, seed in draws[:1] if method == "zero-shot" else draws:
+            for shots, seed in draws if learns else draws[:1]:
                 settings = settings_for(
                     protocol,
                     method,
@@ -170,7 +179,6 @@ class _Grid:
                     preset=self.preset,
                     changes=self.changes,
                 )
-                learns = method != "zero-shot"
                 yield Experiment(
                     protocol=protocol,
                     method=method,
@@ -184,30 +192,23 @@ class _Grid:
                 )
 
 
-def base_to_new(
-    data: Dataset,
-    *,
-    methods: Sequence[str] = PAPER_METHODS,
-    shots: int = 16,
-    seeds: Sequence[int] = PAPER_SEEDS,
-    preset: Preset = "paper",
-    changes: Mapping[str, Any] | None = None,
-) -> list[Experiment]:
-    """Learn the base classes; measure on base and on new classes, each within its own label space (section 4.1).
+PAPER = Grid()
+FEW_SHOT = Grid(shots=(1, 2, 4, 8, 16))
+
+
+def base_to_new(data: Dataset, grid: Grid = PAPER) -> list[Experiment]:
+    """Learn the base classes; measure on base and on new classes, each within its own label space.
+
+    Reference: CoCoOp, section 4.1 and table 1.
 
     Args:
         data: all classes, all photos; the draw is made here.
-        methods: keys of methods.
-        shots: training photos a class.
-        seeds: one draw and training each.
-        preset: `paper`, or `cached` for photos encoded once.
-        changes: settings other than published (see `cocoop.protocols.presets.CHANGEABLE`).
+        grid: methods, shots, seeds and settings.
 
     Raises:
         ConfigError: for an unknown method, preset or setting, or a value out of range.
         DataError: for fewer than four classes.
     """
-    grid = _Grid(methods=methods, shots=[shots], seeds=seeds, preset=preset, changes=changes)
     data.select("base")
     tests = [
         TestPhotos(name="base", data=data, photos="base", classes="base"),
@@ -216,85 +217,52 @@ def base_to_new(
     return list(grid.runs("base-to-new", data, tests, "base"))
 
 
-def together(
-    data: Dataset,
-    *,
-    methods: Sequence[str] = PAPER_METHODS,
-    shots: int = 16,
-    seeds: Sequence[int] = PAPER_SEEDS,
-    preset: Preset = "paper",
-    changes: Mapping[str, Any] | None = None,
-) -> list[Experiment]:
-    """Learn the base classes; measure among all classes at once, on base, new and all photos (table 7).
+def together(data: Dataset, grid: Grid = PAPER) -> list[Experiment]:
+    """Learn the base classes; measure among all classes at once, on base, new and all photos.
 
-    Args and Raises: as `base_to_new`.
+    Reference: CoCoOp, section 4.4. Args and Raises: as `base_to_new`.
     """
-    grid = _Grid(methods=methods, shots=[shots], seeds=seeds, preset=preset, changes=changes)
     data.select("base")
     photos: tuple[Which, ...] = ("base", "new", "all")
     tests = [TestPhotos(name=which, data=data, photos=which) for which in photos]
     return list(grid.runs("together", data, tests, "base"))
 
 
-def few_shot(
-    data: Dataset,
-    *,
-    methods: Sequence[str] = PAPER_METHODS,
-    shots: Sequence[int] = PAPER_SHOTS,
-    seeds: Sequence[int] = PAPER_SEEDS,
-    preset: Preset = "paper",
-    changes: Mapping[str, Any] | None = None,
-) -> list[Experiment]:
-    """Learn all classes from a growing number of photos; measure on all (CoOp, section 4.2).
+def few_shot(data: Dataset, grid: Grid = FEW_SHOT) -> list[Experiment]:
+    """Learn all classes from a growing number of photos; measure on all.
 
-    Args and Raises: as `base_to_new`, for several shots.
+    Reference: CoOp, section 4.2 and figure 3. Args and Raises: as `base_to_new`.
     """
-    grid = _Grid(methods=methods, shots=shots, seeds=seeds, preset=preset, changes=changes)
     return list(grid.runs("few-shot", data, [TestPhotos(name="test", data=data)]))
 
 
 def cross_dataset(
-    source: Dataset,
-    targets: Sequence[Dataset],
-    *,
-    methods: Sequence[str] = PAPER_METHODS,
-    shots: int = 16,
-    seeds: Sequence[int] = PAPER_SEEDS,
-    preset: Preset = "paper",
-    changes: Mapping[str, Any] | None = None,
-    all_photos: bool = False,
+    source: Dataset, targets: Sequence[Dataset], grid: Grid = PAPER, *, all_photos: bool = False
 ) -> list[Experiment]:
-    """Learn all classes of one data set; measure on it and on others, each with its own classes (section 4.2).
+    """Learn all classes of one data set; measure on it and on others, each with its own classes.
+
+    Reference: CoCoOp, section 4.2 and table 2.
 
     Args:
         source: all classes, all photos; the draw is made here.
         targets: measured on their test photos.
+        grid: methods, shots, seeds and settings.
         all_photos: measure targets on every photo: training sees none of them.
-        methods, shots, seeds, preset, changes: as in `base_to_new`.
 
     Raises:
         ConfigError: as `base_to_new`.
-        DataError: if targets are missing or not told apart by their names.
+        DataError: if targets are missing, not told apart by their names, or the source itself.
     """
-    grid = _Grid(methods=methods, shots=[shots], seeds=seeds, preset=preset, changes=changes)
     return list(grid.runs("cross-dataset", source, _source_and(source, targets, all_photos)))
 
 
 def domain(
-    source: Dataset,
-    targets: Sequence[Dataset],
-    *,
-    methods: Sequence[str] = PAPER_METHODS,
-    shots: int = 16,
-    seeds: Sequence[int] = PAPER_SEEDS,
-    preset: Preset = "paper",
-    changes: Mapping[str, Any] | None = None,
-    all_photos: bool = False,
+    source: Dataset, targets: Sequence[Dataset], grid: Grid = PAPER, *, all_photos: bool = False
 ) -> list[Experiment]:
-    """Learn the classes in one style; measure in others (section 4.3).
+    """Learn the classes in one style; measure in others.
 
     A target may have a part of the source's classes in any order, as ImageNet-A and -R have; as in the paper, it is
-    measured among those.
+    measured among those. Reference: CoCoOp, section 4.3 and table 3.
 
     Args and Raises: as `cross_dataset`; DataError also for a class that the source does not have.
     """
@@ -303,24 +271,14 @@ def domain(
         unknown = [name for name in target.classnames if name.casefold() not in known]
         if unknown:
             raise DataError(
-                f"{target.name!r} has {len(unknown)} classes that {source.name!r} does not have: {listed(unknown)}. "
+                f"{target.name!r} has classes that {source.name!r} does not have ({len(unknown)}): {listed(unknown)}. "
                 "Domains are the same classes in other styles; for other classes there is cross-dataset."
             )
-    grid = _Grid(methods=methods, shots=[shots], seeds=seeds, preset=preset, changes=changes)
     return list(grid.runs("domain", source, _source_and(source, targets, all_photos)))
 
 
-def leave_one_out(
-    domains: Sequence[Dataset],
-    *,
-    methods: Sequence[str] = PAPER_METHODS,
-    shots: int = 16,
-    seeds: Sequence[int] = PAPER_SEEDS,
-    preset: Preset = "paper",
-    changes: Mapping[str, Any] | None = None,
-    all_photos: bool = False,
-) -> list[Experiment]:
-    """Learn from all domains but one, `shots` photos a class from these together; measure on the one left out.
+def leave_one_out(domains: Sequence[Dataset], grid: Grid = PAPER, *, all_photos: bool = False) -> list[Experiment]:
+    """Learn from all domains but one, the shots of a class drawn from these together; measure on the one left out.
 
     Args and Raises: as `domain`; DataError also for fewer than three domains, or if they differ in their classes.
     """
@@ -330,14 +288,7 @@ def leave_one_out(
         experiment
         for left_out in domains
         for experiment in domain(
-            merge([other for other in domains if other is not left_out]),
-            [left_out],
-            methods=methods,
-            shots=shots,
-            seeds=seeds,
-            preset=preset,
-            changes=changes,
-            all_photos=all_photos,
+            merge([other for other in domains if other is not left_out]), [left_out], grid, all_photos=all_photos
         )
     ]
 
@@ -346,7 +297,7 @@ def _source_and(source: Dataset, targets: Sequence[Dataset], all_photos: bool) -
     if not targets:
         raise DataError(f"There is no target to carry over to from {source.name!r}; give one or more with --targets.")
     for target in targets:
-        if (target.fingerprint, target.image_root) == (source.fingerprint, source.image_root):
+        if target == source:
             raise DataError(f"The target {target.name!r} is the source itself; it is measured anyway, as 'source'.")
     names = ["source", *(target.name for target in targets)]
     twice = sorted({name for name in names if names.count(name) > 1})
