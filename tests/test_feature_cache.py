@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from cocoop.backbones.fingerprint import image_side_key, model_key
 from cocoop.errors import CheckpointError
-from cocoop.feature_cache import FeatureCache, backbone_key, default_cache_folder, photo_key
+from cocoop.feature_cache import FeatureCache, default_cache_folder, photo_key
 from conftest import make_tiny_backbone
 
 WRITER = """
@@ -37,7 +38,7 @@ def test_another_tower_precision_or_preprocessing_finds_nothing(tmp_path, tiny_b
     FeatureCache(tmp_path, tiny_backbone).add({"a" * 64: torch.zeros(48)})
     others = [make_tiny_backbone(seed=1), make_tiny_backbone(precision="bf16"), make_tiny_backbone()]
     others[2].preprocessing = others[2].preprocessing.__class__(size=16, mean=(0.5,) * 3, std=(0.25,) * 3)
-    assert len({backbone_key(backbone) for backbone in (*others, tiny_backbone)}) == 4
+    assert len({image_side_key(backbone) for backbone in (*others, tiny_backbone)}) == 4
     for backbone in others:
         assert FeatureCache(tmp_path, backbone).find(["a" * 64]) == {}
     assert FeatureCache(tmp_path, make_tiny_backbone()).find(["a" * 64])
@@ -107,7 +108,7 @@ def test_the_same_weights_in_another_architecture_find_nothing(tiny_backbone):
         torch.manual_seed(0)
         attention = torch.nn.MultiheadAttention(48, heads, batch_first=True)
         backbone.image_tower = torch.nn.Sequential(attention, activation, torch.nn.LayerNorm(48, eps=eps))
-        return backbone_key(backbone)
+        return image_side_key(backbone)
 
     towers = [
         (torch.nn.GELU(), 4, 1e-5),
@@ -126,3 +127,15 @@ def test_without_a_folder_features_stay_in_memory(tmp_path, tiny_backbone, monke
     cache.add({"a" * 64: torch.ones(48)})
     assert torch.equal(cache.find(["a" * 64, "b" * 64])["a" * 64], torch.ones(48))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_models_key_sees_the_text_side_and_no_budget():
+    backbone = make_tiny_backbone()
+    key = model_key(backbone)
+    backbone.text_tower.memory_budget = 2**20
+    assert model_key(backbone) == key == model_key(make_tiny_backbone())
+    with torch.no_grad():
+        backbone.text_tower.positional_embedding[0, 0] += 1e-3
+    others = [backbone, make_tiny_backbone("gelu"), make_tiny_backbone(precision="bf16"), make_tiny_backbone()]
+    others[-1].logit_scale += 1
+    assert len({key, *map(model_key, others)}) == 5

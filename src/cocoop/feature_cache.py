@@ -12,7 +12,6 @@ Shapes: N photos, e joint embedding size.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -26,9 +25,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cocoop.backbones.backbone import Backbone
+from cocoop.backbones.fingerprint import image_side_key
 from cocoop.files import write_whole
 
-__all__ = ["FeatureCache", "backbone_key", "default_cache_folder", "photo_key"]
+__all__ = ["FeatureCache", "default_cache_folder", "photo_key"]
 
 
 def default_cache_folder() -> Path:
@@ -57,7 +57,7 @@ class FeatureCache:
     """
 
     def __init__(self, folder: Path | None, backbone: Backbone) -> None:
-        self.folder = None if folder is None else folder / backbone_key(backbone)
+        self.folder = None if folder is None else folder / image_side_key(backbone)
         self.damaged: list[Path] = []
         self._features: dict[str, Float[Tensor, " e"]] = {}
         self._read: set[Path] = set()
@@ -99,28 +99,6 @@ class FeatureCache:
         except (OSError, ValueError, KeyError, safetensors.SafetensorError):
             self.damaged.append(shard)
             return {}
-
-
-def backbone_key(backbone: Backbone) -> str:
-    """A hash of all that decides a photo's feature: modules, weights and type of the image tower, preprocessing."""
-    digest = hashlib.sha256(json.dumps([backbone.precision, dataclasses.asdict(backbone.preprocessing)]).encode())
-    for name, module in backbone.image_tower.named_modules():
-        # What weights do not show: activations, heads, strides, epsilons.
-        traits = {key: _trait(value) for key, value in vars(module).items() if not key.startswith("_")}
-        digest.update(f"{name} {type(module).__qualname__} {sorted(traits.items())}".encode())
-    for name, tensor in sorted(backbone.image_tower.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:32]
-
-
-def _trait(value: object) -> str:
-    """A setting of a module as text that is the same in every process; functions by name, anything else by type."""
-    if isinstance(value, bool | int | float | str | None):
-        return repr(value)
-    if isinstance(value, tuple | list):
-        return f"[{', '.join(map(_trait, value))}]"
-    return str(getattr(value, "__qualname__", type(value).__qualname__))
 
 
 def _digest(content: bytes) -> str:

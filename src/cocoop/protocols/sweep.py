@@ -23,9 +23,10 @@ import filelock
 import torch
 
 from cocoop.backbones.backbone import Backbone
+from cocoop.backbones.fingerprint import model_key
 from cocoop.data import Dataset
 from cocoop.errors import CheckpointError, CocoopError
-from cocoop.feature_cache import FeatureCache, backbone_key, photo_key
+from cocoop.feature_cache import FeatureCache, photo_key
 from cocoop.features import Features, Progress, encode_split
 from cocoop.files import make_folder, read_json, write_json
 from cocoop.protocols.plans import Experiment, TestPhotos
@@ -131,7 +132,7 @@ def sweep(
         experiment.check()
     watch = watch or Watch()
     lab = _Lab(backbone, cache or FeatureCache(None, backbone), workers, skip_bad_images, watch)
-    model = f"{backbone.name} {backbone_key(backbone)}"
+    model = model_key(backbone)
     began, told = time.time(), False
     counts: dict[Outcome, int] = {"done": 0, "done before": 0, "failed": 0}
     left = list({experiment.key(model): experiment for experiment in experiments}.items())

@@ -1,0 +1,49 @@
+"""What tells one backbone from another: a hash of its weights and of all else that decides what it computes."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+import torch
+from torch import nn
+
+from cocoop.backbones.backbone import Backbone
+
+__all__ = ["image_side_key", "model_key"]
+
+
+def image_side_key(backbone: Backbone) -> str:
+    """A hash of all that decides a photo's feature: modules, weights and type of the image tower, preprocessing."""
+    digest = hashlib.sha256(json.dumps([backbone.precision, dataclasses.asdict(backbone.preprocessing)]).encode())
+    for name, part in backbone.image_tower.named_modules():
+        # What weights do not show: activations, heads, strides, epsilons.
+        traits = {key: _trait(value) for key, value in vars(part).items() if not key.startswith("_")}
+        digest.update(f"{name} {type(part).__qualname__} {sorted(traits.items())}".encode())
+    _add_weights(digest, backbone.image_tower)
+    return digest.hexdigest()[:32]
+
+
+def model_key(backbone: Backbone) -> str:
+    """A hash of all that decides a logit: both towers, preprocessing, number type and logit scale."""
+    facts = [image_side_key(backbone), backbone.logit_scale.item(), dataclasses.asdict(backbone.text_tower.config)]
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    _add_weights(digest, backbone.text_tower)
+    return digest.hexdigest()[:32]
+
+
+def _add_weights(digest: Any, module: nn.Module) -> None:
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+
+
+def _trait(value: object) -> str:
+    """A setting of a module as text that is the same in every process; functions by name, anything else by type."""
+    if isinstance(value, bool | int | float | str | None):
+        return repr(value)
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(_trait, value))}]"
+    return str(getattr(value, "__qualname__", type(value).__qualname__))
