@@ -14,7 +14,7 @@ from cocoop.cli import console
 from cocoop.train import StepReport
 from made_photos import COLOURS, cocoop, environment, make_photos
 
-COMMANDS = ("train", "predict", "eval", "explain", "import", "draw", "data", "demo", "bench", "report")
+COMMANDS = ("train", "predict", "eval", "serve", "explain", "import", "push", "draw", "data", "demo", "bench", "report")
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_the_help_of_train_tells_the_published_defaults():
     [
         (
             ("trian", "photos"),
-            ("trian", "Available subcommands: train, predict, eval, explain, import, draw, data,"),
+            ("trian", "Available subcommands: train, predict, eval, serve, explain, import, push, draw, data,"),
         ),
         (("--colour",), ("--colour", "cocoop --help")),
         (("train",), ("Missing from cocoop train", "DATA", "cocoop train --help")),

@@ -18,7 +18,7 @@ from typing import Annotated, Any, NamedTuple
 import tyro
 
 from cocoop.cli.console import fail
-from cocoop.errors import CocoopError
+from cocoop.errors import CocoopError, about_memory
 from cocoop.version import __version__
 
 __all__ = ["main"]
@@ -40,8 +40,10 @@ COMMANDS = {
     "train": Command("cocoop.cli.train", "TrainCommand", "Learn a prompt from photos, and compare it with CLIP's."),
     "predict": Command("cocoop.cli.predict", "PredictCommand", "Classify photos with a trained prompt."),
     "eval": Command("cocoop.cli.evaluate", "EvalCommand", "Measure a trained prompt on a data set."),
+    "serve": Command("cocoop.cli.serve", "ServeCommand", "Put a trained prompt behind a page and a JSON API."),
     "explain": Command("cocoop.cli.explain", "ExplainCommand", "Show what a prompt learned, and what photos do to it."),
     "import": Command("cocoop.cli.import_", "ImportCommand", "Use a prompt that the papers' own code learned."),
+    "push": Command("cocoop.cli.push", "PushCommand", "Publish a trained prompt on the Hugging Face hub."),
     "draw": Command("cocoop.cli.draw", "DrawCommand", "Print which photos a few-shot run would learn from."),
     "data": Command("cocoop.cli.data", "DataCommand", "List, download and check the data sets of the papers."),
     "demo": Command("cocoop.cli.demo", "DemoCommand", "Draw pictures, learn from them, write a report; offline."),
@@ -82,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _forget_output()
         fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.", 1)
     except (RuntimeError, MemoryError) as error:
-        explanation = _about_memory(error)
+        explanation = about_memory(error)
         if explanation is None:
             raise
         fail(explanation, 1)
@@ -91,20 +93,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _forget_output() -> None:
     """Let what is still buffered go nowhere; it would be tried again, and fail again, when Python exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _about_memory(error: Exception) -> str | None:
-    """What to do where memory does not suffice; None for any other error, whose traceback is needed."""
-    text = str(error)
-    if text.startswith("DataLoader worker"):
-        return (
-            "A process that decodes photos died, for want of memory or (in small containers) of shared memory; "
-            "try --workers 0."
-        )
-    # Of PyTorch's errors, on a GPU and on a CPU; a MemoryError says nothing.
-    if isinstance(error, MemoryError) or "out of memory" in text or "DefaultCPUAllocator" in text:
-        return "Memory does not suffice; try a smaller --batch-size, --precision bf16 or a smaller --backbone."
-    return None
 
 
 def _parsed(arguments: list[str]) -> Any:
