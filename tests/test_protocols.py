@@ -9,7 +9,7 @@ import torch
 
 from cocoop.data import Dataset, Item, load_data
 from cocoop.data.merge import merge
-from cocoop.errors import ConfigError, DataError
+from cocoop.errors import ConfigError, DataError, PromptError
 from cocoop.methods import CoOp
 from cocoop.protocols import (
     Grid,
@@ -104,7 +104,7 @@ def test_a_method_that_learns_nothing_runs_once(data):
         ("zero-shot", None, None),
         *(("cocoop", shots, seed) for shots in (1, 2) for seed in (1, 2, 3)),
     ]
-    assert len({run.key("model") for run in runs}) == len(runs) == 13
+    assert len({run.key("model", "photos") for run in runs}) == len(runs) == 13
 
 
 @pytest.mark.parametrize(
@@ -189,26 +189,46 @@ def test_a_domain_of_other_classes_is_refused(data):
 
 def test_targets_are_told_apart(data):
     other = dataclasses.replace(data, name="other")
-    with pytest.raises(DataError, match=r"Several targets are called 'other'; rename their folder or file\."):
+    with pytest.raises(DataError, match=r"Several targets are called 'other'; give each once, or rename its folder"):
         cross_dataset(data, [other, other])
     with pytest.raises(DataError, match=r"There is no target to carry over to from 'made'; give one or more"):
         cross_dataset(data, [])
 
 
-def test_each_domain_is_left_out_once_and_never_learned_from(data):
+def test_each_domain_is_left_out_once_and_never_learned_from(tmp_path):
     names = ["ink", "oil", "wax"]
-    domains = [dataclasses.replace(data, name=name) for name in names]
-    runs = leave_one_out(domains, Grid(methods=["coop"], seeds=[1]))
+    domains = [load_data(make_photos(tmp_path / name, per_class=10, seed=seed)) for seed, name in enumerate(names)]
+    runs = leave_one_out(domains, Grid(methods=["coop"], seeds=[1]), all_photos=True)
     assert [(run.data.name, run.tests[1].name) for run in runs] == [
         ("oil+wax", "ink"),
         ("ink+wax", "oil"),
         ("ink+oil", "wax"),
     ]
-    assert len(runs[0].data.train) == 2 * len(data.train)
-    # Sixteen a class from both together; there are only ten.
-    assert len(runs[0].drawn.train) == 2 * len(data.train) == 40
+    for run, left_out in zip(runs, domains, strict=True):
+        learned = {run.drawn.path_of(item) for item in run.drawn.train}
+        # Sixteen a class from both together; there are only ten.
+        assert len(learned) == 40
+        measured = {run.tests[1].data.path_of(item) for item in run.tests[1].data.test}
+        assert measured == {path.absolute() for path in left_out.image_root.glob("*/*.png")}
+        assert not learned & measured
     with pytest.raises(DataError, match="takes three domains or more; 2 are given"):
         leave_one_out(domains[:2])
+    with pytest.raises(DataError, match="Several domains are called 'ink'; give each once"):
+        leave_one_out([*domains, domains[0]])
+
+
+def test_domains_of_manifests_may_lie_anywhere(tmp_path):
+    domains = []
+    for seed, name in enumerate(("ink", "oil", "wax")):
+        photos = make_photos(tmp_path / "disk" / name, per_class=4, seed=seed)
+        manifest = tmp_path / "lists" / f"{name}.csv"
+        manifest.parent.mkdir(exist_ok=True)
+        lines = [f"{photo},{photo.parent.name},train" for photo in sorted(photos.glob("*/*.png"))]
+        manifest.write_text("\n".join(["path,class,split", *lines]))
+        domains.append(load_data(manifest))
+    for run in leave_one_out(domains, Grid(methods=["coop"], shots=[2], seeds=[1]), all_photos=True):
+        run.tests[1].data.check_files()
+        run.drawn.check_files(["train"])
 
 
 def test_merging_finds_classes_by_name(photos, tmp_path):
@@ -245,6 +265,66 @@ def test_photos_that_were_learned_from_are_not_measured(photos, tiny_backbone, t
     assert (zero_shot["tests"]["test"]["overlap"], zero_shot["tests"]["test"]["photos"]) == (0, len(data.test))
 
 
+def test_photos_of_the_same_names_are_not_taken_for_one_another(tmp_path, tiny_backbone):
+    grid = quick("coop", shots=[2])
+    places = [load_data(make_photos(tmp_path / place / "same", per_class=10, seed=i)) for i, place in enumerate("ab")]
+    for data in places:
+        assert sweep(tmp_path / "sweep", few_shot(data, grid), tiny_backbone, workers=0)["done"] == 1
+    one, other = records(tmp_path / "sweep")
+    assert one["split_sha256"] == other["split_sha256"]
+    assert one["key"] != other["key"]
+    assert one["history"] != other["history"]
+    both = [run for data in places for run in few_shot(data, grid)]
+    with pytest.raises(DataError, match="Several data sets are called 'same'; give each once, or rename"):
+        sweep(tmp_path / "sweep", both, tiny_backbone)
+
+
+def test_a_photo_that_was_mended_is_learned_from_and_measured_anew(tmp_path, tiny_backbone):
+    data = load_data(make_photos(tmp_path / "photos", per_class=10))
+    runs = few_shot(data, quick("coop", shots=[2]))
+    broken = [data.path_of(runs[0].drawn.train[0]), data.path_of(data.test[0])]
+    whole = [path.read_bytes() for path in broken]
+    for path in broken:
+        path.write_bytes(b"no photo")
+    sweep(tmp_path / "sweep", runs, tiny_backbone, workers=0, skip_bad_images=True)
+    (record,) = records(tmp_path / "sweep")
+    assert (record["train_photos"], record["train_skipped"], record["history"][0]["photos"]) == (8, 1, 7)
+    assert (record["tests"]["test"]["photos"], record["tests"]["test"]["skipped"]) == (len(data.test) - 1, 1)
+    # The test photo alone: no run is learned again, and the record is made whole.
+    broken[1].write_bytes(whole[1])
+    assert sweep(tmp_path / "sweep", runs, tiny_backbone, workers=0)["done"] == 1
+    (again,) = records(tmp_path / "sweep")
+    assert (again["tests"]["test"]["skipped"], again["history"]) == (0, record["history"])
+    broken[0].write_bytes(whole[0])
+    assert sweep(tmp_path / "sweep", runs, tiny_backbone, workers=0)["done"] == 1
+    assert sorted(r["train_skipped"] for r in records(tmp_path / "sweep")) == [0, 1]
+
+
+def test_another_target_is_measured_without_learning_again(data, tiny_backbone, tmp_path):
+    targets = [dataclasses.replace(data, name=name) for name in ("one", "two")]
+    folder = tmp_path / "sweep"
+    sweep(folder, cross_dataset(data, targets[:1], quick("cocoop")), tiny_backbone, workers=0)
+    (weights,) = folder.glob("runs/*/training.safetensors")
+    learned = weights.stat().st_mtime_ns
+    for order in (targets[::-1], targets, targets[1:]):
+        sweep(folder, cross_dataset(data, order, quick("cocoop")), tiny_backbone, workers=0)
+        (record,) = records(folder)
+        # Nothing that was measured is lost by asking for less.
+        assert list(record["tests"]) == ["source", "one", "two"]
+    assert weights.stat().st_mtime_ns == learned
+    counts = sweep(folder, cross_dataset(data, targets[1:], quick("cocoop")), tiny_backbone, workers=0)
+    assert counts == {"done": 0, "done before": 1, "failed": 0}
+
+
+def test_a_context_that_fits_no_prompt_is_found_before_anything_is_computed(data, tiny_backbone, tmp_path):
+    runs = base_to_new(data, Grid(methods=["cocoop"], changes={"context": "word " * 90}))
+    with pytest.raises(PromptError, match="77"):
+        sweep(tmp_path / "sweep", runs, tiny_backbone)
+    with pytest.raises(ConfigError, match="--workers is -1; it must be a whole number from 0 up"):
+        sweep(tmp_path / "sweep", base_to_new(data), tiny_backbone, workers=-1)
+    assert not (tmp_path / "sweep").exists()
+
+
 def test_zero_shot_takes_the_template_of_each_target(data, tiny_backbone, tmp_path):
     plain = dataclasses.replace(data, name="plain")
     odd = dataclasses.replace(data, name="odd", template="nothing like {}, ever")
@@ -252,6 +332,7 @@ def test_zero_shot_takes_the_template_of_each_target(data, tiny_backbone, tmp_pa
     (record,) = records(tmp_path)
     source, same, other = (record["tests"][name]["reliability"] for name in ("source", "plain", "odd"))
     assert source == same != other
+    assert record["tests"]["odd"]["template"] == "nothing like {}, ever"
 
 
 def test_new_classes_without_test_photos_are_found_before_anything_is_computed(data, tiny_backbone, tmp_path):

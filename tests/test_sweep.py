@@ -126,6 +126,20 @@ def test_killed_again_and_again_no_run_is_lost_and_none_done_twice(home, undistu
     assert numbers(sweep_folder) == undisturbed
 
 
+def test_ctrl_c_is_one_line_and_the_same_command_goes_on(home):
+    process = start(home, "stopped")
+    deadline = time.monotonic() + 120
+    while not files(home / "stopped", "training.json") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, told
+    assert told.splitlines()[-1] == "cocoop: Stopped. What is done stays; the same command goes on."
+    assert "Traceback" not in told
+    assert 1 <= len(files(home / "stopped")) < RUNS
+    assert not files(home / "stopped", "failure.json")
+
+
 def test_two_processes_share_a_sweep(home, undisturbed):
     both = [start(home, "shared"), start(home, "shared")]
     told = [process.communicate(timeout=240)[1] for process in both]
@@ -152,7 +166,7 @@ def test_what_is_configured_differently_is_another_run(home, tiny_backbone):
         0,
     ]
     assert len(files(folder)) == 3
-    # Another photo in the lists is another run too.
+    # A test photo less: what was learned stays, and is measured anew.
     fewer = package.Dataset(data.classnames, data.train, data.val, data.test[:-1], data.image_root, data.name)
     fewer = base_to_new(fewer, Grid(**quick))
     assert sweep(folder, fewer, tiny_backbone, workers=0)["done"] == 1

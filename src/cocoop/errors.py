@@ -8,6 +8,7 @@ __all__ = [
     "DataError",
     "PromptError",
     "TrainingError",
+    "about_memory",
 ]
 
 
@@ -37,3 +38,17 @@ class CheckpointError(CocoopError):
 
 class TrainingError(CocoopError):
     """Training cannot go on, for example because the loss is not finite."""
+
+
+def about_memory(error: Exception) -> str | None:
+    """What to do where memory does not suffice; None for any other error, whose traceback is needed."""
+    text = str(error)
+    if text.startswith("DataLoader worker"):
+        return (
+            "A process that decodes photos died, for want of memory or (in small containers) of shared memory; "
+            "try --workers 0."
+        )
+    # Of PyTorch's errors, on a GPU and on a CPU; a MemoryError says nothing.
+    if isinstance(error, MemoryError) or "out of memory" in text or "DefaultCPUAllocator" in text:
+        return "Memory does not suffice; try a smaller --batch-size, --precision bf16 or a smaller --backbone."
+    return None

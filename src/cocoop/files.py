@@ -12,7 +12,7 @@ from typing import Any
 
 from cocoop.errors import CheckpointError
 
-__all__ = ["make_folder", "read_json", "write_json", "write_json_lines", "write_whole"]
+__all__ = ["make_folder", "read_json", "remove_unfinished", "write_json", "write_json_lines", "write_whole"]
 
 
 # A file name that is no text holds lone surrogates; this turns them into JSON's own escapes.
@@ -54,6 +54,13 @@ def write_whole(path: Path, content: bytes) -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path, names: Iterable[str]) -> None:
+    """Remove what a process that was killed in `write_whole` has left, where nobody else writes these files now."""
+    for name in names:
+        for unfinished in folder.glob(f".{name}.*"):
+            unfinished.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """What an experiment leaves behind: one JSON record a run, from which all tables and plots are made. No PyTorch.
 
 A sweep is a folder of runs; each run has a folder of its own, `runs/NAME/`, with `record.json` when it is done, or
-`failure.json` when it has failed, beside what training leaves there.
+`failure.json` when it has failed, beside what training leaves there. Its tests may have been measured at several times:
+a sweep adds to a record what is missing.
 
 A record holds
 
@@ -17,20 +18,26 @@ A record holds
     train               of the training: epochs, batch_size, learning_rate, ...; null for zero-shot
     classes             number of classes that were learned (for zero-shot: that would have been)
     train_photos        number of training photos; 0 for zero-shot
-    split_sha256        of class names and items of all data: equal where the same photos were used
+    train_skipped       training photos that could not be read
+    split_sha256        of class names and lists of the data set that was drawn from; not of the photos' bytes
+    key                 of all that decides what was learned, the photos' bytes included
+    backbone_sha256     of the weights of both towers and all else that decides a logit
     tests               {test: numbers}; base-to-new and together: base, new (and all); few-shot: test; cross-dataset
                         and domain: source, then the name of each target
     harmonic_mean       H of base and new in percent; null where there are none
     history             one entry an epoch: epoch, loss, accuracy, learning_rate, photos, seconds
     seconds             {"training": ..., "evaluation": ...} of wall time; encoding test photos not included
     peak_memory_bytes   largest resident memory of the process during the run
-    versions            of cocoop, python, torch, open_clip_torch
+    versions            of cocoop, python, torch, torchvision, open_clip_torch
     machine             processor, threads, device
     finished            time of day, ISO 8601, UTC
 
 and the numbers of a test are
 
     data                name of the data set of its photos
+    split_sha256        of that data set
+    template            of the prompts, for zero-shot; null for what learns its context
+    key                 of all that decides what was measured, the photos' bytes included
     classes             number of classes to choose among
     photos, skipped     measured, and unreadable
     overlap             test photos that were also trained on, by their content; they are not measured
@@ -53,7 +60,7 @@ from typing import Any
 from cocoop.errors import CheckpointError
 from cocoop.files import read_json
 
-__all__ = ["FAILURE", "FORMAT", "RECORD", "RUNS", "Sweep", "read_sweep"]
+__all__ = ["FAILURE", "FORMAT", "RECORD", "RUNS", "Sweep", "read_record", "read_sweep"]
 
 FORMAT = 1
 RUNS, RECORD, FAILURE = "runs", "record.json", "failure.json"
@@ -84,13 +91,18 @@ def read_sweep(folder: Path) -> Sweep:
     records, failures = [], []
     for run in sorted(entry for entry in runs.iterdir() if entry.is_dir()):
         if (run / RECORD).exists():
-            records.append(_read(run / RECORD))
+            records.append(read_record(run / RECORD))
         elif (run / FAILURE).exists():
-            failures.append(_read(run / FAILURE))
+            failures.append(read_record(run / FAILURE))
     return Sweep(records, failures)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a record or a failure.
+
+    Raises:
+        CheckpointError: if it is missing, damaged or of another version.
+    """
     record = read_json(path)
     if record.get("format") != FORMAT:
         raise CheckpointError(

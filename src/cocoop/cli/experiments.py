@@ -6,6 +6,7 @@ shared.
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import tyro
 from cocoop.cli.console import counting, note, training
 from cocoop.cli.options import DATA_HELP, BackboneOptions, OptionalInt, ReadingOptions, left_out
 from cocoop.cli.train import OptimiserOptions
-from cocoop.errors import CocoopError
+from cocoop.errors import CocoopError, ConfigError, DataError
 
 if TYPE_CHECKING:
     from cocoop.data import Dataset
@@ -55,7 +56,7 @@ class _Options:
 
     methods: tuple[Literal["zero-shot", "coop", "cocoop"], ...] = ("zero-shot", "coop", "cocoop")
     """What is compared."""
-    shots: tuple[int, ...] = (16,)
+    shots: Annotated[tuple[int, ...] | None, left_out("[INT [INT ...]]", "16; few-shot 1 2 4 8 16")] = None
     """Training photos a class."""
     seeds: tuple[int, ...] = (1, 2, 3)
     """One draw and training each."""
@@ -101,7 +102,9 @@ class _Options:
 
     def read(self, data: tuple[Path, ...]) -> list[Dataset]:
         """The lists of several data sets."""
-        return [self.reading.read(path) for path in data]
+        # A folder is its own image root.
+        rooted, plain = self.reading, dataclasses.replace(self.reading, image_root=None)
+        return [(plain if path.is_dir() else rooted).read(path) for path in data]
 
     def sweep(self, experiments: list[Experiment]) -> None:
         """Do what is not done yet, and tell how it goes.
@@ -110,6 +113,8 @@ class _Options:
             CocoopError: for what can be known beforehand; at the end, if runs failed.
         """
         folder = self.output or Path("bench") / experiments[0].protocol
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"--output '{folder}' is a file; give a folder.")
         for experiment in experiments:
             experiment.check()
 
@@ -169,7 +174,7 @@ class BaseToNewCommand(_OnEach):
 @dataclass(frozen=True, kw_only=True)
 class TogetherCommand(_OnEach):
     """Learn the base classes, measure among base and new classes at once.
-    - CoCoOp, CVPR 2022, table 7: cocoop bench together --backbone ViT-B/16
+    - CoCoOp, CVPR 2022, section 4.4: cocoop bench together --backbone ViT-B/16
     """
 
     def run(self) -> None:
@@ -184,9 +189,6 @@ class FewShotCommand(_OnEach):
     """Learn all classes from 1, 2, 4, 8 and 16 photos each, measure on all.
     - CoOp, IJCV 2022, figure 3: cocoop bench few-shot --backbone RN50
     """
-
-    shots: tuple[int, ...] = (1, 2, 4, 8, 16)
-    """Training photos a class."""
 
     def run(self) -> None:
         """Plan and do it."""
@@ -218,9 +220,9 @@ class CrossDatasetCommand(_Transfer):
         """Plan and do it."""
         from cocoop.protocols import cross_dataset
 
-        targets = self.targets or tuple(Path(name) for name in PAPER_DATA if Path(name) != self.source)
         grid = self.grid()
-        source = self.reading.read(self.source)
+        (source,) = self.read((self.source,))
+        targets = self.targets or _papers_targets(self.source, source, PAPER_DATA)
         self.sweep(cross_dataset(source, self.read(targets), grid, all_photos=self.all_photos))
 
 
@@ -242,12 +244,23 @@ class DomainCommand(_Transfer):
         from cocoop.protocols import domain, leave_one_out
 
         grid = self.grid()
-        source = self.reading.read(self.source)
-        targets = self.read(self.targets or tuple(map(Path, PAPER_SHIFTS)))
+        (source,) = self.read((self.source,))
+        targets = self.read(self.targets or _papers_targets(self.source, source, ("imagenet", *PAPER_SHIFTS)))
         if self.leave_one_out:
             self.sweep(leave_one_out([source, *targets], grid, all_photos=self.all_photos))
         else:
             self.sweep(domain(source, targets, grid, all_photos=self.all_photos))
+
+
+def _papers_targets(path: Path, source: Dataset, names: tuple[str, ...]) -> tuple[Path, ...]:
+    """What the papers carry over to from one of these data sets: the others.
+
+    Raises:
+        DataError: for any other source.
+    """
+    if source.name not in names or (path.name != source.name and path.exists()):
+        raise DataError(f"--targets is missing: what is carried over to from {source.name!r}?")
+    return tuple(Path(name) for name in names if name != source.name)
 
 
 def _watch(total: int) -> Watch:
@@ -280,5 +293,7 @@ def _facts(outcome: Outcome, content: dict[str, Any]) -> str:
     overlap = sum(test["overlap"] for test in content["tests"].values())
     if overlap:
         facts.append(f"{overlap} test photos left out that were learned from")
+    if content.get("train_skipped"):
+        facts.append(f"{content['train_skipped']} training photos could not be read")
     facts.append("done before" if outcome == "done before" else f"{content['seconds']['training']:.0f} s")
     return ", ".join(facts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections import Counter
@@ -186,7 +187,7 @@ class Dataset:
                 f" photo: {listed(without)}. Add photos to train, or leave these classes out."
             )
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the class names and all items in order; it does not depend on where the photos lie."""
         content = [self.classnames, *([[i.path, i.label] for i in self.split(split)] for split in SPLITS)]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cocoop.data.dataset import Dataset, Item, Split, listed
+from cocoop.data.dataset import SPLITS, Dataset, Item, Split, listed
 from cocoop.errors import DataError
 
 __all__ = ["merge"]
@@ -22,7 +22,8 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
     if not datasets:
         raise DataError("There is no data set to merge.")
     first = datasets[0]
-    root = Path(os.path.commonpath([data.image_root.absolute() for data in datasets]))
+    splits = [(data, split, item) for data in datasets for split in SPLITS for item in data.split(split)]
+    root = Path(os.path.commonpath([data.path_of(item).absolute().parent for data, _, item in splits]))
     label_of = {name.casefold(): label for label, name in enumerate(first.classnames)}
     for data in datasets[1:]:
         differing = sorted({name.casefold() for name in data.classnames} ^ set(label_of))
@@ -32,12 +33,14 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
                 "classes in other styles. Rename with --renames, or leave these classes out."
             )
 
-    def items(split: Split) -> tuple[Item, ...]:
+    def items(wanted: Split) -> tuple[Item, ...]:
         return tuple(
-            Item(data.path_of(item).absolute().relative_to(root).as_posix(), label_of[name.casefold()])
-            for data in datasets
-            for item in data.split(split)
-            for name in [data.classnames[item.label]]
+            Item(
+                data.path_of(item).absolute().relative_to(root).as_posix(),
+                label_of[data.classnames[item.label].casefold()],
+            )
+            for data, split, item in splits
+            if split == wanted
         )
 
     return replace(

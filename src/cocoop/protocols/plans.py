@@ -34,6 +34,9 @@ __all__ = [
     "together",
 ]
 
+PAPER_SHOTS = 16
+PAPER_CURVE = (1, 2, 4, 8, 16)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TestPhotos:
@@ -47,6 +50,17 @@ class TestPhotos:
     """Of which classes."""
     classes: Which = "all"
     """The classes to choose among."""
+
+    def key(self, photos: str, *, template: bool) -> str:
+        """A hash of all that decides what is measured.
+
+        Args:
+            photos: a hash of the bytes of all test photos of the data set, in order.
+            template: whether the data set's own template counts, as for zero-shot.
+        """
+        labels = [item.label for item in self.data.test]
+        own = [self.data.template] if template else []
+        return _hash([self.name, self.data.name, self.data.classnames, labels, self.photos, self.classes, photos, own])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +86,11 @@ class Experiment:
     settings: Settings
     """What the method is made with, and how it is trained."""
 
+    @property
+    def learns(self) -> bool:
+        """Whether the method learns anything."""
+        return self.shots is not None
+
     @functools.cached_property
     def drawn(self) -> Dataset:
         """What is learned from; for a method that learns nothing, the classes count alone."""
@@ -86,7 +105,7 @@ class Experiment:
         Raises:
             DataError: if photos are missing or classes do not fit.
         """
-        if self.shots is not None:
+        if self.learns:
             self.drawn.check_trainable()
             self.drawn.check_files(["train"])
         for test in self.tests:
@@ -96,21 +115,26 @@ class Experiment:
                 raise DataError(f"{test.data.name!r} has no test photos {which}to measure on; mark some as 'test'.")
             test.data.check_files(["test"])
 
-    def key(self, backbone: str) -> str:
-        """A hash of all that decides the numbers of this run.
+    def key(self, backbone: str, photos: str) -> str:
+        """A hash of all that decides what is learned; what is measured has keys of its own (`TestPhotos.key`).
 
         Args:
             backbone: a hash of the model.
+            photos: a hash of the training photos' bytes, in order.
         """
         train = dataclasses.asdict(self.settings.train)
         # They change nothing that is learned from readable photos.
         del train["workers"], train["skip_bad_images"]
-        content = [
-            [self.protocol, self.method, self.learn, self.shots, self.seed, backbone, self.data.fingerprint],
-            [[test.name, test.data.fingerprint, test.photos, test.classes, test.data.template] for test in self.tests],
-            [self.settings.method, train if self.shots is not None else None],
+        learned = [
+            self.shots,
+            self.seed,
+            [item.label for item in self.drawn.train],
+            photos,
+            self.settings.method,
+            train,
         ]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        about = [self.protocol, self.method, self.data.name, self.drawn.classnames, backbone]
+        return _hash([*about, learned if self.learns else None])
 
     @property
     def title(self) -> str:
@@ -142,8 +166,8 @@ class Grid:
 
     methods: Sequence[str] = tuple(METHODS)
     """What is compared: keys of methods."""
-    shots: Sequence[int] = (16,)
-    """Training photos a class."""
+    shots: Sequence[int] | None = None
+    """Training photos a class; None: the papers' own, 16, or 1, 2, 4, 8 and 16 for few-shot curves."""
     seeds: Sequence[int] = (1, 2, 3)
     """One draw and training each."""
     preset: Preset = "paper"
@@ -153,10 +177,13 @@ class Grid:
 
     def __post_init__(self) -> None:
         """Check every list."""
-        for name, values in (("methods", self.methods), ("shots", self.shots), ("seeds", self.seeds)):
+        lists: dict[str, Sequence[object] | None] = {"methods": self.methods, "shots": self.shots, "seeds": self.seeds}
+        for name, values in lists.items():
+            if values is None:
+                continue
             if not values or len(set(values)) != len(values):
                 raise ConfigError(f"--{name} is {list(values)}; give one or more, each once.")
-        for shots in self.shots:
+        for shots in self.shots or ():
             check_whole("shots", shots, 1)
         for seed in self.seeds:
             check_whole("seeds", seed, 0)
@@ -165,9 +192,10 @@ class Grid:
         self, protocol: str, data: Dataset, tests: Sequence[TestPhotos], learn: Which = "all"
     ) -> Iterator[Experiment]:
         """All runs on one data set; those that learn nothing once, not for each draw."""
+        all_shots = self.shots or (PAPER_CURVE if protocol == "few-shot" else (PAPER_SHOTS,))
         for method in self.methods:
             learns = method != "zero-shot"
-            draws = [(shots, seed) for shots in self.shots for seed in self.seeds]
+            draws = [(shots, seed) for shots in all_shots for seed in self.seeds]
             for shots, seed in draws if learns else draws[:1]:
                 settings = settings_for(
                     protocol,
@@ -193,7 +221,7 @@ class Grid:
 
 
 PAPER = Grid()
-FEW_SHOT = Grid(shots=(1, 2, 4, 8, 16))
+"""The papers' methods, shots, seeds and settings."""
 
 
 def base_to_new(data: Dataset, grid: Grid = PAPER) -> list[Experiment]:
@@ -220,7 +248,7 @@ def base_to_new(data: Dataset, grid: Grid = PAPER) -> list[Experiment]:
 def together(data: Dataset, grid: Grid = PAPER) -> list[Experiment]:
     """Learn the base classes; measure among all classes at once, on base, new and all photos.
 
-    Reference: CoCoOp, section 4.4. Args and Raises: as `base_to_new`.
+    Reference: CoCoOp, section 4.4 (class-incremental test). Args and Raises: as `base_to_new`.
     """
     data.select("base")
     photos: tuple[Which, ...] = ("base", "new", "all")
@@ -228,7 +256,7 @@ def together(data: Dataset, grid: Grid = PAPER) -> list[Experiment]:
     return list(grid.runs("together", data, tests, "base"))
 
 
-def few_shot(data: Dataset, grid: Grid = FEW_SHOT) -> list[Experiment]:
+def few_shot(data: Dataset, grid: Grid = PAPER) -> list[Experiment]:
     """Learn all classes from a growing number of photos; measure on all.
 
     Reference: CoOp, section 4.2 and figure 3. Args and Raises: as `base_to_new`.
@@ -284,6 +312,8 @@ def leave_one_out(domains: Sequence[Dataset], grid: Grid = PAPER, *, all_photos:
     """
     if len(domains) < 3:
         raise DataError(f"Leaving one domain out takes three domains or more; {len(domains)} are given.")
+    # A domain that is given twice would be learned from while it is left out.
+    check_names_differ([data.name for data in domains], "domains")
     return [
         experiment
         for left_out in domains
@@ -300,8 +330,21 @@ def _source_and(source: Dataset, targets: Sequence[Dataset], all_photos: bool) -
         if target == source:
             raise DataError(f"The target {target.name!r} is the source itself; it is measured anyway, as 'source'.")
     names = ["source", *(target.name for target in targets)]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DataError(f"Several targets are called {twice[0]!r}; rename their folder or file.")
+    check_names_differ(names, "targets")
     measured = [source, *(target.all_for_testing() if all_photos else target for target in targets)]
     return [TestPhotos(name=name, data=data) for name, data in zip(names, measured, strict=True)]
+
+
+def check_names_differ(names: Sequence[str], things: str) -> None:
+    """Refuse several data sets of one name, which nothing would tell apart in records and tables.
+
+    Raises:
+        DataError: naming it.
+    """
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"Several {things} are called {twice[0]!r}; give each once, or rename its folder or file.")
+
+
+def _hash(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -18,6 +18,8 @@ from cocoop.methods import METHODS
 __all__ = ["CHANGEABLE", "PRESETS", "Preset", "Settings", "method_defaults", "settings_for"]
 
 PAPER_CONTEXT = "a photo of a"
+RANDOM_LENGTH = {"coop": 16, "cocoop": 4}
+"""Context vectors of a random start (CoOp, section 4.1; CoCoOp, section 4)."""
 
 Preset = Literal["paper", "cached"]
 """`paper`: as published; `cached`: the same, but each photo is encoded once, without augmentation."""
@@ -98,7 +100,7 @@ def settings_for(
         return Settings(prompt, paper_config(method, seed=seed, cache_features=preset == "cached"), {})
     if method == "coop":
         if protocol == "few-shot":
-            prompt |= {"context": None, "context_length": 16}
+            prompt |= {"context": None, "context_length": RANDOM_LENGTH[method]}
             published["epochs"] = 50 if shots == 1 else 100 if shots <= 4 else 200
         if data.lower() == "imagenet":
             published["epochs"] = 50
@@ -116,6 +118,9 @@ def settings_for(
     if given.get("context_length") is not None and (prompt | given)["context"] is not None:
         raise ConfigError('--context-length goes with a random start: add --context "".')
     prompt |= {name: value for name, value in given.items() if name in PROMPT_CHANGES}
+    if prompt["context"] is None:
+        # Said, so that a record means the same when a default has changed.
+        prompt.setdefault("context_length", RANDOM_LENGTH[method])
     train = dataclasses.replace(train, **{name: value for name, value in given.items() if name in TRAIN_CHANGES})
     # A random start is the word for None.
     told = {name: "" if value is None else value for name, value in given.items()}

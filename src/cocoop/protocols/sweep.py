@@ -2,12 +2,14 @@
 
     SWEEP/runs/TITLE-HASH/     record.json or failure.json (see `cocoop.records`), and the run's training files
 
-The hash is that of all that decides the numbers, so a run that is configured differently is another run. A process
-holds a run while it works on it; if it dies, the next one goes on where it stopped.
+The hash is that of all that decides what is learned, so a run that is configured differently is another run; each test
+in its record has a key of its own, so a test that is new, or whose photos have changed, is measured without learning
+again. A process holds a run while it works on it; if it dies, the next one goes on where it stopped.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import platform
 import time
@@ -24,14 +26,17 @@ import torch
 
 from cocoop.backbones.backbone import Backbone
 from cocoop.backbones.fingerprint import model_key
-from cocoop.data import Dataset
-from cocoop.errors import CheckpointError, CocoopError
+from cocoop.config import check_whole
+from cocoop.data import Dataset, Item
+from cocoop.errors import CheckpointError, CocoopError, DataError, about_memory
+from cocoop.evaluation import harmonic_mean
 from cocoop.feature_cache import FeatureCache, photo_key
 from cocoop.features import Features, Progress, encode_split
-from cocoop.files import make_folder, read_json, write_json
-from cocoop.protocols.plans import Experiment, TestPhotos
+from cocoop.files import make_folder, remove_unfinished, write_json
+from cocoop.methods import METHODS
+from cocoop.protocols.plans import Experiment, TestPhotos, check_names_differ
 from cocoop.protocols.trial import Trial, run_trial
-from cocoop.records import FAILURE, FORMAT, RECORD, RUNS
+from cocoop.records import FAILURE, FORMAT, RECORD, RUNS, read_record
 from cocoop.train import StepReport
 from cocoop.version import __version__
 
@@ -62,19 +67,21 @@ class Watch:
 
 @dataclass
 class _Lab:
-    """What the runs of a sweep share."""
+    """What the runs of a sweep share: the model, and what photos are and look like to it."""
 
     backbone: Backbone
+    model: str
     cache: FeatureCache
     workers: int
     skip_bad_images: bool
     watch: Watch
-    encoded: dict[tuple[str, Path], Features] = field(default_factory=dict)
-    keys: dict[Path, str | None] = field(default_factory=dict)
+    encoded: dict[int, Features] = field(default_factory=dict)
+    bytes_of: dict[Path, str | None] = field(default_factory=dict)
 
     def photos(self, test: TestPhotos) -> Features:
-        """Features of a test, encoded once for all runs."""
-        place = test.data.fingerprint, test.data.image_root
+        """Features of a test; each data set is encoded once for all runs."""
+        # By identity: data sets of the same names and lists may lie in different folders.
+        place = id(test.data)
         if place not in self.encoded:
             with self.watch.encoding(test.data.name) as progress:
                 self.encoded[place] = encode_split(
@@ -87,15 +94,31 @@ class _Lab:
                 )
         return self.encoded[place].photos_of(test.photos).select(test.classes)
 
+    def run_key(self, experiment: Experiment) -> str:
+        """Of all that decides what is learned."""
+        learned = experiment.drawn.train if experiment.learns else ()
+        return experiment.key(self.model, self._bytes(experiment.drawn, learned))
+
+    def test_keys(self, experiment: Experiment) -> dict[str, str]:
+        """Of all that decides what is measured, by test."""
+        return {
+            test.name: test.key(self._bytes(test.data, test.data.test), template=not experiment.learns)
+            for test in experiment.tests
+        }
+
     def overlap(self, learned: Dataset, test: TestPhotos, photos: Features) -> set[str]:
         """Paths of test photos that are, byte for byte, photos that were learned from."""
         seen = {self._key(learned.path_of(item)) for item in learned.train} - {None}
         return {path for path in photos.paths if self._key(test.data.image_root / path) in seen}
 
+    def _bytes(self, data: Dataset, items: Sequence[Item]) -> str:
+        keys = [self._key(data.path_of(item)) for item in items]
+        return hashlib.sha256("".join(map(str, keys)).encode()).hexdigest()
+
     def _key(self, path: Path) -> str | None:
-        if path not in self.keys:
-            self.keys[path] = photo_key(path)
-        return self.keys[path]
+        if path not in self.bytes_of:
+            self.bytes_of[path] = photo_key(path)
+        return self.bytes_of[path]
 
 
 def sweep(
@@ -110,7 +133,8 @@ def sweep(
 ) -> dict[Outcome, int]:
     """Do the runs that are not done yet. Several processes may do so at once, in the same folder.
 
-    A run that fails is recorded with its reason, and the rest goes on; it is tried again by the next sweep.
+    A run that fails is recorded with its reason, and the rest goes on; it is tried again by the next sweep. A run
+    that is done and lacks some of the tests is only measured on these.
 
     Args:
         folder: of the sweep; made if missing.
@@ -118,7 +142,7 @@ def sweep(
         backbone: the frozen model.
         cache: features on disk, of test photos and of training photos that are encoded once; None: in memory.
         workers: processes that decode photos.
-        skip_bad_images: leave unreadable test photos out and count them, instead of failing.
+        skip_bad_images: leave unreadable test photos out and count them, instead of failing. Training always does.
         watch: told how it goes on.
 
     Returns:
@@ -128,23 +152,23 @@ def sweep(
         CocoopError: for what can be known beforehand, before anything is computed.
         KeyboardInterrupt: on Ctrl-C; what is done stays, and the same call goes on.
     """
-    for experiment in experiments:
-        experiment.check()
+    check_whole("workers", workers, 0)
+    _check(experiments, backbone)
     watch = watch or Watch()
-    lab = _Lab(backbone, cache or FeatureCache(None, backbone), workers, skip_bad_images, watch)
-    model = model_key(backbone)
+    cache = cache or FeatureCache(None, backbone)
+    lab = _Lab(backbone, model_key(backbone), cache, workers, skip_bad_images, watch)
     began, told = time.time(), False
     counts: dict[Outcome, int] = {"done": 0, "done before": 0, "failed": 0}
-    left = list({experiment.key(model): experiment for experiment in experiments}.items())
+    left = list(experiments)
     while left:
         held_by_others = []
-        for key, experiment in left:
-            run = folder / RUNS / f"{experiment.title}-{key[:8]}"
+        for experiment in left:
+            run = folder / RUNS / f"{experiment.title}-{lab.run_key(experiment)[:8]}"
             with _claimed(run) as mine:
                 if not mine:
-                    held_by_others.append((key, experiment))
+                    held_by_others.append(experiment)
                     continue
-                outcome, content = _outcome_before(run, began) or _do(run, experiment, lab)
+                outcome, content = _outcome_before(run, experiment, lab, began) or _do(run, experiment, lab)
             counts[outcome] += 1
             watch.run(experiment, outcome, content)
         if len(held_by_others) == len(left):
@@ -154,6 +178,29 @@ def sweep(
             time.sleep(SECONDS_BETWEEN_LOOKS)
         left = held_by_others
     return counts
+
+
+def _check(experiments: Sequence[Experiment], backbone: Backbone) -> None:
+    """All that can be known to be wrong beforehand.
+
+    Raises:
+        DataError: if photos are missing, classes do not fit, or two data sets have the same name.
+        PromptError: if a class name and a context do not fit the text tower.
+    """
+    sources = {(e.protocol, id(e.data)): e.data.name for e in experiments}
+    for protocol in {e.protocol for e in experiments}:
+        check_names_differ([name for (other, _), name in sources.items() if other == protocol], "data sets")
+    prompts_checked = set()
+    for experiment in experiments:
+        experiment.check()
+        # A prompt's length does not depend on seed or shots; what learns nothing has the same names in its prompts.
+        own = {name: value for name, value in experiment.settings.method.items() if name != "seed"}
+        prompts = experiment.method, id(experiment.data), str(own), tuple(id(test.data) for test in experiment.tests)
+        if experiment.learns and prompts not in prompts_checked:
+            prompts_checked.add(prompts)
+            method = METHODS[experiment.method](backbone, experiment.drawn.classnames, **experiment.settings.method)
+            for test in experiment.tests:
+                method.set_classes(test.data.select(test.classes).classnames)
 
 
 @contextmanager
@@ -169,24 +216,41 @@ def _claimed(run: Path) -> Iterator[bool]:
     except OSError as error:
         raise CheckpointError(f"Cannot write in '{run}': {error.strerror or error}.") from error
     try:
+        remove_unfinished(run, (RECORD, FAILURE))
         yield True
     finally:
         lock.release()
 
 
-def _outcome_before(run: Path, began: float) -> tuple[Outcome, dict[str, Any]] | None:
-    """What an earlier sweep, or another process of this one, left of a run; None if it is to be done."""
-    record, failure = run / RECORD, run / FAILURE
+def _outcome_before(
+    run: Path, experiment: Experiment, lab: _Lab, began: float
+) -> tuple[Outcome, dict[str, Any]] | None:
+    """What an earlier sweep, or another process of this one, left of a run; None if there is something to do."""
+    failure = run / FAILURE
+    record = _record_before(run)
+    if record and not _missing(record, experiment, lab):
+        return "done before", record
     try:
-        if record.exists():
-            return "done before", read_json(record)
         # A failure is tried again, but not by a process that was there when it happened.
         if failure.exists() and failure.stat().st_mtime >= began:
-            return "failed", read_json(failure)
+            return "failed", read_record(failure)
     except CheckpointError:
-        # Damaged: it is made again, from the training that the folder keeps.
         return None
     return None
+
+
+def _record_before(run: Path) -> dict[str, Any] | None:
+    """The record of a run; None if there is none, or a damaged one, which is made again from the run's training."""
+    try:
+        return read_record(run / RECORD) if (run / RECORD).exists() else None
+    except CheckpointError:
+        return None
+
+
+def _missing(record: dict[str, Any], experiment: Experiment, lab: _Lab) -> set[str]:
+    """The tests of an experiment that a record does not have, or has of other photos."""
+    measured = record["tests"]
+    return {name for name, key in lab.test_keys(experiment).items() if measured.get(name, {}).get("key") != key}
 
 
 def _do(run: Path, experiment: Experiment, lab: _Lab) -> tuple[Outcome, dict[str, Any]]:
@@ -195,11 +259,14 @@ def _do(run: Path, experiment: Experiment, lab: _Lab) -> tuple[Outcome, dict[str
         write_json(run / RECORD, record)
     except Exception as error:  # Whatever goes wrong in one run, the others go on.
         explained = isinstance(error, CocoopError)
+        reason = str(error) if explained else about_memory(error) or f"{type(error).__name__}: {error}"
+        if isinstance(error, CheckpointError):
+            reason += f" To begin this run anew, delete '{run}'."
         failure = {
             "format": FORMAT,
             **experiment.about(),
             "backbone": lab.backbone.name,
-            "reason": " ".join(str(error).split()) if explained else f"{type(error).__name__}: {error}",
+            "reason": " ".join(reason.split()),
             "details": "" if explained else "".join(traceback.format_exception(error)),
             "failed": _now(),
         }
@@ -210,38 +277,54 @@ def _do(run: Path, experiment: Experiment, lab: _Lab) -> tuple[Outcome, dict[str
 
 
 def _record(experiment: Experiment, lab: _Lab, run: Path) -> dict[str, Any]:
-    """Do one run."""
-    learns = experiment.shots is not None
-    tests = {test.name: lab.photos(test) for test in experiment.tests}
-    overlaps = {
-        test.name: lab.overlap(experiment.drawn, test, tests[test.name]) if learns else set()
-        for test in experiment.tests
-    }
-    tests = {name: photos.without(overlaps[name]) for name, photos in tests.items()}
+    """Do one run, or what is missing of it."""
+    before = _record_before(run)
+    missing = set(lab.test_keys(experiment)) if before is None else _missing(before, experiment, lab)
+    wanted = [test for test in experiment.tests if test.name in missing]
+    photos, overlaps = {}, {}
+    for test in wanted:
+        all_photos = lab.photos(test)
+        overlaps[test.name] = lab.overlap(experiment.drawn, test, all_photos) if experiment.learns else set()
+        photos[test.name] = all_photos.without(overlaps[test.name])
+        if not len(photos[test.name].labels):
+            raise DataError(f"All {len(all_photos.labels)} photos of the test {test.name!r} were learned from.")
     with lab.watch.training(experiment.title) as (on_step, on_encode):
-        trial = (
-            _learned(experiment, lab, run, tests, on_step, on_encode) if learns else _zero_shot(experiment, lab, tests)
-        )
+        if experiment.learns:
+            trial = _learned(experiment, lab, run, photos, on_step, on_encode)
+        else:
+            trial = _zero_shot(wanted, lab, photos)
+    keys = lab.test_keys(experiment)
+    measured = {
+        test.name: {
+            "data": test.data.name,
+            "split_sha256": test.data.fingerprint,
+            "template": None if experiment.learns else test.data.template,
+            "key": keys[test.name],
+            "classes": len(trial.tests[test.name].classnames),
+            "overlap": len(overlaps[test.name]),
+            **trial.tests[test.name].record(),
+        }
+        for test in wanted
+    }
+    if before is not None:
+        # What else this run was measured on before stays.
+        measured = {name: measured.get(name, test) for name, test in before["tests"].items()} | measured
     return {
         "format": FORMAT,
         **experiment.about(),
         "backbone": lab.backbone.name,
+        "backbone_sha256": lab.model,
         "precision": lab.backbone.precision,
         "settings": experiment.settings.method,
-        "train": asdict(experiment.settings.train) if learns else None,
+        "train": asdict(experiment.settings.train) if experiment.learns else None,
         "classes": len(experiment.drawn.classnames),
-        "train_photos": len(experiment.drawn.train) if learns else 0,
+        "train_photos": len(experiment.drawn.train) if experiment.learns else 0,
+        # Photos are not opened again where all epochs are learned already.
+        "train_skipped": before.get("train_skipped", 0) if before else len(trial.training.bad) if trial.training else 0,
         "split_sha256": experiment.data.fingerprint,
-        "tests": {
-            test.name: {
-                "data": test.data.name,
-                "classes": len(trial.tests[test.name].classnames),
-                "overlap": len(overlaps[test.name]),
-                **trial.tests[test.name].record(),
-            }
-            for test in experiment.tests
-        },
-        "harmonic_mean": trial.harmonic_mean if experiment.protocol == "base-to-new" else None,
+        "key": lab.run_key(experiment),
+        "tests": measured,
+        "harmonic_mean": _harmonic_mean(measured) if experiment.protocol == "base-to-new" else None,
         "history": trial.history,
         "seconds": {"training": round(trial.training_seconds, 2), "evaluation": round(trial.evaluation_seconds, 2)},
         "peak_memory_bytes": trial.peak_memory,
@@ -253,6 +336,10 @@ def _record(experiment: Experiment, lab: _Lab, run: Path) -> dict[str, Any]:
         },
         "finished": _now(),
     }
+
+
+def _harmonic_mean(measured: dict[str, Any]) -> float:
+    return harmonic_mean(measured["base"]["accuracy"], measured["new"]["accuracy"])
 
 
 def _learned(
@@ -279,13 +366,11 @@ def _learned(
     )
 
 
-def _zero_shot(experiment: Experiment, lab: _Lab, tests: dict[str, Features]) -> Trial:
+def _zero_shot(tests: Sequence[TestPhotos], lab: _Lab, photos: dict[str, Features]) -> Trial:
     """Zero-shot CLIP on each test with the template of that test's own data set, as the papers have it."""
     trials = {
-        test.name: run_trial(
-            lab.backbone, experiment.method, test.data.select(test.classes), {test.name: tests[test.name]}
-        )
-        for test in experiment.tests
+        test.name: run_trial(lab.backbone, "zero-shot", test.data.select(test.classes), {test.name: photos[test.name]})
+        for test in tests
     }
     last = list(trials.values())[-1]
     return Trial(
