@@ -52,9 +52,10 @@ def test_the_function_and_the_method_write_the_same(tiny_backbone, tmp_path):
     method = MAKERS["cocoop"](tiny_backbone)
     method.save_pretrained(tmp_path / "one")
     cocoop.save_pretrained(method, tmp_path / "two")
-    for name in ("config.json", "prompt.safetensors"):
+    names = {"config.json", "prompt.safetensors", "README.md"}
+    for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    assert {path.name for path in (tmp_path / "one").iterdir()} == {"config.json", "prompt.safetensors"}
+    assert {path.name for path in (tmp_path / "one").iterdir()} == names
 
 
 def test_a_checkpoint_holds_what_was_learned_and_no_more(tiny_backbone, tmp_path):

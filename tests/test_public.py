@@ -66,7 +66,7 @@ ALLOWED = {
     "saved": {"errors", "files"},
     "text": {"errors", "config"},
     "backbones": {"errors", "config", "files", "text"},
-    "methods": {"errors", "config", "files", "saved", "text", "backbones"},
+    "methods": {"errors", "config", "files", "saved", "text", "backbones", "report"},
     "data": {"errors", "config", "files"},
     "records": {"errors", "files"},
     "report": {"errors", "files", "records"},

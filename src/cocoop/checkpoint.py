@@ -1,115 +1,19 @@
-"""Saved methods, read again. They are written by `Method.save_pretrained`; see `cocoop.saved` for the files."""
+"""Saved methods by functions: written by `Method.save_pretrained`, read by `cocoop.methods.pretrained`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor
-
-from cocoop.backbones import load_backbone
-from cocoop.backbones.backbone import Backbone
-from cocoop.config import PRECISIONS, Precision
-from cocoop.errors import CheckpointError, CocoopError
-from cocoop.files import read_json
-from cocoop.methods import METHODS, Method
-from cocoop.saved import CONFIG, FORMAT, LEARNED, read_tensors
+from cocoop.methods import Method
+from cocoop.methods.pretrained import from_pretrained, load_learned
 
 __all__ = ["from_pretrained", "load_learned", "save_pretrained"]
 
 
 def save_pretrained(method: Method, folder: str | Path) -> None:
-    """Write a method's settings and learned tensors; the same as `method.save_pretrained(folder)`.
+    """Write a method's settings, learned tensors and model card; the same as `method.save_pretrained(folder)`.
 
     Raises:
         CheckpointError: if the disk refuses.
     """
     method.save_pretrained(folder)
-
-
-def from_pretrained(
-    folder: str | Path,
-    *,
-    backbone: Backbone | None = None,
-    precision: Precision | None = None,
-    device: str | torch.device = "cpu",
-) -> Method:
-    """Read a saved method.
-
-    Args:
-        folder: as written by `method.save_pretrained`, `cocoop.fit(..., run=folder)` or `cocoop train`.
-        backbone: one that is loaded already; None: the one named in the folder is loaded.
-        precision: of the frozen towers; None: as they were in training. A backbone that is given has its own.
-        device: where to load the backbone.
-
-    Raises:
-        CheckpointError: if files are missing or damaged, or tensors do not fit.
-        BackboneError: if the backbone cannot be loaded.
-    """
-    folder = Path(folder)
-    config = _read_config(folder)
-    # Before the backbone, which may take long to load.
-    tensors, _ = read_tensors(folder / LEARNED)
-    if backbone is None:
-        backbone = load_backbone(config["backbone"], precision=precision or config["precision"], device=device)
-    try:
-        method = METHODS[config["method"]](backbone, config["classnames"], **config["settings"])
-    except (TypeError, CocoopError) as error:
-        raise CheckpointError(f"'{folder / CONFIG}' cannot be used: {error}") from error
-    load_learned(method, tensors, folder / LEARNED)
-    return method.eval()
-
-
-def load_learned(method: Method, tensors: dict[str, Tensor], source: Path) -> None:
-    """Copy learned tensors into a method; names and shapes must agree exactly.
-
-    Args:
-        method: changed in place.
-        tensors: by the names of `method.learned()`.
-        source: where they come from, for the message.
-
-    Raises:
-        CheckpointError: naming the file and the first tensor that differs.
-    """
-    learned = method.learned()
-    for name in sorted(learned.keys() | tensors.keys()):
-        wanted = tuple(learned[name].shape) if name in learned else None
-        found = tuple(tensors[name].shape) if name in tensors else None
-        if wanted != found:
-            raise CheckpointError(
-                f"'{source}' does not fit {method.key} on {method.backbone.name}: tensor {name!r} is "
-                f"{'missing' if found is None else found} there and should be {wanted or 'absent'}."
-            )
-    with torch.no_grad():
-        for name, parameter in learned.items():
-            parameter.copy_(tensors[name])
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG
-    if not folder.is_dir():
-        raise CheckpointError(f"There is no run at '{folder}'; give a folder written by `cocoop train`.")
-    if not path.is_file():
-        raise CheckpointError(f"'{folder}' is no run: it has no {CONFIG}. Give a folder written by `cocoop train`.")
-    config = read_json(path)
-    if config.get("format") != FORMAT:
-        raise CheckpointError(
-            f"'{path}' has the format {config.get('format')!r}, this cocoop reads {FORMAT}: "
-            "it is no run of `cocoop train`, or one of another version."
-        )
-    if config.get("method") not in tuple(METHODS):
-        raise CheckpointError(
-            f"'{path}' is of the method {config.get('method')!r}, which is none of {', '.join(METHODS)}."
-        )
-    classnames = config.get("classnames")
-    fine = {
-        "backbone": isinstance(config.get("backbone"), str),
-        "precision": config.get("precision") in PRECISIONS,
-        "classnames": isinstance(classnames, list) and all(isinstance(name, str) for name in classnames),
-        "settings": isinstance(config.get("settings"), dict),
-    }
-    for name, is_fine in fine.items():
-        if not is_fine:
-            raise CheckpointError(f"'{path}' is damaged: {name!r} is {config.get(name, 'missing')!r}.")
-    return config

@@ -61,20 +61,25 @@ class Classifier:
         batch_size: int = 64,
         precision: Precision | None = None,
         device: str | torch.device = "cpu",
+        revision: str | None = None,
+        **download: Any,
     ) -> Classifier:
         """Read a trained prompt.
 
         Args:
-            source: a folder of `cocoop train`, `cocoop import` or `save_pretrained`.
+            source: a folder of `cocoop train`, `cocoop import` or `save_pretrained`; or a repository of the hub,
+                `USER/NAME` or `hf-hub:USER/NAME`.
             classes: names to classify among, trained on or not; None: those it was trained on.
             batch_size: photos at once.
             precision: of the frozen towers; None: as in training.
             device: where to compute.
+            revision: branch, tag or commit of a hub repository.
+            download: further arguments of `cocoop.from_pretrained`, such as token.
 
         Raises:
             CocoopError: as `cocoop.from_pretrained` does, and for names that cannot be made into prompts.
         """
-        method = from_pretrained(source, precision=precision, device=device)
+        method = from_pretrained(source, precision=precision, device=device, revision=revision, **download)
         if classes is not None:
             method.set_classes(classes)
         return cls(method, batch_size=batch_size)

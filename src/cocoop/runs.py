@@ -72,7 +72,7 @@ class Run:
         write_tensors(self.folder / STATE, *_packed(state))
         # From here on the folder is a run, which needs the files above.
         write_json(self.folder / TRAINING, self._description)
-        method.save_pretrained(self.folder)
+        method.write(self.folder)
 
     def save(self, method: Method, state: TrainingState, history: list[dict[str, Any]]) -> None:
         """Write the checkpoint of an epoch; all that must agree in a resumed run is in one file.

@@ -2,6 +2,7 @@
 
 config.json             which method, backbone, classes and settings
 prompt.safetensors      the learned tensors, a few hundred KB
+README.md               the model card, which is the user's own once it is written
 
 It knows no method: `Method.save_pretrained` writes through it, `cocoop.from_pretrained` reads through it.
 """
@@ -18,12 +19,12 @@ from torch import Tensor
 from cocoop.errors import CheckpointError
 from cocoop.files import write_whole
 
-__all__ = ["CONFIG", "FORMAT", "LEARNED", "read_tensors", "write_tensors"]
+__all__ = ["CARD", "CONFIG", "FORMAT", "LEARNED", "read_tensors", "write_tensors"]
 
 FORMAT = 1
 """Number of the layout of config.json; other numbers are refused."""
 
-CONFIG, LEARNED = "config.json", "prompt.safetensors"
+CONFIG, LEARNED, CARD = "config.json", "prompt.safetensors", "README.md"
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

@@ -210,7 +210,7 @@ def fit(
         if folder and going_on:
             state, result.history = folder.load()
             learner.restore(state, folder.folder)
-            method.save_pretrained(folder.folder)
+            method.write(folder.folder)
         method.train()
         try:
             if state.epoch < config.epochs:

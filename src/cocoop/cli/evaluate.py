@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -23,8 +22,8 @@ __all__ = ["EvalCommand"]
 class EvalCommand:
     """Measure a trained prompt on the test photos of a data set, with that data set's classes."""
 
-    run_folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """Folder written by `cocoop train`."""
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+    """Folder written by `cocoop train`, or a hub repository USER/NAME (USER/NAME@REVISION)."""
     photos: DataOptions
     classes: Which = "all"
     """All classes, or the base ones (the first half, rounded up), or the new ones (the rest)."""
@@ -56,7 +55,7 @@ class EvalCommand:
         from cocoop.evaluation import evaluate
         from cocoop.features import bad_photos_message, encode_split
 
-        method = from_pretrained(self.run_folder, precision=self.precision, device=pick_device(self.device))
+        method = from_pretrained(self.source, precision=self.precision, device=pick_device(self.device))
         if data.train:
             note(
                 f"Measured on {len(data.test)} test photos; --all-photos adds the {len(data.train + data.val)} others."
@@ -76,7 +75,7 @@ class EvalCommand:
             note(f"Left out: {bad_photos_message(tests.bad)}.")
         with counting("classifying") as progress:
             result = evaluate(method, tests, batch_size=self.batch_size, shortlist=self.shortlist, on_progress=progress)
-        self._print(result, {"run": str(self.run_folder), "method": method.key, "data": data.name}, len(unseen))
+        self._print(result, {"run": self.source, "method": method.key, "data": data.name}, len(unseen))
 
     def _print(self, result: Evaluation, about: dict[str, Any], unseen: int) -> None:
         if self.format == "json":

@@ -30,8 +30,8 @@ __all__ = ["PredictCommand"]
 class PredictCommand:
     """Classify photos with a trained prompt, among the classes it was trained on or any others."""
 
-    run_folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """Folder written by `cocoop train`."""
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+    """Folder written by `cocoop train`, or a hub repository USER/NAME (USER/NAME@REVISION)."""
     images: Annotated[
         tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="PHOTO ...", help_behavior_hint="(required)")
     ]
@@ -64,7 +64,7 @@ class PredictCommand:
         from cocoop.checkpoint import from_pretrained
         from cocoop.prediction import predict
 
-        method = from_pretrained(self.run_folder, precision=self.precision, device=pick_device(self.device))
+        method = from_pretrained(self.source, precision=self.precision, device=pick_device(self.device))
         if names is not None:
             method.set_classes(names)
         predictions = predict(

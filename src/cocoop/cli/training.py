@@ -57,6 +57,8 @@ def train(command: TrainCommand, data: Dataset) -> None:
             job.compare(backbone, tests.select("base"), tests.select("new"), cache)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(job.what_is_kept()) from None
+    # Last, for its model card tells all the numbers above.
+    method.save_pretrained(job.folder)
     note(f"The run is in {job.folder}. Predict with: cocoop predict {shlex.quote(str(job.folder))} PHOTOS...")
 
 

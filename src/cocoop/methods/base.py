@@ -9,23 +9,27 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub import ModelCard, ModelHubMixin
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from cocoop.backbones.backbone import Backbone
-from cocoop.errors import ConfigError
-from cocoop.files import write_json
-from cocoop.saved import CONFIG, FORMAT, LEARNED, write_tensors
+from cocoop.backbones.hub import check_private, publishing
+from cocoop.errors import CheckpointError, ConfigError
+from cocoop.files import write_json, write_whole
+from cocoop.saved import CARD, CONFIG, FORMAT, LEARNED, write_tensors
 from cocoop.text.prompts import check_classnames
 
 __all__ = ["Method", "seeded"]
 
+M = TypeVar("M", bound="Method")
 
-class Method(nn.Module):
+
+class Method(nn.Module, ModelHubMixin):
     """A way to classify images by their similarity to texts.
 
     Args:
@@ -107,18 +111,9 @@ class Method(nn.Module):
         """The names that a saved method is made with again; those it knows now, where any will do."""
         return self.classnames
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write settings and learned tensors; `cocoop.from_pretrained` reads them.
-
-        Args:
-            folder: made if it is missing. The backbone is saved by its name, not by its weights.
-
-        Raises:
-            CheckpointError: if the disk refuses.
-        """
-        folder = Path(folder)
-        write_tensors(folder / LEARNED, self.learned())
-        config = {
+    def saved_config(self) -> dict[str, Any]:
+        """What makes this method again, besides its learned tensors: the content of config.json."""
+        return {
             "format": FORMAT,
             "method": self.key,
             "backbone": self.backbone.name,
@@ -126,7 +121,107 @@ class Method(nn.Module):
             "classnames": list(self.saved_classnames),
             "settings": self.settings(),
         }
-        write_json(folder / CONFIG, config)
+
+    def write(self, folder: Path) -> None:
+        """Write settings and learned tensors, without a model card.
+
+        Raises:
+            CheckpointError: if the disk refuses.
+        """
+        write_tensors(folder / LEARNED, self.learned())
+        write_json(folder / CONFIG, self.saved_config())
+
+    # The mixin's own would delete the old config.json before it writes, and go to the hub for a mistyped folder.
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        model_card_kwargs: dict[str, Any] | None = None,
+        **push_to_hub_kwargs: Any,
+    ) -> str | None:
+        """Write settings, learned tensors, and a model card unless there is one; `cocoop.from_pretrained` reads them.
+
+        Args:
+            save_directory: made if it is missing. The backbone is saved by its name, not by its weights.
+            push_to_hub: also publish it.
+            repo_id: where; None: under the name of the folder.
+            model_card_kwargs: for `generate_model_card`.
+            push_to_hub_kwargs: for `push_to_hub`.
+
+        Returns:
+            The address of the commit, if it was published.
+
+        Raises:
+            CheckpointError: if the disk or the hub refuses.
+        """
+        folder = Path(save_directory)
+        card = {"folder": folder} | (model_card_kwargs or {})
+        self.write(folder)
+        if not (folder / CARD).exists():
+            # A class name need not be text.
+            write_whole(folder / CARD, str(self.generate_model_card(**card)).encode(errors="backslashreplace"))
+        if not push_to_hub:
+            return None
+        return self.push_to_hub(repo_id or folder.name, model_card_kwargs=card, **push_to_hub_kwargs)
+
+    def generate_model_card(
+        self, *, folder: str | Path | None = None, repo_id: str = "USER/NAME", **card_data: Any
+    ) -> ModelCard:
+        """The model card: what it is, made from what, how good, how to load it.
+
+        Args:
+            folder: of a run, whose records it tells; the card in it is taken where there is one.
+            repo_id: where the method is published.
+            card_data: fields of `huggingface_hub.ModelCardData`, such as `license`, in place of ours.
+
+        Raises:
+            CheckpointError: if a record or the card is damaged.
+        """
+        from cocoop.report.model_card import model_card
+
+        return model_card(self.saved_config(), None if folder is None else Path(folder), repo_id, **card_data)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Publish settings, learned tensors and model card on the Hugging Face hub, in a repository made if missing.
+
+        Args:
+            repo_id: `USER/NAME`.
+            options: those of `huggingface_hub.ModelHubMixin.push_to_hub`: private, token, commit_message, branch,
+                create_pr, ...; model_card_kwargs are those of `generate_model_card`.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            CheckpointError: if the hub cannot be reached or refuses, saying why.
+        """
+        card = {"repo_id": repo_id} | (options.pop("model_card_kwargs", None) or {})
+        # A card that cannot be made must not leave an empty repository.
+        self.generate_model_card(**card)
+        with publishing(repo_id):
+            # The hub leaves a repository that exists as visible as it is.
+            if options.get("private"):
+                check_private(repo_id, options.get("token"))
+            return str(super().push_to_hub(repo_id, model_card_kwargs=card, **options))
+
+    @classmethod
+    def from_pretrained(cls: type[M], pretrained_model_name_or_path: str | Path, **options: Any) -> M:
+        """Read a saved method of this kind; arguments as `cocoop.from_pretrained`, which reads any.
+
+        Raises:
+            CocoopError: as there, and for a method of another kind.
+        """
+        from cocoop.methods.pretrained import from_pretrained
+
+        method = from_pretrained(pretrained_model_name_or_path, **options)
+        if not isinstance(method, cls):
+            raise CheckpointError(
+                f"'{pretrained_model_name_or_path}' is of {method.key}, not of {cls.key}; read it with "
+                "cocoop.from_pretrained."
+            )
+        return method
 
     def shortlist_scorer(self, shortlist: int) -> Callable[[Tensor], Tensor]:  # noqa: ARG002 - CoCoOp has one
         """`logits` of the most promising classes only, where computing all of them costs something.
