@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 from typing import Annotated
 
 import torch
-from fastapi import FastAPI, File, Form, UploadFile
+from fastapi import Depends, FastAPI, File, Form, UploadFile
+from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from torch import Tensor
 
@@ -66,6 +67,8 @@ def create_app(method: Method, config: ServeConfig) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
+        # The door has checked the token; this tells the OpenAPI page that there is one.
+        dependencies=[Depends(HTTPBearer(auto_error=False))] if config.token else [],
         responses={code: {"model": ErrorAnswer, "description": text} for code, text in ERROR_ANSWERS.items()},
     )
     app.add_middleware(Guard, config=config)

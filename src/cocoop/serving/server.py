@@ -28,13 +28,15 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         ConfigError: if there is no such address here, or the port is taken.
     """
+    # Python would take the rest of a division by 65536.
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"--port is {port}; it must be from 0 to 65535.")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise ConfigError(
-            f"Nothing can listen on {host}, port {port}: {getattr(error, 'strerror', None) or error}. "
-            "Give another --host or --port."
+            f"Nothing can listen on {host}, port {port}: {error.strerror or error}. Give another --host or --port."
         ) from error
 
 

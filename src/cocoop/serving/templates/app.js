@@ -17,6 +17,11 @@ function make(tag, properties = {}, ...children) {
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 const plural = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
 
+function outcome(answers) {
+  const bad = answers.filter((answer) => answer.error).length;
+  return `${plural(answers.length - bad, "photo")} classified${bad ? `, ${bad} could not be used` : ""}.`;
+}
+
 async function ask(path, body) {
   const token = sessionStorage.getItem(TOKEN);
   const headers = token ? { Authorization: `Bearer ${token}` } : {};
@@ -185,7 +190,7 @@ async function classify() {
     const { photos: answers } = await predict(now.map(({ file }) => file), TOP);
     if (now !== photos) return;
     show(answers);
-    say("photos-said", `${plural(answers.filter((answer) => !answer.error).length, "photo")} classified.`);
+    say("photos-said", outcome(answers));
   } catch (error) {
     say("photos-said", error.message, true);
   } finally {
@@ -230,14 +235,14 @@ function columns() {
   return [
     ["file", (answer) => answer.file, String],
     ["class", (answer) => answer.label ?? "", String],
-    ["probability", (answer) => answer.probability, percent],
+    ["probability", (answer) => answer.probability ?? null, percent],
     ...(health.method === "zero-shot"
       ? []
       : [
           ["zero_shot_class", (answer) => answer.zero_shot?.label ?? "", String],
           ["zero_shot_probability", (answer) => answer.zero_shot?.probability ?? null, percent],
         ]),
-    ...(health.method === "cocoop" ? [["relative_shift", (answer) => answer.shift?.relative ?? null, (times) => times.toFixed(2)]] : []),
+    ...(health.method === "cocoop" ? [["prompt_shift", (answer) => answer.shift?.relative ?? null, (times) => times.toFixed(2)]] : []),
     ["error", (answer) => answer.error?.message ?? "", String],
   ];
 }
@@ -250,24 +255,39 @@ function tell(answers) {
   const csv = new Blob([lines.map((line) => `${line.join(",")}\r\n`).join("")], { type: "text/csv" });
   byId("csv").href = URL.createObjectURL(csv);
   byId("csv").hidden = false;
-  const shown = used.filter(([name]) => name !== "error" || answers.some((answer) => answer.error));
+  // What is wrong with a photo takes the place of its numbers.
+  const shown = used.slice(0, -1);
   byId("columns").replaceChildren(
     make("tr", {}, ...shown.map(([name]) => make("th", { scope: "col", textContent: name.replaceAll("_", " ") }))),
   );
   byId("rows").tBodies[0].replaceChildren(
-    ...answers.map((answer) =>
-      make(
-        "tr",
-        {},
-        ...shown.map(([, of, words]) => {
-          const value = of(answer);
-          const isNumber = typeof value === "number";
-          return make("td", { textContent: isNumber ? words(value) : (value ?? ""), className: isNumber ? "number" : "" });
-        }),
-      ),
-    ),
+    ...answers.map((answer) => {
+      const row = make("tr", {}, make("th", { scope: "row", textContent: answer.file }));
+      if (answer.error) {
+        const colSpan = shown.length - 1;
+        row.append(make("td", { colSpan, className: "problem", textContent: answer.error.message }));
+        return row;
+      }
+      for (const [, of, words] of shown.slice(1)) row.append(make("td", { textContent: words(of(answer)) }));
+      return row;
+    }),
   );
   byId("rows").hidden = false;
+}
+
+/** The answers to one part; where the server is busy, it is asked again. */
+async function answersTo(part) {
+  if (part.length === 1 && part[0].size > health.limits.max_upload) {
+    return [{ file: part[0].name, error: { message: "The photo is larger than this server takes." } }];
+  }
+  for (;;) {
+    try {
+      return (await predict(part, 1)).photos;
+    } catch (error) {
+      if (error.status !== 429) throw error;
+      await new Promise((resume) => setTimeout(resume, 1000));
+    }
+  }
 }
 
 async function runAll() {
@@ -279,9 +299,9 @@ async function runAll() {
     for (const part of parts(many)) {
       byId("progress").value = answers.length;
       say("batch-said", `${answers.length} of ${many.length}`);
-      answers.push(...(await predict(part, 1)).photos);
+      answers.push(...(await answersTo(part)));
     }
-    say("batch-said", `${plural(answers.length, "photo")} done.`);
+    say("batch-said", outcome(answers));
   } catch (error) {
     say("batch-said", `${answers.length} of ${many.length} done. ${error.message}`, true);
   } finally {
