@@ -75,7 +75,7 @@ def test_the_help_of_train_tells_the_published_defaults():
     [
         (
             ("trian", "photos"),
-            ("trian", "Available subcommands: train, predict, eval, serve, explain, import, push, draw, data,"),
+            ("trian", "Available subcommands: train, predict, eval, serve, explain, import"),
         ),
         (("--colour",), ("--colour", "cocoop --help")),
         (("train",), ("Missing from cocoop train", "DATA", "cocoop train --help")),
