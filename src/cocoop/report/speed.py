@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rich.table import Table
@@ -14,7 +15,7 @@ __all__ = ["methods_line", "speed_plot", "speed_table"]
 def speed_table(record: Mapping[str, Any]) -> Table:
     """One row a size: seconds of a step and of an evaluation, peak memory, and how many times less than published."""
     machine = record["machine"]
-    rate = machine["matmul_operations_per_second"] / 1e9
+    rate = median(case["matmul_operations_per_second"] for case in record["cases"]) / 1e9
     table = Table(
         title=f"CoCoOp, text tower of {machine['shape']}, ours in {machine['precision']}, published in fp32",
         caption=(
