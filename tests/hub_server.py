@@ -79,12 +79,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.headers.get("Transfer-Encoding") == "chunked":
             self.body = self._chunks()
-        self.known = self.headers.get("Authorization") == f"Bearer {TOKEN}"
+        who = self.headers.get("Authorization")
+        self.known = who == f"Bearer {TOKEN}"
+        if who is not None and not self.known:
+            self._answer(401, {"error": "Invalid credentials in Authorization header"})
+            return
         match path.strip("/").split("/"):
             case ["api", "repos", "create"]:
                 self._create(json.loads(self.body))
             case ["api", "validate-yaml"]:
-                self._validate(json.loads(self.body)["content"])
+                yaml.safe_load(json.loads(self.body)["content"].split("---\n")[1])
+                self._answer(200, {"errors": [], "warnings": []})
             case ["api", "models", user, name, *rest]:
                 self._model(f"{user}/{name}", rest)
             case [user, name, "resolve", revision, *rest]:
@@ -104,11 +109,6 @@ class _Handler(BaseHTTPRequestHandler):
             private = wanted.get("private") is True or wanted.get("visibility") == "private"
             self.hub.repositories[name] = Repository(private)
             self._answer(200, {"url": f"{self.hub.address}/{name}"})
-
-    def _validate(self, content: str) -> None:
-        data = yaml.safe_load(content.split("---\n")[1])
-        errors = [] if data.get("library_name") else [{"message": "no library"}]
-        self._answer(400 if errors else 200, {"errors": errors, "warnings": []})
 
     def _found(self, name: str, revision: str) -> tuple[str, dict[str, bytes]] | None:
         """What may be read, else an answer that says no."""

@@ -8,6 +8,7 @@ import torch
 import yaml
 
 import cocoop as package
+from cocoop.backbones.hub import publishing
 from cocoop.cli import main
 from cocoop.errors import CheckpointError
 from cocoop.methods import CoCoOp, CoOp, ZeroShot
@@ -130,6 +131,20 @@ def test_who_may_not_push_is_told_what_to_type(name, token, message, hub, method
     with pytest.raises(CheckpointError, match=message):
         method.push_to_hub(name, token=token)
     assert hub.repositories == {}
+
+
+def test_what_the_hub_says_of_a_card_reaches_its_author_and_a_misspelt_option_its_caller(hub, method):
+    refused = r"^The hub refused 'ann/bugs': Invalid metadata\. - license\.$"
+    with pytest.raises(CheckpointError, match=refused), publishing("ann/bugs"):
+        raise ValueError("Invalid metadata.\n- license")
+    with pytest.raises(TypeError, match="priate"):
+        method.push_to_hub("ann/bugs", priate=True)
+
+
+def test_a_token_that_is_not_accepted_is_told(hub, method, tiny_backbone):
+    method.push_to_hub("ann/bugs")
+    with pytest.raises(CheckpointError, match=r"The hub does not accept your token for 'ann/bugs'; log in again with"):
+        package.from_pretrained("ann/bugs", token="hf_old")
 
 
 def test_what_is_not_there_is_told(hub, method, tiny_backbone):

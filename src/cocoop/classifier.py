@@ -189,7 +189,7 @@ def _restored(state: dict[str, Any]) -> Classifier:
     return Classifier(method, batch_size=state["batch_size"])
 
 
-def _listed(photos: Photo | Sequence[Photo]) -> Sequence[Photo] | None:
+def _listed(photos: Photo | Sequence[Photo]) -> Sequence[object] | None:
     """The photos of a list or batch; None for a single photo."""
     if isinstance(photos, str | Path | io.BytesIO | Image.Image):
         return None

@@ -166,6 +166,7 @@ def fit(
     engine: Engine | None = None,
     cache: FeatureCache | None = None,
     on_step: Callable[[StepReport], None] | None = None,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
     on_encode: Progress | None = None,
 ) -> TrainResult:
     """Train what a method learns on the `train` split.
@@ -183,6 +184,7 @@ def fit(
         engine: what takes the gradients, such as an `accelerate.Accelerator` of one process; None: PyTorch.
         cache: features of this backbone on disk, for photos that are encoded once.
         on_step: called after each step.
+        on_epoch: called after each epoch, with its entry of the history.
         on_encode: called while photos are encoded once, with `cache_features`.
 
     Returns:
@@ -233,6 +235,8 @@ def fit(
                 state = learner.state(epoch)
                 if folder:
                     folder.save(method, state, result.history)
+                if on_epoch:
+                    on_epoch(result.history[-1])
             heed_ctrl_c()
         except (KeyboardInterrupt, CocoopError) as stop:
             # Method and folder go back to the last whole epoch, wherever in an epoch or its saving this struck.

@@ -49,7 +49,12 @@ def fetch(
             be reached.
     """
     import huggingface_hub
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     name, _, revision = repository.partition("@")
     try:
@@ -66,6 +71,10 @@ def fetch(
         ) from error
     # The client lets through errors of its own and of two HTTP libraries, none of them related.
     except Exception as error:
+        if isinstance(error, HfHubHTTPError) and error.response.status_code == 401:
+            raise raises(
+                f"The hub does not accept your token for {name!r}; log in again with `hf auth login`, or mend HF_TOKEN."
+            ) from error
         raise unreachable(model, error, raises, instead) from error
 
 
@@ -100,7 +109,7 @@ def publishing(repository: str) -> Iterator[None]:
 
     try:
         yield
-    except CocoopError:
+    except (CocoopError, TypeError):
         raise
     except HFValidationError as error:
         raise CheckpointError(f"{repository!r} is no name of a hub repository; it must be USER/NAME.") from error
@@ -116,7 +125,10 @@ def publishing(repository: str) -> Iterator[None]:
                 f"Your token may not write to {repository!r}; push to a name of your own (`hf auth whoami` tells it), "
                 "or log in with a token of the kind write (`hf auth login`)."
             ) from error
-        raise CheckpointError(f"The hub refused {repository!r}: {_reason(error)}.") from error
+        raise CheckpointError(f"The hub refused {repository!r}: {error.server_message or _reason(error)}.") from error
+    # About the metadata of the card.
+    except ValueError as error:
+        raise CheckpointError(f"The hub refused {repository!r}: {' '.join(str(error).split())}.") from error
     except Exception as error:
         raise CheckpointError(
             f"{repository!r} cannot be written on the hub ({_reason(error)}). Connect, and push again."

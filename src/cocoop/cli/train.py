@@ -11,6 +11,7 @@ import tyro
 from cocoop.cli.options import BackboneOptions, DataOptions, left_out
 from cocoop.config import Position, TrainConfig, Which, paper_config
 from cocoop.errors import ConfigError
+from cocoop.tracking import Tracker, check_trackers
 
 if TYPE_CHECKING:
     from cocoop.backbones.backbone import Backbone
@@ -114,6 +115,8 @@ class TrainCommand:
     """Where --cache-features keeps them; runs may share it."""
     skip_bad_images: bool = False
     """Leave unreadable test photos out and count them, instead of failing. Training always does."""
+    track: Annotated[tuple[Tracker, ...], left_out("{tensorboard,wandb,trackio} ...", "none")] = ()
+    """Also take the numbers of each epoch to these; TensorBoard's files are in `logs`, in the folder of the run."""
     resume: bool = False
     """Go on with the run in --output, with the same settings; begin it if there is none."""
 
@@ -144,6 +147,7 @@ class TrainCommand:
         """Train, measure, print; mistakes in flags and lists first, before anything heavy is imported."""
         self.config(self.prompt.method, cached=self.cache_features)
         self.prompt.settings(self.seed)
+        check_trackers(self.track)
         data = self.photos.load().few_shot(self.shots, self.seed)
 
         from cocoop.cli.training import train

@@ -21,6 +21,7 @@ from cocoop.methods import METHODS, Method
 from cocoop.protocols import Trial, run_trial
 from cocoop.report.tables import base_to_new_table
 from cocoop.runs import epochs_done
+from cocoop.tracking import LOGS, Log, epoch_numbers, tracked
 from cocoop.train import TrainResult, check_fit, fit
 
 __all__ = ["train"]
@@ -52,9 +53,12 @@ def train(command: TrainCommand, data: Dataset) -> None:
         note(f"{data.name}: {len(chosen.train)} photos of {len(chosen.classnames)} classes; backbone {backbone.name}")
         cache = command.cache(backbone)
         tests = job.encode_tests(backbone, needed, cache) if needed.test else None
-        job.learn(method, config, tests if tests is None or not compare else tests.select(command.classes), cache)
-        if compare and tests is not None:
-            job.compare(backbone, tests.select("base"), tests.select("new"), cache)
+        begun_with = {"method": method.key, **job.facts(backbone), **dataclasses.asdict(config)}
+        with tracked(command.track, job.folder, begun_with) as log:
+            mine = tests if tests is None or not compare else tests.select(command.classes)
+            job.learn(method, config, mine, cache, log)
+            if compare and tests is not None:
+                job.compare(backbone, tests.select("base"), tests.select("new"), cache)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(job.what_is_kept()) from None
     # Last, for its model card tells all the numbers above.
@@ -88,7 +92,7 @@ def _folder(command: TrainCommand, data: Dataset) -> Path:
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"'{folder}' is a file; give another --output.")
     done = epochs_done(folder)
-    if done is None and folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
+    if done is None and folder.exists() and any(not _is_by_the_way(entry) for entry in folder.iterdir()):
         raise CheckpointError(f"'{folder}' is not empty and holds no run; give another --output.")
     if done and not command.resume:
         raise CheckpointError(
@@ -98,6 +102,11 @@ def _folder(command: TrainCommand, data: Dataset) -> Path:
     if command.resume and not done:
         note(f"There is no run in {folder} to go on with; this one begins.")
     return folder
+
+
+def _is_by_the_way(entry: Path) -> bool:
+    """Whether it holds nothing of a run: what a start that failed may have left."""
+    return entry.name.startswith(".") or entry.name == LOGS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +149,7 @@ class _Job:
             note(f"'{shard}' is damaged; its photos were encoded again. It can be deleted.")
         return tests
 
-    def learn(self, method: Method, config: TrainConfig, tests: Features | None, cache: FeatureCache) -> None:
+    def learn(self, method: Method, config: TrainConfig, tests: Features | None, cache: FeatureCache, log: Log) -> None:
         """Train the prompt, and measure it where there are test photos."""
         key = method.key
         if config.epochs <= config.warmup_epochs:
@@ -161,11 +170,13 @@ class _Job:
                 on_encode=on_encode,
             )
         _tell(key, result)
+                on_epoch=lambda entry: log(epoch_numbers(entry), entry["epoch"]),
         if tests is not None:
             measured = evaluate(method, tests)
             write_json(
                 self.folder / "results.json", {"method": key, **self.facts(method.backbone), **measured.record()}
             )
+            log({"test/accuracy": measured.accuracy, "test/macro_f1": measured.macro_f1}, config.epochs)
             out.print(accuracy_table(f"{key} on {self.chosen.name}", [(f"{self.command.classes} classes", measured)]))
 
     def compare(self, backbone: Backbone, base_tests: Features, new_tests: Features, cache: FeatureCache) -> None:

@@ -145,10 +145,12 @@ def _facts(config: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[tupl
 
 
 def _short(value: object) -> object:
-    """Lists, such as zero-shot's templates, by their beginning."""
-    if not isinstance(value, list) or len(value) <= 3:
-        return value if not isinstance(value, list) else ", ".join(map(str, value))
-    return f"{', '.join(map(str, value[:3]))} and {len(value) - 3} more"
+    """A setting in words; of a list, such as zero-shot's templates, the beginning."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not isinstance(value, list):
+        return value
+    return ", ".join(map(str, value[:3])) + (f" and {len(value) - 3} more" if len(value) > 3 else "")
 
 
 def _classes(names: Sequence[str]) -> str:
