@@ -304,7 +304,7 @@ def test_the_openapi_page_describes_types_and_errors_and_needs_no_network(server
     description = json.loads(server.ask("GET", "/openapi.json")[1])
     assert set(description["paths"]) == {"/v1/health", "/v1/predict"}
     responses = description["paths"]["/v1/predict"]["post"]["responses"]
-    assert set(responses) == {"200", "401", "408", "413", "422", "429", "500", "504"}
+    assert set(responses) == {"200", "400", "401", "408", "413", "422", "429", "500", "504"}
     for code, response in responses.items():
         (content,) = response["content"].values()
         assert content["schema"]["$ref"] == f"#/components/schemas/{'Answer' if code == '200' else 'ErrorAnswer'}"
@@ -319,7 +319,7 @@ def test_the_openapi_page_describes_types_and_errors_and_needs_no_network(server
 @pytest.fixture(scope="module")
 def strict(home):
     """A server that asks for a token, takes little, waits long, and soon gives up."""
-    options = ["--max-upload", "100KiB", "--max-photos", "2", "--max-waiting", "3"]
+    options = ["--max-upload", "0.1MiB", "--max-photos", "2", "--max-waiting", "3"]
     with serving(home / "run", *options, "--batch-window-ms", 3000, "--timeout", 1, COCOOP_TOKEN="s3cret") as server:
         yield server
 
@@ -353,7 +353,7 @@ def test_a_request_that_is_too_large_is_read_to_its_end_and_refused(strict, is_l
     assert status == 413
     assert json.loads(answer)["error"] == {
         "code": "too_large",
-        "message": "The request is larger than 0.0977 MiB; send fewer or smaller photos at once.",
+        "message": "The request is larger than 0.1 MiB; send fewer or smaller photos at once.",
     }
 
 
@@ -480,6 +480,39 @@ def test_what_waits_is_computed_together(tiny_backbone):
         torch.testing.assert_close(found.probabilities, wanted.probabilities, atol=1e-5, rtol=0)
         assert (found.zero_shot is None) == (found.shifts is None) == (not classes.compare)
     torch.testing.assert_close(results[1].result().zero_shot.sum(-1), torch.ones(1))
+
+
+class FailingEngine(CountingEngine):
+    """Has no memory the first time."""
+
+    def encode(self, images):
+        features = super().encode(images)
+        if len(self.encoded) == 1:
+            raise RuntimeError("out of memory")
+        return features
+
+
+def test_what_fails_does_not_end_the_work(tiny_backbone):
+    batcher = Batcher(FailingEngine(package.CoCoOp(tiny_backbone, NAMES, seed=1)), window=0.0, max_batch=1)
+    images = torch.zeros(1, 3, 32, 32)
+    first, second = (batcher.submit(images, Classes(NAMES, False)) for _ in range(2))
+    batcher.start()
+    batcher.stop()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        first.result()
+    assert second.result().probabilities.shape == (1, 4)
+
+
+def test_methods_without_meta_net_have_no_shift(tiny_backbone):
+    features = tiny_backbone.encode_image(torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    for method in (package.CoOp(tiny_backbone, NAMES, seed=1), package.ZeroShot(tiny_backbone, NAMES)):
+        scores = Engine(method).score(features, Classes(OTHERS, True))
+        assert scores.shifts is None
+        assert method.classnames == NAMES
+        method.set_classes(OTHERS)
+        with torch.no_grad():
+            torch.testing.assert_close(scores.probabilities, torch.softmax(method.logits(features), -1))
+    torch.testing.assert_close(scores.probabilities, scores.zero_shot)
 
 
 @pytest.fixture(scope="module")

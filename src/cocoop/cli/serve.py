@@ -58,7 +58,7 @@ class ServeCommand:
             timeout=self.timeout,
             batch_window_ms=self.batch_window_ms,
             max_batch=self.max_batch,
-            token=os.environ.get("COCOOP_TOKEN") if self.token is None else self.token,
+            token=(os.environ.get("COCOOP_TOKEN") or None) if self.token is None else self.token,
             page=not self.no_ui,
         )
         try:

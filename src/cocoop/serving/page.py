@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from fastapi import FastAPI
 from fastapi.responses import Response
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
@@ -34,7 +36,7 @@ def add_page(app: FastAPI) -> None:
         app.add_api_route(path, _answer_with(content, media_type), include_in_schema=False)
 
 
-def _answer_with(content: str, media_type: str):  # type: ignore[no-untyped-def]
+def _answer_with(content: str, media_type: str) -> Callable[[], Awaitable[Response]]:
     async def answer() -> Response:
         headers = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"}
         return Response(content, media_type=media_type, headers=headers)

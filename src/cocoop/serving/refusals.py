@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 
@@ -16,6 +15,7 @@ from cocoop.serving.schemas import ErrorAnswer, Problem
 __all__ = ["ERROR_ANSWERS", "Refusal", "explain_refusals", "refusal_response"]
 
 ERROR_ANSWERS = {
+    400: "The form cannot be read.",
     401: "No token, or a wrong one.",
     408: "The upload stalled.",
     413: "The request is too large.",
@@ -63,6 +63,6 @@ def explain_refusals(app: FastAPI) -> None:
         return refusal_response(Refusal(422, "invalid_request", f"{said}."))
 
     @app.exception_handler(Exception)
-    async def failed(_: Request, error: Exception) -> JSONResponse:
-        logging.getLogger(__name__).error("A request failed", exc_info=error)
+    async def failed(_: Request, __: Exception) -> JSONResponse:
+        # The server logs it.
         return refusal_response(Refusal(500, "internal_error", "The server made a mistake; its log tells more."))

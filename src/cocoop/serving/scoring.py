@@ -6,6 +6,7 @@ Shapes: n photos of 3 channels and S x S pixels, C classes, e joint embedding si
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -62,8 +63,8 @@ class Engine:
     def __init__(self, method: Method) -> None:
         self.method = method.eval()
         self.context_norm = float(method.context.detach().norm(dim=-1).mean()) if isinstance(method, CoCoOp) else None
-        self._ready = lru_cache(maxsize=CLASS_SETS)(self._prepared)
-        self._ready_zero_shot = lru_cache(maxsize=CLASS_SETS)(self._prepared_zero_shot)
+        self._scorer = lru_cache(maxsize=CLASS_SETS)(self._new_scorer)
+        self._zero_shot_scorer = lru_cache(maxsize=CLASS_SETS)(self._new_zero_shot_scorer)
 
     def encode(self, images: Float[Tensor, "n 3 S S"]) -> Float[Tensor, "n e"]:
         """Image features, in one pass of the image tower."""
@@ -76,22 +77,22 @@ class Engine:
         Raises:
             PromptError: for names that cannot be made into prompts.
         """
-        probabilities = torch.softmax(self._ready(classes.names).logits(features), -1).cpu()
+        probabilities = torch.softmax(self._scorer(classes.names)(features), -1).cpu()
         if not classes.compare:
             return Scores(probabilities, None, None)
-        zero_shot = torch.softmax(self._ready_zero_shot(classes.names).logits(features), -1).cpu()
+        zero_shot = torch.softmax(self._zero_shot_scorer(classes.names)(features), -1).cpu()
         shifts = None
         if isinstance(self.method, CoCoOp):
             shifts = self.method.meta_net(F.normalize(features, dim=-1)).norm(dim=-1).cpu()
         return Scores(probabilities, zero_shot, shifts)
 
-    def _prepared(self, names: tuple[str, ...]) -> Method:
+    def _new_scorer(self, names: tuple[str, ...]) -> Callable[[Tensor], Tensor]:
         if names == self.method.classnames:
-            return self.method
+            return self.method.scorer()
         # The frozen towers are shared; what was learned is small.
         method = copy.deepcopy(self.method, {id(self.method.backbone): self.method.backbone})
         method.set_classes(names)
-        return method
+        return method.scorer()
 
-    def _prepared_zero_shot(self, names: tuple[str, ...]) -> Method:
-        return ZeroShot(self.method.backbone, names)
+    def _new_zero_shot_scorer(self, names: tuple[str, ...]) -> Callable[[Tensor], Tensor]:
+        return ZeroShot(self.method.backbone, names).scorer()

@@ -15,7 +15,7 @@ function make(tag, properties = {}, ...children) {
 }
 
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
-const plural = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
+const plural = (count, one, several = `${one}s`) => `${count} ${count === 1 ? one : several}`;
 
 function outcome(answers) {
   const bad = answers.filter((answer) => answer.error).length;
@@ -43,7 +43,8 @@ async function ask(path, body) {
 function predict(files, topK) {
   const form = new FormData();
   for (const file of files) form.append("photos", file);
-  for (const name of byId("classes").value.split(/[,\n]/)) if (name.trim()) form.append("classes", name.trim());
+  // Several names may stand in one field, on lines of their own.
+  form.append("classes", byId("classes").value.replaceAll(",", "\n"));
   form.append("top_k", topK);
   form.append("compare", String(health.method !== "zero-shot"));
   return ask("v1/predict", form);
@@ -70,11 +71,10 @@ async function connect() {
   byId("key").hidden = true;
   byId("app").hidden = false;
   const [name] = METHODS[health.method];
-  byId("about").textContent =
-    `${name} on ${health.backbone}, trained on ${health.classes.length} classes.`;
+  const how = health.method === "zero-shot" ? "for" : "trained on";
+  byId("about").textContent = `${name} on ${health.backbone}, ${how} ${plural(health.classes.length, "class", "classes")}.`;
   const shown = health.classes.slice(0, 12).join(", ") + (health.classes.length > 12 ? ", …" : "");
   byId("classes").placeholder = shown;
-  byId("classes-hint").textContent += " Empty: those it was trained on.";
 }
 
 byId("key").addEventListener("submit", (event) => {
@@ -242,7 +242,7 @@ function columns() {
           ["zero_shot_class", (answer) => answer.zero_shot?.label ?? "", String],
           ["zero_shot_probability", (answer) => answer.zero_shot?.probability ?? null, percent],
         ]),
-    ...(health.method === "cocoop" ? [["prompt_shift", (answer) => answer.shift?.relative ?? null, (times) => times.toFixed(2)]] : []),
+    ...(health.method === "cocoop" ? [["relative_shift", (answer) => answer.shift?.relative ?? null, (times) => times.toFixed(2)]] : []),
     ["error", (answer) => answer.error?.message ?? "", String],
   ];
 }

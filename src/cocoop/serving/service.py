@@ -1,0 +1,176 @@
+"""What is behind the routes: checks, decoding, the queue, and answers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from fastapi import UploadFile
+from torch import Tensor
+
+from cocoop.data import test_transform
+from cocoop.data.images import PhotoError
+from cocoop.errors import PromptError
+from cocoop.methods import Method
+from cocoop.serving.batching import Batcher
+from cocoop.serving.config import ServeConfig
+from cocoop.serving.photos import read_upload
+from cocoop.serving.refusals import Refusal
+from cocoop.serving.schemas import (
+    Answer,
+    ClassProbability,
+    Health,
+    Limits,
+    PhotoAnswer,
+    Problem,
+    Shift,
+    ZeroShotAnswer,
+)
+from cocoop.serving.scoring import Classes, Engine, Scores
+from cocoop.version import __version__
+
+__all__ = ["Service"]
+
+
+class Service:
+    """What is behind the routes; its methods belong to the thread of the event loop.
+
+    Args:
+        method: what classifies; from now on only the service uses it.
+        config: the limits.
+    """
+
+    def __init__(self, method: Method, config: ServeConfig) -> None:
+        self._method = method
+        self._config = config
+        engine = Engine(method)
+        self._context_norm = engine.context_norm
+        self._batcher = Batcher(engine, window=config.batch_window_ms / 1000, max_batch=config.max_batch)
+        self._transform = test_transform(method.backbone.preprocessing)
+        # Decoded photos are large: only a few at a time.
+        self._decoders = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "cocoop-decoder")
+        self._waiting = 0
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._batcher.start()
+
+    def stop(self) -> None:
+        """Finish what is begun."""
+        self._decoders.shutdown()
+        self._batcher.stop()
+
+    def health(self) -> Health:
+        """What `GET /v1/health` answers."""
+        return Health(
+            status="ok",
+            version=__version__,
+            method=self._method.key,
+            backbone=self._method.backbone.name,
+            classes=list(self._method.classnames),
+            queue=self._waiting,
+            limits=Limits.model_validate(self._config, from_attributes=True),
+        )
+
+    def names(self, fields: Sequence[str] | None) -> tuple[str, ...]:
+        """The class names of a request.
+
+        Raises:
+            Refusal: for too many, or one that is too long.
+        """
+        names = tuple(name.strip() for lines in fields or () for name in lines.splitlines() if name.strip())
+        limit, longest = self._config.max_classes, self._config.max_name_length
+        if len(names) > limit:
+            message = f"The request names {len(names)} classes; this server takes up to {limit}."
+            raise Refusal(422, "too_many_classes", message)
+        for name in names:
+            if len(name) > longest:
+                message = f"The class name '{name[:50]}…' has {len(name)} characters; the limit is {longest}."
+                raise Refusal(422, "class_name_too_long", message)
+        return names or self._method.classnames
+
+    async def predict(self, photos: Sequence[UploadFile], classes: Classes, top_k: int) -> Answer:
+        """What `POST /v1/predict` answers.
+
+        Raises:
+            Refusal: for too many photos, a full queue, names that cannot be made into prompts, or lack of time.
+        """
+        config = self._config
+        if len(photos) > config.max_photos:
+            message = f"The request has {len(photos)} photos; this server takes up to {config.max_photos} at once."
+            raise Refusal(422, "too_many_photos", message)
+        if self._waiting + len(photos) > config.max_waiting:
+            message = f"{self._waiting} photos are waiting already; try again in a moment."
+            raise Refusal(429, "queue_full", message, {"Retry-After": "1"})
+        self._waiting += len(photos)
+        try:
+            answers = await asyncio.wait_for(self._answers(photos, classes, top_k), config.timeout)
+        except asyncio.TimeoutError:
+            message = f"The answer took longer than {config.timeout:g} seconds; send fewer photos or classes at once."
+            raise Refusal(504, "timeout", message) from None
+        except PromptError as error:
+            raise Refusal(422, "unusable_classes", str(error)) from error
+        finally:
+            self._waiting -= len(photos)
+        return Answer(method=self._method.key, photos=answers)
+
+    async def _answers(self, photos: Sequence[UploadFile], classes: Classes, top_k: int) -> list[PhotoAnswer]:
+        files = [photo.filename or f"photo {number}" for number, photo in enumerate(photos, 1)]
+        read = await asyncio.gather(*map(self._read, photos, files))
+        images = [image for image in read if isinstance(image, Tensor)]
+        scored: Iterator[Scores] = iter(())
+        if images:
+            scores = await asyncio.wrap_future(self._batcher.submit(torch.stack(images), classes))
+            scored = iter(scores.split([1] * len(images)))
+        return [
+            _unreadable(file, image)
+            if isinstance(image, str)
+            else self._classified(file, next(scored), classes.names, top_k)
+            for file, image in zip(files, read, strict=True)
+        ]
+
+    async def _read(self, photo: UploadFile, name: str) -> Tensor | str:
+        """A photo as a tensor, or what is wrong with it."""
+        loop, limit = asyncio.get_running_loop(), self._config.max_pixels
+        try:
+            return await loop.run_in_executor(self._decoders, read_upload, photo.file, name, self._transform, limit)
+        except PhotoError as error:
+            return error.reason
+
+    def _classified(self, file: str, scores: Scores, names: tuple[str, ...], top_k: int) -> PhotoAnswer:
+        """What is told about one photo."""
+        own = scores.probabilities[0]
+        labels = own.topk(min(top_k, len(names))).indices.tolist()
+        beside = None if scores.zero_shot is None else scores.zero_shot[0]
+        top = [
+            ClassProbability(
+                label=names[label],
+                probability=float(own[label]),
+                zero_shot=None if beside is None else float(beside[label]),
+            )
+            for label in labels
+        ]
+        return PhotoAnswer(
+            file=file,
+            label=top[0].label,
+            probability=top[0].probability,
+            top=top,
+            zero_shot=None
+            if beside is None
+            else ZeroShotAnswer(label=names[int(beside.argmax())], probability=float(beside.max())),
+            shift=self._shift(scores),
+        )
+
+    def _shift(self, scores: Scores) -> Shift | None:
+        if scores.shifts is None or self._context_norm is None:
+            return None
+        length = float(scores.shifts[0])
+        return Shift(length=length, relative=length / self._context_norm)
+
+
+def _unreadable(file: str, reason: str) -> PhotoAnswer:
+    problem = Problem(code="unreadable_photo", message=f"The photo cannot be used: {reason}.")
+    return PhotoAnswer(file=file, error=problem)
