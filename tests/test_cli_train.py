@@ -1,9 +1,11 @@
 """From photos to a prompt and its predictions through the command line, in real processes, on the bundled backbone."""
 
 import csv
+import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -264,7 +266,7 @@ def test_two_classes_are_trained_without_a_comparison(tmp_path, here):
 
 def test_test_photos_of_the_base_classes_alone_give_no_comparison(tmp_path, here):
     make_photos(tmp_path / "photos" / "train", per_class=2)
-    make_photos(tmp_path / "photos" / "test", per_class=2, classes=("cherry", "leaf"))
+    make_photos(tmp_path / "photos" / "test", per_class=2, classes=("cherry", "leaf"), seed=1)
     code, out, err = here("train", "photos", *SHORT, "--epochs", "1", "--output", "run", cwd=tmp_path)
     assert code == 0, err
     assert "No comparison from base to new classes: it needs test photos of both." in err
@@ -325,3 +327,32 @@ def test_coop_with_contexts_of_its_own_for_each_class(home, tmp_path, here):
     assert method.settings() == {"context_length": 3, "class_specific": True, "position": "front"}
     assert method.context.shape == (4, 3, method.backbone.text_tower.config.width)
     assert torch.isfinite(method.context).all()
+
+
+def test_photos_that_were_learned_from_are_never_measured(home, tmp_path):
+    data = load_data(home / "photos").few_shot(2, seed=3)
+    learned = {hashlib.sha256(data.path_of(item).read_bytes()).hexdigest() for item in data.train}
+    assert json.loads((home / RUN / "photos.json").read_text()) == {"sha256": sorted(learned)}
+    done = cocoop("eval", RUN, "photos", "--all-photos", "--format", "json", cwd=home)
+    assert done.returncode == 0, done.stderr
+    assert "Left out: 8 photos that it learned from." in done.stderr
+    assert json.loads(done.stdout)["photos"] == 40 - len(learned) == 32
+    # One of them among the test photos, under another name; training itself says so.
+    mine = shutil.copytree(home / "photos", tmp_path / "photos")
+    copy = next(item for item in data.test if item.label == data.train[0].label)
+    shutil.copy(data.path_of(data.train[0]), mine / copy.path)
+    done = cocoop("train", "photos", *SHORT, "--compare", "none", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Left out of the test: 1 photos that are, byte for byte, among those to learn from." in done.stderr
+    results = json.loads((tmp_path / RUN / "results.json").read_text())
+    assert results["photos"] == len(data.test) - 1
+
+
+def test_a_folder_of_nothing_but_learned_photos_measures_nothing(home, tmp_path):
+    data = load_data(home / "photos").few_shot(2, seed=3)
+    for item in data.train:
+        (tmp_path / "old" / item.path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(data.path_of(item), tmp_path / "old" / item.path)
+    done = cocoop("eval", home / RUN, "old", "--all-photos", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "cocoop: All 8 photos to measure on were learned from; give others."

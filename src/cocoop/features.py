@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -30,13 +31,25 @@ from cocoop.data.draw import chosen_labels
 from cocoop.errors import DataError
 from cocoop.feature_cache import FeatureCache, photo_key
 
-__all__ = ["FeatureBatch", "Features", "Progress", "TrainingFeatures", "bad_photos_message", "encode_split"]
+__all__ = [
+    "FeatureBatch",
+    "Features",
+    "Progress",
+    "TrainingFeatures",
+    "bad_photos_message",
+    "encode_split",
+    "learned_photos",
+    "overlap",
+]
 
 PHOTOS_AHEAD = 64
 """About as many photos are encoded together in training, whatever the batch size."""
 
 Progress = Callable[[int, int], None]
 """Called with photos done and photos in all."""
+
+PhotoKey = Callable[[Path], str | None]
+"""From a photo's path to a hash of its bytes; None if it cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +100,13 @@ class Features:
         )
 
     def without(self, paths: Collection[str]) -> Features:
-        """Leave out some of the photos."""
+        """Leave out photos that were learned from.
+
+        Raises:
+            DataError: if none is left.
+        """
+        if paths and not set(self.paths) - set(paths):
+            raise DataError(f"All {len(self.paths)} photos to measure on were learned from; give others.")
         return self._rows([row for row, path in enumerate(self.paths) if path not in paths])
 
     def _rows(self, rows: list[int]) -> Features:
@@ -184,6 +203,28 @@ def encode_split(
         bad=tuple(bad),
         bad_labels=tuple(label_of[photo.path] for photo in bad),
     )
+
+
+def learned_photos(data: Dataset, key: PhotoKey = photo_key) -> frozenset[str]:
+    """Hashes of the bytes of all `train` photos that can be read.
+
+    Args:
+        data: usually a few-shot draw.
+        key: hashes the file at a path; one that remembers saves reading files again.
+    """
+    return frozenset(found for item in data.train if (found := key(data.path_of(item))))
+
+
+def overlap(photos: Features, image_root: Path, learned: Collection[str], key: PhotoKey = photo_key) -> set[str]:
+    """Paths of photos that were learned from: byte for byte, whatever they are called.
+
+    Args:
+        photos: to be measured on.
+        image_root: the folder that their paths start from.
+        learned: hashes of photos that were learned from.
+        key: as in `learned_photos`.
+    """
+    return {path for path in photos.paths if key(image_root / path) in learned} if learned else set()
 
 
 class TrainingFeatures:

@@ -1,6 +1,7 @@
 """The folder of a training run: what it was begun with, how it went, and where it stands.
 
 training.json           what the run was begun with: method, data, settings
+photos.json             SHA-256 of the bytes of every photo that was learned from
 metrics.jsonl           one line an epoch
 training.safetensors    learned tensors and momentum after the last whole epoch, in one file
 config.json, prompt.safetensors     the method after the last whole epoch (see `cocoop.saved`)
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +24,14 @@ import filelock
 from torch import Tensor
 
 from cocoop.errors import CheckpointError, ConfigError
-from cocoop.files import make_folder, read_json, write_json, write_json_lines
+from cocoop.files import make_folder, read_json, remove_unfinished, write_json, write_json_lines
 from cocoop.methods import Method
 from cocoop.saved import CONFIG, LEARNED, read_tensors, write_tensors
 
-__all__ = ["Run", "TrainingState", "check_run", "epochs_done", "open_run"]
+__all__ = ["Run", "TrainingState", "check_run", "epochs_done", "open_run", "photos_learned"]
 
-TRAINING, METRICS, STATE, LOCK = "training.json", "metrics.jsonl", "training.safetensors", ".lock"
+TRAINING, METRICS, STATE, PHOTOS = "training.json", "metrics.jsonl", "training.safetensors", "photos.json"
+LOCK = ".lock"
 
 
 @dataclass
@@ -62,12 +64,18 @@ class Run:
         state = _read_state(self.folder / STATE)
         return state, _read_history(self.folder / METRICS, state.epoch)
 
-    def begin(self, method: Method, state: TrainingState) -> None:
+    def begin(self, method: Method, state: TrainingState, photos: Iterable[str]) -> None:
         """Write a run of no epochs.
+
+        Args:
+            method: what is trained.
+            state: of no epochs.
+            photos: hashes of the photos it learns from.
 
         Raises:
             CheckpointError: if the disk refuses.
         """
+        write_json(self.folder / PHOTOS, {"sha256": sorted(photos)})
         write_json_lines(self.folder / METRICS, [])
         write_tensors(self.folder / STATE, *_packed(state))
         # From here on the folder is a run, which needs the files above.
@@ -116,17 +124,11 @@ def open_run(folder: Path, description: Mapping[str, Any], *, resume: bool) -> I
     except OSError as error:
         raise CheckpointError(f"Cannot write in '{folder}': {error.strerror or error}.") from error
     try:
-        _sweep(folder)
+        # Nobody else writes here now.
+        remove_unfinished(folder, (TRAINING, METRICS, STATE, PHOTOS, CONFIG, LEARNED))
         yield Run(folder, description), going_on
     finally:
         lock.release()
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what a process that was killed while it wrote has left; nobody else writes here now."""
-    for name in (TRAINING, METRICS, STATE, CONFIG, LEARNED):
-        for unfinished in folder.glob(f".{name}.*"):
-            unfinished.unlink(missing_ok=True)
 
 
 def check_run(folder: Path, description: Mapping[str, Any], *, resume: bool) -> bool:
@@ -163,6 +165,16 @@ def epochs_done(folder: Path) -> int | None:
         CheckpointError: if there is a run whose state is missing or damaged.
     """
     return _read_state(folder / STATE).epoch if (folder / TRAINING).exists() else None
+
+
+def photos_learned(folder: Path) -> frozenset[str]:
+    """Hashes of the photos that the run in a folder learns from; none where there is no telling.
+
+    Raises:
+        CheckpointError: if their file is damaged.
+    """
+    path = folder / PHOTOS
+    return frozenset(map(str, read_json(path).get("sha256", ()))) if path.exists() else frozenset()
 
 
 def _packed(state: TrainingState) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -23,7 +23,7 @@ from cocoop.config import TrainConfig
 from cocoop.data import BadPhoto, Dataset
 from cocoop.errors import CocoopError, ConfigError, DataError, TrainingError
 from cocoop.feature_cache import FeatureCache
-from cocoop.features import FeatureBatch, Progress, TrainingFeatures, bad_photos_message
+from cocoop.features import FeatureBatch, Progress, TrainingFeatures, bad_photos_message, learned_photos
 from cocoop.interrupts import interrupts_between_steps
 from cocoop.methods import Method
 from cocoop.runs import Run, TrainingState, check_run, open_run
@@ -218,7 +218,7 @@ def fit(
             if state.epoch < config.epochs:
                 source.encode_once(_both(on_encode, heed_ctrl_c))
             if folder and not going_on:
-                folder.begin(method, state)
+                folder.begin(method, state, learned_photos(data))
             for epoch in range(state.epoch + 1, config.epochs + 1):
                 rate = config.learning_rate_at(epoch)
                 learner.set_rate(rate)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -53,7 +54,8 @@ class EvalCommand:
 
         from cocoop.checkpoint import from_pretrained
         from cocoop.evaluation import evaluate
-        from cocoop.features import bad_photos_message, encode_split
+        from cocoop.features import bad_photos_message, encode_split, overlap
+        from cocoop.runs import photos_learned
 
         method = from_pretrained(self.source, precision=self.precision, device=pick_device(self.device))
         if data.train:
@@ -73,6 +75,11 @@ class EvalCommand:
             )
         if tests.bad:
             note(f"Left out: {bad_photos_message(tests.bad)}.")
+        # A run on the hub does not say which photos it learned from.
+        learned = overlap(tests, data.image_root, photos_learned(Path(self.source)))
+        if learned:
+            note(f"Left out: {len(learned)} photos that it learned from.")
+            tests = tests.without(learned)
         with counting("classifying") as progress:
             result = evaluate(method, tests, batch_size=self.batch_size, shortlist=self.shortlist, on_progress=progress)
         self._print(result, {"run": self.source, "method": method.key, "data": data.name}, len(unseen))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -22,8 +21,8 @@ __all__ = ["ServeCommand"]
 class ServeCommand:
     """Serve a trained prompt: a page for people at /, a JSON API at /v1, its description at /docs."""
 
-    run_folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """Folder written by `cocoop train`."""
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+    """Folder written by `cocoop train`, or a hub repository USER/NAME (USER/NAME@REVISION)."""
     host: str = "127.0.0.1"
     """Address to listen on; by default only this machine can connect, 0.0.0.0 lets others."""
     port: int = 7860
@@ -70,7 +69,7 @@ class ServeCommand:
             ) from error
         from cocoop.checkpoint import from_pretrained
 
-        method = from_pretrained(self.run_folder, precision=self.precision, device=pick_device(self.device))
+        method = from_pretrained(self.source, precision=self.precision, device=pick_device(self.device))
         with listen(self.host, self.port) as listener:
             port = listener.getsockname()[1]
             host = f"[{self.host}]" if ":" in self.host else self.host

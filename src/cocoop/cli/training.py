@@ -15,7 +15,7 @@ from cocoop.data import Dataset
 from cocoop.errors import CheckpointError
 from cocoop.evaluation import evaluate
 from cocoop.feature_cache import FeatureCache
-from cocoop.features import Features, bad_photos_message, encode_split
+from cocoop.features import Features, bad_photos_message, encode_split, learned_photos, overlap
 from cocoop.files import write_json
 from cocoop.methods import METHODS, Method
 from cocoop.protocols import Trial, run_trial
@@ -147,7 +147,10 @@ class _Job:
             note(f"Left out of the test: {bad_photos_message(tests.bad)}.")
         for shard in cache.damaged:
             note(f"'{shard}' is damaged; its photos were encoded again. It can be deleted.")
-        return tests
+        twice = overlap(tests, data.image_root, learned_photos(self.data))
+        if twice:
+            note(f"Left out of the test: {len(twice)} photos that are, byte for byte, among those to learn from.")
+        return tests.without(twice)
 
     def learn(self, method: Method, config: TrainConfig, tests: Features | None, cache: FeatureCache, log: Log) -> None:
         """Train the prompt, and measure it where there are test photos."""
@@ -167,16 +170,16 @@ class _Job:
                 about=self.about,
                 cache=cache,
                 on_step=on_step,
+                on_epoch=lambda entry: log(epoch_numbers(entry), entry["epoch"]),
                 on_encode=on_encode,
             )
         _tell(key, result)
-                on_epoch=lambda entry: log(epoch_numbers(entry), entry["epoch"]),
         if tests is not None:
             measured = evaluate(method, tests)
+            log({"test/accuracy": measured.accuracy, "test/macro_f1": measured.macro_f1}, config.epochs)
             write_json(
                 self.folder / "results.json", {"method": key, **self.facts(method.backbone), **measured.record()}
             )
-            log({"test/accuracy": measured.accuracy, "test/macro_f1": measured.macro_f1}, config.epochs)
             out.print(accuracy_table(f"{key} on {self.chosen.name}", [(f"{self.command.classes} classes", measured)]))
 
     def compare(self, backbone: Backbone, base_tests: Features, new_tests: Features, cache: FeatureCache) -> None:

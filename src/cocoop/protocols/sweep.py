@@ -28,10 +28,10 @@ from cocoop.backbones.backbone import Backbone
 from cocoop.backbones.fingerprint import model_key
 from cocoop.config import check_whole
 from cocoop.data import Dataset, Item
-from cocoop.errors import CheckpointError, CocoopError, DataError, about_memory
+from cocoop.errors import CheckpointError, CocoopError, about_memory
 from cocoop.evaluation import harmonic_mean
 from cocoop.feature_cache import FeatureCache, photo_key
-from cocoop.features import Features, Progress, encode_split
+from cocoop.features import Features, Progress, encode_split, learned_photos, overlap
 from cocoop.files import make_folder, remove_unfinished, write_json
 from cocoop.methods import METHODS
 from cocoop.protocols.plans import Experiment, TestPhotos, check_names_differ
@@ -108,8 +108,7 @@ class _Lab:
 
     def overlap(self, learned: Dataset, test: TestPhotos, photos: Features) -> set[str]:
         """Paths of test photos that are, byte for byte, photos that were learned from."""
-        seen = {self._key(learned.path_of(item)) for item in learned.train} - {None}
-        return {path for path in photos.paths if self._key(test.data.image_root / path) in seen}
+        return overlap(photos, test.data.image_root, learned_photos(learned, self._key), self._key)
 
     def _bytes(self, data: Dataset, items: Sequence[Item]) -> str:
         keys = [self._key(data.path_of(item)) for item in items]
@@ -286,8 +285,6 @@ def _record(experiment: Experiment, lab: _Lab, run: Path) -> dict[str, Any]:
         all_photos = lab.photos(test)
         overlaps[test.name] = lab.overlap(experiment.drawn, test, all_photos) if experiment.learns else set()
         photos[test.name] = all_photos.without(overlaps[test.name])
-        if not len(photos[test.name].labels):
-            raise DataError(f"All {len(all_photos.labels)} photos of the test {test.name!r} were learned from.")
     with lab.watch.training(experiment.title) as (on_step, on_encode):
         if experiment.learns:
             trial = _learned(experiment, lab, run, photos, on_step, on_encode)
