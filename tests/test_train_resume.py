@@ -24,7 +24,7 @@ from resume_driver import CASES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-FILES = {"training.json", "training.safetensors", "metrics.jsonl", "config.json", "prompt.safetensors"}
+FILES = {"training.json", "training.safetensors", "metrics.jsonl", "photos.json", "config.json", "prompt.safetensors"}
 
 
 @pytest.fixture(scope="module")
