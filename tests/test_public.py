@@ -55,7 +55,7 @@ def room(module: str) -> str:
 ALL = {name: imports(tree, inside_functions=True) for name, tree in TREES.items()}
 RUN_AT_IMPORT = {name: imports(tree, inside_functions=False) for name, tree in TREES.items()}
 
-FREE = {"cli", "demo", "web", "__main__"}
+FREE = {"cli", "demo", "serving", "__main__"}
 """Rooms that may look into any other; nothing but they themselves looks into them."""
 
 ALLOWED = {
