@@ -259,7 +259,9 @@ def _papers_targets(path: Path, source: Dataset, names: tuple[str, ...]) -> tupl
         DataError: for any other source.
     """
     if source.name not in names or (path.name != source.name and path.exists()):
-        raise DataError(f"--targets is missing: what is carried over to from {source.name!r}?")
+        raise DataError(
+            f"Which data sets should be measured on after learning {source.name!r}? Name them: --targets DATA DATA ..."
+        )
     return tuple(Path(name) for name in names if name != source.name)
 
 

@@ -104,8 +104,8 @@ class TrainCommand:
     compare: Annotated[
         Literal["cached", "augmented", "none"],
         tyro.conf.arg(
-            help="How zero-shot CLIP, CoOp and the method are compared. cached: each photo is encoded once, without "
-            "augmentation; augmented: as in the papers, where CoOp opens each photo 200 times; none: not at all."
+            help="How zero-shot CLIP, CoOp and the method are compared, the others as published. cached: each photo is "
+            "encoded once, without augmentation; augmented: as in the papers, where CoOp opens each photo 200 times; none: not at all."
         ),
     ] = "cached"
     """The comparison from base to new classes."""
@@ -114,7 +114,7 @@ class TrainCommand:
     feature_cache: Annotated[Path | None, left_out("PATH", "COCOOP_CACHE or your cache folder")] = None
     """Where --cache-features keeps them; runs may share it."""
     skip_bad_images: bool = False
-    """Leave unreadable test photos out and count them, instead of failing. Training always does."""
+    """Leave unreadable test photos out and count them, instead of failing; training always leaves them out."""
     track: Annotated[tuple[Tracker, ...], left_out("{tensorboard,wandb,trackio} ...", "none")] = ()
     """Also take the numbers of each epoch to these; TensorBoard's files are in `logs`, in the folder of the run."""
     resume: bool = False
