@@ -105,7 +105,8 @@ class TrainCommand:
         Literal["cached", "augmented", "none"],
         tyro.conf.arg(
             help="How zero-shot CLIP, CoOp and the method are compared, the others as published. cached: each photo is "
-            "encoded once, without augmentation; augmented: as in the papers, where CoOp opens each photo 200 times; none: not at all."
+            "encoded once, without augmentation; augmented: as in the papers, where CoOp opens each photo 200 times; "
+            "none: not at all."
         ),
     ] = "cached"
     """The comparison from base to new classes."""
