@@ -9,8 +9,8 @@ import sys
 import pytest
 
 import cocoop as package
-from cocoop import cli
 from cocoop.cli import console
+from cocoop.errors import about_memory
 from cocoop.train import StepReport
 from made_photos import COLOURS, cocoop, environment, make_photos
 
@@ -256,8 +256,8 @@ def test_memory_that_does_not_suffice_is_explained_and_other_errors_are_not_hidd
         "[enforce fail] DefaultCPUAllocator: can't allocate memory": "Memory does not suffice",
     }
     for text, explanation in errors.items():
-        assert cli._about_memory(RuntimeError(text)).startswith(explanation)
-    assert cli._about_memory(RuntimeError("shapes do not fit")) is None
+        assert about_memory(RuntimeError(text)).startswith(explanation)
+    assert about_memory(RuntimeError("shapes do not fit")) is None
 
 
 def test_a_process_without_a_stdout_works(photos):

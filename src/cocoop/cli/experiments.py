@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from cocoop.cli.console import counting, note, training
+from cocoop.cli.console import counting, note, out, training
 from cocoop.cli.options import DATA_HELP, BackboneOptions, OptionalInt, ReadingOptions, left_out
 from cocoop.cli.train import OptimiserOptions
 from cocoop.errors import CocoopError, ConfigError, DataError
@@ -278,7 +278,11 @@ def _watch(total: int) -> Watch:
     def run(experiment: Experiment, outcome: Outcome, content: dict[str, Any]) -> None:
         nonlocal number
         number += 1
-        note(f"[{number}/{total}] {experiment.title}: {_facts(outcome, content)}")
+        told = f"[{number}/{total}] {experiment.title}: {_facts(outcome, content)}"
+        if outcome == "failed":
+            note(told)
+        else:
+            out.print(told, soft_wrap=True)
 
     def waiting(runs: int) -> None:
         note(f"Waiting for {runs} run{'s' * (runs > 1)} that other processes do.")
