@@ -53,8 +53,9 @@ class EvalCommand:
         data.check_files(["test"])
 
         from cocoop.checkpoint import from_pretrained
+        from cocoop.cli.encoding import encode_photos
         from cocoop.evaluation import evaluate
-        from cocoop.features import bad_photos_message, encode_split, overlap
+        from cocoop.features import overlap
         from cocoop.runs import photos_learned
 
         method = from_pretrained(self.source, precision=self.precision, device=pick_device(self.device))
@@ -64,17 +65,13 @@ class EvalCommand:
             )
         unseen = set(data.classnames) - set(method.classnames)
         method.set_classes(data.classnames)
-        with counting("encoding photos") as progress:
-            tests = encode_split(
-                method.backbone,
-                data,
-                batch_size=self.batch_size,
-                workers=self.workers,
-                skip_bad_images=self.skip_bad_images,
-                on_progress=progress,
-            )
-        if tests.bad:
-            note(f"Left out: {bad_photos_message(tests.bad)}.")
+        tests = encode_photos(
+            method.backbone,
+            data,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            skip_bad_images=self.skip_bad_images,
+        )
         # A run on the hub does not say which photos it learned from.
         learned = overlap(tests, data.image_root, photos_learned(Path(self.source)))
         if learned:

@@ -102,21 +102,17 @@ class ExplainCommand:
 
     def _with_photos(self, method: CoCoOp, data: Dataset) -> dict[str, Any]:
         """How photos move the prompt, and the control."""
-        from cocoop.features import bad_photos_message, encode_split
+        from cocoop.cli.encoding import encode_photos
         from cocoop.interpretation import control_study, prompt_shifts
 
         method.set_classes(data.classnames)
-        with counting("encoding photos") as progress:
-            features = encode_split(
-                method.backbone,
-                data,
-                batch_size=self.batch_size,
-                workers=self.workers,
-                skip_bad_images=self.skip_bad_images,
-                on_progress=progress,
-            )
-        if features.bad:
-            note(f"Left out: {bad_photos_message(features.bad)}.")
+        features = encode_photos(
+            method.backbone,
+            data,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            skip_bad_images=self.skip_bad_images,
+        )
         with counting("replacing what Meta-Net sees", "passes") as progress:
             control = control_study(method, features, seeds=self.seeds, on_progress=progress)
         shifts = prompt_shifts(method, features)

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from cocoop.backbones.backbone import Backbone
-from cocoop.cli.console import accuracy_table, counting, note, out, training
+from cocoop.cli.console import accuracy_table, note, out, training
+from cocoop.cli.encoding import encode_photos
 from cocoop.cli.train import TrainCommand
 from cocoop.config import TrainConfig
 from cocoop.data import Dataset
 from cocoop.errors import CheckpointError
 from cocoop.evaluation import evaluate
 from cocoop.feature_cache import FeatureCache
-from cocoop.features import Features, bad_photos_message, encode_split, learned_photos, overlap
+from cocoop.features import Features, bad_photos_message, learned_photos, overlap
 from cocoop.files import write_json
 from cocoop.methods import METHODS, Method
 from cocoop.protocols import Trial, run_trial
@@ -134,17 +135,8 @@ class _Job:
     def encode_tests(self, backbone: Backbone, data: Dataset, cache: FeatureCache) -> Features:
         """Features of the test photos; first of all, so that an unreadable one is known before hours of training."""
         workers = 2 if self.command.optimiser.workers is None else self.command.optimiser.workers
-        with counting("encoding test photos") as progress:
-            tests = encode_split(
-                backbone,
-                data,
-                workers=workers,
-                skip_bad_images=self.command.skip_bad_images,
-                cache=cache,
-                on_progress=progress,
-            )
-        if tests.bad:
-            note(f"Left out of the test: {bad_photos_message(tests.bad)}.")
+        skip = self.command.skip_bad_images
+        tests = encode_photos(backbone, data, workers=workers, skip_bad_images=skip, cache=cache)
         for shard in cache.damaged:
             note(f"'{shard}' is damaged; its photos were encoded again. It can be deleted.")
         twice = overlap(tests, data.image_root, learned_photos(self.data))

@@ -1,0 +1,30 @@
+"""Test photos to features, with progress and a word about those that could not be read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cocoop.backbones.backbone import Backbone
+from cocoop.cli.console import counting, note
+from cocoop.data import Dataset
+from cocoop.features import Features, bad_photos_message, encode_split
+
+__all__ = ["encode_photos"]
+
+
+def encode_photos(backbone: Backbone, data: Dataset, **options: Any) -> Features:
+    """Features of the test photos of a data set.
+
+    Args:
+        backbone: the frozen model.
+        data: its `test` split is encoded.
+        options: as `cocoop.encode_split` takes them.
+
+    Raises:
+        CocoopError: as `cocoop.encode_split` does.
+    """
+    with counting("encoding test photos") as progress:
+        features = encode_split(backbone, data, **options, on_progress=progress)
+    if features.bad:
+        note(f"Left out of the test: {bad_photos_message(features.bad)}.")
+    return features
