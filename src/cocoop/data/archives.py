@@ -25,7 +25,7 @@ from typing import IO, Any, NoReturn, Protocol, cast, runtime_checkable
 from cocoop.data.downloads import ByteProgress
 from cocoop.errors import DataError
 
-__all__ = ["Limits", "unpack"]
+__all__ = ["Limits", "Metered", "tar_refusal", "unpack"]
 
 _CHUNK = 1 << 20
 
@@ -146,11 +146,11 @@ def _members(file: IO[bytes], overflow: Callable[[], NoReturn], allowed: int) ->
                 yield _Member(info.filename, info.is_dir(), _zip_refusal(info), functools.partial(archive.open, info))
         return
     decompress = next((opened for magic, opened in _COMPRESSIONS.items() if start.startswith(magic)), None)
-    content = _Metered(file if decompress is None else decompress(file), allowed, overflow)
+    content = Metered(file if decompress is None else decompress(file), allowed, overflow)
     with tarfile.open(fileobj=cast("IO[bytes]", content), mode="r|", bufsize=_CHUNK) as tar:
         for member in tar:
             opened = functools.partial(tar.extractfile, member)
-            yield _Member(member.name, member.isdir(), _tar_refusal(member), opened)
+            yield _Member(member.name, member.isdir(), tar_refusal(member), opened)
     # The tar file ends before the compressed one does, whose checksum comes last.
     while content.read(_CHUNK):
         pass
@@ -164,7 +164,7 @@ class _Readable(Protocol):
         """At most `size` bytes."""
 
 
-class _Metered:
+class Metered:
     """A tar file's bytes, up to a limit: its headers alone can be a flood."""
 
     def __init__(self, file: _Readable, left: int, overflow: Callable[[], NoReturn]) -> None:
@@ -181,7 +181,8 @@ class _Metered:
         return data
 
 
-def _tar_refusal(member: tarfile.TarInfo) -> str:
+def tar_refusal(member: tarfile.TarInfo) -> str:
+    """Why a member is not taken from a tar file; empty for plain files and folders."""
     if member.issym() or member.islnk():
         return f"is a link to {member.linkname!r}"
     if member.issparse() or not (member.isreg() or member.isdir()):
