@@ -276,10 +276,10 @@ def test_accelerate_is_an_engine(data, tiny_backbone):
         assert torch.equal(engined.learned()[name], tensor), name
 
 
-def test_an_engine_of_several_processes_is_refused(data, tiny_backbone):
+def test_an_engine_that_would_scale_or_gather_gradients_itself_is_refused(data, tiny_backbone):
     engine = Overflowing(0)
-    engine.num_processes = 2
-    with pytest.raises(ConfigError, match="The engine has 2 processes; training runs in one"):
+    engine.mixed_precision = "fp16"
+    with pytest.raises(ConfigError, match="The engine has mixed_precision 'fp16', which training takes care of itself"):
         fit(make("coop", tiny_backbone, data), data, settings(), engine=engine)
 
 

@@ -9,13 +9,15 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import starmap
+from typing import Any, NamedTuple
 
 from cocoop.config import check_whole
 from cocoop.data import Dataset
 from cocoop.errors import DataError
 from cocoop.features import Features, Progress, encode_split
 from cocoop.methods import Method
+from cocoop.processes import Engine, Processes
 
 __all__ = ["BINS", "Evaluation", "Shortlist", "evaluate", "harmonic_mean"]
 
@@ -136,6 +138,7 @@ def evaluate(
     workers: int = 2,
     skip_bad_images: bool = False,
     shortlist: int | None = None,
+    engine: Engine | None = None,
     on_progress: Progress | None = None,
 ) -> Evaluation:
     """Measure a method.
@@ -147,7 +150,9 @@ def evaluate(
         workers: processes that decode photos.
         skip_bad_images: leave unreadable photos out and count them, instead of failing.
         shortlist: K, to measure as well what CoCoOp's shortlist of K classes changes (see `CoCoOp.shortlist_scorer`).
-        on_progress: called with photos done and photos in all.
+        engine: an `accelerate.Accelerator`, to divide the photos among its processes, each of which gets the whole
+            result; None: this process alone.
+        on_progress: called with photos done and photos in all, those of this process.
 
     Raises:
         ConfigError: for a batch size or number of workers out of range, or a shortlist for another method.
@@ -159,6 +164,7 @@ def evaluate(
             f"The method knows {len(method.classnames)} classes ({method.classnames[0]!r}, ...) and the data has "
             f"{len(data.classnames)} ({data.classnames[0]!r}, ...); call set_classes(data.classnames) first."
         )
+    processes = Processes(engine)
     if isinstance(data, Dataset):
         data = encode_split(
             method.backbone,
@@ -166,6 +172,7 @@ def evaluate(
             batch_size=batch_size,
             workers=workers,
             skip_bad_images=skip_bad_images,
+            processes=processes,
             on_progress=on_progress,
         )
         on_progress = None
@@ -173,31 +180,41 @@ def evaluate(
         raise DataError("There are no photos to measure on; mark some as 'test'.")
     scorer = method.scorer()
     short_scorer = None if shortlist is None else method.shortlist_scorer(shortlist)
-    predicted: list[int] = []
-    confidences: list[float] = []
-    short_predicted: list[int] = []
-    outside = 0
-    for features in data.features.split(batch_size):
+    answers: list[_Answer] = []
+    own = data.features[list(processes.share(range(len(data.labels))))]
+    for features in own.split(batch_size):
         features = features.to(method.backbone.device)
         logits = scorer(features).float()
-        answers = logits.argmax(-1)
-        predicted += answers.tolist()
-        confidences += logits.softmax(-1).amax(-1).tolist()
+        predicted = logits.argmax(-1)
+        facts = [predicted, logits.softmax(-1).amax(-1)]
         if short_scorer is not None:
             short = short_scorer(features)
-            short_predicted += short.argmax(-1).tolist()
-            outside += int(short.gather(1, answers.unsqueeze(1)).isinf().sum())
+            facts += [short.argmax(-1), short.gather(1, predicted.unsqueeze(1)).isinf()[:, 0]]
+        answers += starmap(_Answer, zip(*(fact.tolist() for fact in facts), strict=True))
         if on_progress:
-            on_progress(len(predicted), len(data.labels))
+            on_progress(len(answers), len(own))
+    answers = processes.in_turns(answers)
+    short_of = None
+    if shortlist is not None:
+        short_of = Shortlist(shortlist, tuple(a.short for a in answers), sum(a.outside for a in answers))
     return Evaluation(
         classnames=data.classnames,
         labels=tuple(data.labels.tolist()),
-        predicted=tuple(predicted),
-        confidences=tuple(confidences),
+        predicted=tuple(a.predicted for a in answers),
+        confidences=tuple(a.confidence for a in answers),
         paths=data.paths,
         skipped=len(data.bad),
-        shortlist=None if shortlist is None else Shortlist(shortlist, tuple(short_predicted), outside),
+        shortlist=short_of,
     )
+
+
+class _Answer(NamedTuple):
+    """What was computed for one photo."""
+
+    predicted: int
+    confidence: float
+    short: int = 0
+    outside: bool = False
 
 
 def _accuracy(labels: Sequence[int], predicted: Sequence[int]) -> float:

@@ -19,6 +19,7 @@ from cocoop.backbones.backbone import Backbone
 from cocoop.config import TrainConfig, Which, check_whole
 from cocoop.data import (
     BadPhoto,
+    Batch,
     Dataset,
     Split,
     epoch_order,
@@ -30,6 +31,7 @@ from cocoop.data import (
 from cocoop.data.draw import chosen_labels
 from cocoop.errors import DataError
 from cocoop.feature_cache import FeatureCache, photo_key
+from cocoop.processes import ALONE, Processes
 
 __all__ = [
     "FeatureBatch",
@@ -125,6 +127,15 @@ class FeatureBatch(NamedTuple):
     """The photos, for messages."""
 
 
+class _Encoded(NamedTuple):
+    """Photos of several batches, encoded together."""
+
+    features: Float[Tensor, "b e"]
+    labels: Int64[Tensor, " b"]
+    indices: Int64[Tensor, " b"]
+    bad: tuple[BadPhoto, ...]
+
+
 def bad_photos_message(bad: tuple[BadPhoto, ...]) -> str:
     """One sentence that counts unreadable photos and names the first of them."""
     shown = "; ".join(f"'{photo.path}': {photo.reason}" for photo in bad[:3])
@@ -141,6 +152,7 @@ def encode_split(
     workers: int = 2,
     skip_bad_images: bool = False,
     cache: FeatureCache | None = None,
+    processes: Processes = ALONE,
     on_progress: Progress | None = None,
 ) -> Features:
     """Features of the photos of one split as a backbone sees them in a test: no augmentation.
@@ -153,7 +165,8 @@ def encode_split(
         workers: processes that decode photos.
         skip_bad_images: leave unreadable photos out instead of failing.
         cache: features of this backbone on disk: those that are there are taken, the others added.
-        on_progress: called after each batch.
+        processes: each encodes its share, and has the features of all at the end.
+        on_progress: called after each batch, with the photos of this process.
 
     Raises:
         CheckpointError: if the disk refuses new features of the cache.
@@ -165,10 +178,11 @@ def encode_split(
     items = data.split(split)
     if not items:
         raise DataError(f"Data set {data.name!r} has no {split} photos, which are needed here.")
-    keys = [None if cache is None else photo_key(data.path_of(item)) for item in items]
-    known = {} if cache is None else cache.find(key for key in keys if key)
-    features = {row: known[key] for row, key in enumerate(keys) if key in known}
-    unknown = [row for row in range(len(items)) if row not in features]
+    own = processes.share(range(len(items)))
+    keys = {row: None if cache is None else photo_key(data.path_of(items[row])) for row in own}
+    known = {} if cache is None else cache.find(key for key in keys.values() if key)
+    features = {row: known[key] for row, key in keys.items() if key in known}
+    unknown = [row for row in own if row not in features]
     loader = photo_batches(
         data,
         [items[row] for row in unknown],
@@ -186,7 +200,10 @@ def encode_split(
             if cache is not None:
                 cache.add({key: feature for row, feature in new.items() if (key := keys[row])})
         if on_progress:
-            on_progress(len(features) + len(bad), len(items))
+            on_progress(len(features) + len(bad), len(own))
+    features = {row: feature for part in processes.gather(features) for row, feature in part.items()}
+    place = {item.path: row for row, item in enumerate(items)}
+    bad = sorted((photo for part in processes.gather(bad) for photo in part), key=lambda photo: place[photo.path])
     indices = sorted(features)
     if bad and not skip_bad_images:
         raise DataError(
@@ -194,14 +211,13 @@ def encode_split(
         )
     if not indices:
         raise DataError(f"{bad_photos_message(tuple(bad))}, and no {split} photo of {data.name!r} is left.")
-    label_of = {item.path: item.label for item in items}
     return Features(
         features=torch.stack([features[i] for i in indices]),
         labels=torch.tensor([items[i].label for i in indices]),
         classnames=data.classnames,
         paths=tuple(items[i].path for i in indices),
         bad=tuple(bad),
-        bad_labels=tuple(label_of[photo.path] for photo in bad),
+        bad_labels=tuple(items[place[photo.path]].label for photo in bad),
     )
 
 
@@ -235,12 +251,22 @@ class TrainingFeatures:
         data: its `train` split is used.
         config: batch size, seed, workers, and whether to encode once.
         cache: features on disk, for what is encoded once.
+        processes: each encodes a share of the photos.
+        whole_batches: whether each process learns from all photos of a batch, or from its share.
     """
 
     def __init__(
-        self, backbone: Backbone, data: Dataset, config: TrainConfig, cache: FeatureCache | None = None
+        self,
+        backbone: Backbone,
+        data: Dataset,
+        config: TrainConfig,
+        cache: FeatureCache | None = None,
+        processes: Processes = ALONE,
+        *,
+        whole_batches: bool = False,
     ) -> None:
         self._cache = cache
+        self._processes, self._whole_batches = processes, whole_batches or processes.count == 1
         self._backbone, self._data, self._config = backbone, data, config
         self._transform = train_transform(backbone.preprocessing)
         self._bad: dict[str, BadPhoto] = {}
@@ -263,13 +289,14 @@ class TrainingFeatures:
                 workers=self._config.workers,
                 skip_bad_images=self._config.skip_bad_images,
                 cache=self._cache,
+                processes=self._processes,
                 on_progress=on_progress,
             )
             self._bad = {photo.path: photo for photo in self._once.bad}
 
     @property
     def bad(self) -> tuple[BadPhoto, ...]:
-        """Unreadable photos met so far; training went on without them."""
+        """Unreadable photos that this process met so far; training went on without them."""
         return tuple(self._bad.values())
 
     @cached_property
@@ -281,6 +308,8 @@ class TrainingFeatures:
     def batches(self, epoch: int) -> Iterator[FeatureBatch]:
         """The batches of one epoch, on the backbone's device; call `encode_once` before.
 
+        Batches of which no photo can be read, or none is for this process, come as well, without photos.
+
         Raises:
             DataError: for unreadable photos if they are not to be skipped.
         """
@@ -288,7 +317,7 @@ class TrainingFeatures:
         device = self._backbone.device
         if self._once is not None:
             features, labels, paths = self._once.features, self._once.labels, self._once.paths
-            for rows in order:
+            for rows in map(self._mine, order):
                 yield FeatureBatch(
                     features[rows].to(device), labels[rows].to(device), tuple(paths[row] for row in rows)
                 )
@@ -298,11 +327,11 @@ class TrainingFeatures:
         # workers hand over fewer batches. What is drawn for a photo depends on seed, epoch and photo alone, so nothing
         # else changes.
         together = max(1, PHOTOS_AHEAD // self._config.batch_size)
-        groups = [order[i : i + together] for i in range(0, len(order), together)]
+        groups = [[self._mine(rows) for rows in order[i : i + together]] for i in range(0, len(order), together)]
         loader = photo_batches(
             self._data,
             items,
-            [[row for rows in group for row in rows] for group in groups],
+            [self._to_encode([row for rows in group for row in rows]) for group in groups],
             transform=self._transform,
             seed=self._config.seed,
             epoch=epoch,
@@ -310,18 +339,35 @@ class TrainingFeatures:
             pin_memory=device.type == "cuda",
         )
         for group, batch in zip(groups, loader, strict=True):
-            self._bad |= {photo.path: photo for photo in batch.bad}
+            features, labels, indices, bad = self._encoded(batch)
+            self._bad |= {photo.path: photo for photo in bad}
             if self._bad and not self._config.skip_bad_images:
                 raise DataError(f"{bad_photos_message(self.bad)}. Mend or remove them.")
-            if not batch.size:
-                continue
-            features, labels = self._backbone.encode_image(batch.images), batch.labels.to(device)
-            place = {item: i for i, item in enumerate(batch.indices.tolist())}
+            features, labels = features.to(device), labels.to(device)
+            place = {item: i for i, item in enumerate(indices.tolist())}
             for rows in group:
                 good = [row for row in rows if row in place]
-                if good:
-                    at = [place[row] for row in good]
-                    yield FeatureBatch(features[at], labels[at], tuple(items[row].path for row in good))
+                at = [place[row] for row in good]
+                yield FeatureBatch(features[at], labels[at], tuple(items[row].path for row in good))
+
+    def _mine(self, rows: list[int]) -> list[int]:
+        """What of a batch this process learns from."""
+        return rows if self._whole_batches else list(self._processes.share(rows))
+
+    def _to_encode(self, rows: list[int]) -> list[int]:
+        """What this process encodes of the photos that it learns from."""
+        return list(self._processes.share(rows)) if self._whole_batches else rows
+
+    def _encoded(self, batch: Batch) -> _Encoded:
+        """Features of photos to learn from, those that other processes encoded for this one among them."""
+        size = self._backbone.embed_dim
+        features = self._backbone.encode_image(batch.images) if batch.size else torch.zeros(0, size)
+        own = _Encoded(features, batch.labels, batch.indices, tuple(batch.bad))
+        if not self._whole_batches or self._processes.count == 1:
+            return own
+        parts = self._processes.gather(own._replace(features=features.cpu()))
+        features, labels, indices = (torch.cat(tensors) for tensors in list(zip(*parts, strict=True))[:3])
+        return _Encoded(features, labels, indices, tuple(photo for part in parts for photo in part.bad))
 
     def _order(self, epoch: int) -> list[list[int]]:
         count = len(self._data.train if self._once is None else self._once.labels)

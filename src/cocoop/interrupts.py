@@ -12,11 +12,14 @@ __all__ = ["interrupts_between_steps"]
 
 
 @contextmanager
-def interrupts_between_steps() -> Iterator[Callable[[], None]]:
+def interrupts_between_steps(anyone: Callable[[bool], bool] = bool) -> Iterator[Callable[[], None]]:
     """Hold a first Ctrl-C back until the work asks for it; a second one strikes at once.
 
     Python raises KeyboardInterrupt wherever it happens to be. Where that is a callback (of the fork for a decoding
     process, say, in each epoch), the exception is printed and lost, and the work goes on.
+
+    Args:
+        anyone: from whether it was pressed here to whether it was pressed in any of the processes at work together.
 
     Yields:
         A function that raises KeyboardInterrupt if Ctrl-C was pressed; to be called between steps.
@@ -31,7 +34,7 @@ def interrupts_between_steps() -> Iterator[Callable[[], None]]:
         asked = True
 
     def heed() -> None:
-        if asked:
+        if anyone(asked):
             raise KeyboardInterrupt
 
     # Signals belong to the main thread. And who ignores Ctrl-C, as shells do for work in the background, has reasons.

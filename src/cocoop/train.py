@@ -9,16 +9,17 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from cocoop.checkpoint import load_learned
+from cocoop.class_parallel import class_parallel_logits
 from cocoop.config import TrainConfig
 from cocoop.data import BadPhoto, Dataset
 from cocoop.errors import CocoopError, ConfigError, DataError, TrainingError
@@ -26,19 +27,10 @@ from cocoop.feature_cache import FeatureCache
 from cocoop.features import FeatureBatch, Progress, TrainingFeatures, bad_photos_message, learned_photos
 from cocoop.interrupts import interrupts_between_steps
 from cocoop.methods import Method
+from cocoop.processes import Engine, Processes
 from cocoop.runs import Run, TrainingState, check_run, open_run
 
-__all__ = ["Engine", "StepReport", "TrainResult", "check_fit", "fit"]
-
-
-@runtime_checkable
-class Engine(Protocol):
-    """What takes gradients in place of PyTorch alone; `accelerate.Accelerator` is one."""
-
-    num_processes: int
-
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradients of `loss` to those of the learned tensors."""
+__all__ = ["StepReport", "TrainResult", "check_fit", "fit"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +65,19 @@ class TrainResult:
     """Stopped by Ctrl-C (a second one would stop within a step); the method is as after the last whole epoch."""
 
 
+class _Step(NamedTuple):
+    """Numbers of one batch, of all processes."""
+
+    loss: float
+    """Mean over the photos."""
+    correct: int
+    """Photos that were classified right."""
+    photos: int
+    """Photos of the batch that could be read."""
+    norm: float
+    """Norm of the gradients of all learned tensors."""
+
+
 @dataclass
 class _Meter:
     """Means over the photos of one epoch."""
@@ -82,10 +87,10 @@ class _Meter:
     correct: int = 0
     started: float = field(default_factory=time.perf_counter)
 
-    def add(self, loss: float, correct: int, photos: int) -> None:
-        self.photos += photos
-        self.loss += loss * photos
-        self.correct += correct
+    def add(self, step: _Step) -> None:
+        self.photos += step.photos
+        self.loss += step.loss * step.photos
+        self.correct += step.correct
 
     def means(self) -> tuple[float, float, float]:
         """Loss, accuracy in percent, seconds."""
@@ -94,36 +99,80 @@ class _Meter:
 
 
 class _Learner:
-    """A method with what changes it: SGD on the learned tensors, and the scale of fp16 gradients."""
+    """A method with what changes it: SGD on the learned tensors, and the scale of fp16 gradients.
 
-    def __init__(self, method: Method, config: TrainConfig, engine: Engine | None) -> None:
+    Each process holds all learned tensors, and takes its part of a batch's gradients: for its share of the photos, or
+    for its share of the classes.
+    """
+
+    def __init__(self, method: Method, config: TrainConfig, processes: Processes, *, class_parallel: bool) -> None:
         self.method = method
+        self.processes = processes
         self.learned = method.learned()
         self.optimizer = torch.optim.SGD(
             self.learned.values(), lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
         )
         # Gradients pass through the towers in their precision; fp16 would lose the small ones unscaled.
         self.scaler = torch.amp.GradScaler(method.backbone.device.type, enabled=method.backbone.precision == "fp16")
-        self._backward: Callable[[Tensor], None] = torch.Tensor.backward if engine is None else engine.backward
+        self._logits = class_parallel_logits(method, processes) if class_parallel else method.logits
+        self._replicas = processes.count if class_parallel else 1
 
     def set_rate(self, rate: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
-    def gradients(self, batch: FeatureBatch) -> tuple[float, int, float]:
-        """Take the gradients of a batch; returns its mean loss, how many photos were right, the gradients' norm."""
+    def gradients(self, batch: FeatureBatch) -> _Step:
+        """Take the gradients of a batch, of which this process has a share."""
         self.optimizer.zero_grad()
-        losses, hits, start = [], [], 0
-        for loss, logits in self.method.losses(batch.features, batch.labels):
-            self._backward(self.scaler.scale(loss))
-            losses.append(loss.detach())
-            hits.append(logits.detach().argmax(-1) == batch.labels[start : start + len(logits)])
+        # In how many places photos are learned from: with classes shared out, each of them in every process.
+        places = self.processes.total(len(batch.labels))
+        if not places:
+            return _Step(0.0, 0, 0, 0.0)
+        weight = len(batch.labels) / places
+        facts = torch.zeros(2, device=batch.features.device)
+        start = 0
+        parts = self.method.losses(batch.features, batch.labels, self._logits) if len(batch.labels) else ()
+        for loss, logits in parts:
+            self.processes.backward(self.scaler.scale(loss * weight))
+            hits = logits.detach().argmax(-1) == batch.labels[start : start + len(logits)]
+            facts += torch.stack([loss.detach() * weight, hits.sum()])
             start += len(logits)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.learned.values() if p.grad is not None])
+        gradients = self._added_up(facts)
         # All three in one transfer: a GPU is waited for once a step, and has to be, since a step is only taken when
         # its numbers are known to be finite.
-        facts: list[float] = torch.stack([torch.stack(losses).sum(), torch.cat(hits).sum().float(), norm]).tolist()
-        return facts[0], int(facts[1]), facts[2]
+        numbers = torch.cat([facts, torch.nn.utils.get_total_norm(gradients).unsqueeze(0)]).tolist()
+        loss_of_all, correct, norm = numbers
+        return _Step(loss_of_all, round(correct) // self._replicas, places // self._replicas, norm)
+
+    def _added_up(self, facts: Tensor) -> list[Tensor]:
+        """The gradients of all processes, added up as the facts are."""
+        for parameter in self.learned.values():
+            # A process without photos of a batch has none.
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in self.learned.values() if parameter.grad is not None]
+        self.processes.add_up([*gradients, facts])
+        return gradients
+
+    def check_finite(self, step: _Step, where: str, own: Sequence[str]) -> None:
+        """Refuse a step that would destroy what was learned.
+
+        Raises:
+            TrainingError: naming the step and its photos.
+        """
+        # The gradients of fp16 overflow now and then, which its scaler is there for; a loss never does.
+        if not math.isfinite(step.loss):
+            what = f"loss became {step.loss}"
+        elif not math.isfinite(step.norm) and not self.scaler.is_enabled():
+            what = f"gradient became {step.norm}"
+        else:
+            return
+        paths = list(dict.fromkeys(path for part in self.processes.gather(own) for path in part))
+        photos = ", ".join(f"'{path}'" for path in paths[:4]) + (f" and {len(paths) - 4} more" * (len(paths) > 4))
+        raise TrainingError(
+            f"The {what} in {where}, with {photos}; nothing was changed by it, and the last checkpoint is kept. Try a "
+            "lower --learning-rate, or --precision fp32."
+        )
 
     def update(self) -> None:
         # With fp16 a step whose gradients overflow is left out, and the scale lowered for the next.
@@ -164,6 +213,7 @@ def fit(
     resume: bool = False,
     about: Mapping[str, Any] | None = None,
     engine: Engine | None = None,
+    class_parallel: bool = False,
     cache: FeatureCache | None = None,
     on_step: Callable[[StepReport], None] | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
@@ -181,7 +231,11 @@ def fit(
         run: folder for checkpoints and metrics; None: nothing is written.
         resume: go on with the run in that folder, if it has begun.
         about: facts of the run, plain JSON, that must be the same when it is resumed (shots, seed, ...).
-        engine: what takes the gradients, such as an `accelerate.Accelerator` of one process; None: PyTorch.
+        engine: what takes the gradients, such as an `accelerate.Accelerator`; None: PyTorch. With several processes,
+            `batch_size` is that of all together, each takes the gradients of its share of a batch's photos, and the
+            first one writes the run folder; numbers are those of one process to rounding.
+        class_parallel: share out the classes instead of the photos, for batches of fewer photos than processes or very
+            many classes.
         cache: features of this backbone on disk, for photos that are encoded once.
         on_step: called after each step.
         on_epoch: called after each epoch, with its entry of the history.
@@ -199,37 +253,40 @@ def fit(
     """
     config = config or TrainConfig()
     check_fit(method, data, config, run=run, resume=resume, about=about)
-    if engine is not None and engine.num_processes != 1:
-        raise ConfigError(
-            f"The engine has {engine.num_processes} processes; training runs in one. Start it without a launcher."
-        )
-    learner = _Learner(method, config, engine)
-    source = TrainingFeatures(method.backbone, data, config, cache)
+    processes = Processes(engine)
+    class_parallel = class_parallel and processes.count > 1
+    learner = _Learner(method, config, processes, class_parallel=class_parallel)
+    source = TrainingFeatures(method.backbone, data, config, cache, processes, whole_batches=class_parallel)
     result = TrainResult([])
     description = _description(method, data, config, about or {})
-    with _opened(run, resume, description) as (folder, going_on), interrupts_between_steps() as heed_ctrl_c:
+    with (
+        _opened(run, resume, description, processes) as (folder, going_on),
+        interrupts_between_steps(processes.anyone) as heed_ctrl_c,
+    ):
         state = learner.state(0)
-        if folder and going_on:
-            state, result.history = folder.load()
-            learner.restore(state, folder.folder)
-            method.write(folder.folder)
+        if going_on:
+            state, result.history = processes.from_first(lambda: folder.load() if folder else (state, []))
+            learner.restore(state, Path(run or "memory"))
+            if folder:
+                method.write(folder.folder)
         method.train()
         try:
             if state.epoch < config.epochs:
-                source.encode_once(_both(on_encode, heed_ctrl_c))
+                source.encode_once(on_encode if processes.count > 1 else _both(on_encode, heed_ctrl_c))
             if folder and not going_on:
                 folder.begin(method, state, learned_photos(data))
             for epoch in range(state.epoch + 1, config.epochs + 1):
                 rate = config.learning_rate_at(epoch)
                 learner.set_rate(rate)
                 meter = _Meter()
-                for step, batch in enumerate(source.batches(epoch), 1):
-                    loss, correct, norm = learner.gradients(batch)
-                    _check_finite(loss, norm, method.backbone.precision, f"epoch {epoch}, step {step}", batch.paths)
-                    learner.update()
-                    meter.add(loss, correct, len(batch.labels))
-                    if on_step:
-                        on_step(_report(meter, epoch, config, source))
+                for number, batch in enumerate(source.batches(epoch), 1):
+                    step = learner.gradients(batch)
+                    learner.check_finite(step, f"epoch {epoch}, step {number}", batch.paths)
+                    if step.photos:
+                        learner.update()
+                        meter.add(step)
+                        if on_step:
+                            on_step(_report(meter, epoch, config, source))
                     heed_ctrl_c()
                 result.history.append(_epoch_record(meter, epoch, rate, source))
                 state = learner.state(epoch)
@@ -249,7 +306,7 @@ def fit(
                 folder.save(method, state, result.history)
         finally:
             method.eval()
-    result.bad = source.bad
+    result.bad = tuple(dict.fromkeys(photo for part in processes.gather(source.bad) for photo in part))
     return result
 
 
@@ -293,10 +350,21 @@ def _both(on_encode: Progress | None, heed_ctrl_c: Callable[[], None]) -> Progre
     return on_batch
 
 
+@contextmanager
 def _opened(
-    run: str | Path | None, resume: bool, description: Mapping[str, Any]
-) -> AbstractContextManager[tuple[Run | None, bool]]:
-    return nullcontext((None, False)) if run is None else open_run(Path(run), description, resume=resume)
+    run: str | Path | None, resume: bool, description: Mapping[str, Any], processes: Processes
+) -> Iterator[tuple[Run | None, bool]]:
+    """The run folder, in the first process only, and whether there is a run to go on with."""
+    folder: Run | None = None
+    with ExitStack() as stack:
+
+        def enter() -> bool:
+            nonlocal folder
+            folder, going_on = stack.enter_context(open_run(Path(run or ""), description, resume=resume))
+            return going_on
+
+        going_on = run is not None and processes.from_first(enter)
+        yield folder, going_on
 
 
 def _description(method: Method, data: Dataset, config: TrainConfig, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -313,17 +381,6 @@ def _description(method: Method, data: Dataset, config: TrainConfig, about: Mapp
         "settings": method.settings(),
         "train": lasting,
     }
-
-
-def _check_finite(loss: float, norm: float, precision: str, where: str, paths: tuple[str, ...]) -> None:
-    # The gradients of fp16 overflow now and then, which its scaler is there for; a loss never does.
-    what = "loss" if not math.isfinite(loss) else "gradient" if not math.isfinite(norm) and precision != "fp16" else ""
-    if what:
-        photos = ", ".join(f"'{path}'" for path in paths[:4]) + (f" and {len(paths) - 4} more" * (len(paths) > 4))
-        raise TrainingError(
-            f"The {what} became {norm if what == 'gradient' else loss} in {where}, with {photos}; nothing was changed "
-            "by it, and the last checkpoint is kept. Try a lower --learning-rate, or --precision fp32."
-        )
 
 
 def _report(meter: _Meter, epoch: int, config: TrainConfig, source: TrainingFeatures) -> StepReport:

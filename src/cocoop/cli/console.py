@@ -5,6 +5,7 @@ Names of classes and files are printed as they are: no markup, no emoji codes, n
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -32,13 +33,18 @@ class _Results(Console):
         raise BrokenPipeError
 
 
+# Of several processes that a launcher starts, the first one speaks.
+_quiet = os.environ.get("RANK", "0") != "0"
+
 # Where a program is started without a stdout, there is none.
 _in_terminal = sys.stdout is not None and sys.stdout.isatty()
 
-out = _Results(markup=False, emoji=False, highlight=False, width=None if _in_terminal else _NO_EDGE)
+out = _Results(markup=False, emoji=False, highlight=False, width=None if _in_terminal else _NO_EDGE, quiet=_quiet)
 """For tables."""
 
-_notes = Console(stderr=True, markup=False, emoji=False, highlight=False)
+_notes = Console(stderr=True, markup=False, emoji=False, highlight=False, quiet=_quiet)
+
+_errors = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 SECONDS_BETWEEN_LINES = 10.0
 """Where stderr is a file, a bar would fill it, and silence would look like a standstill."""
@@ -46,7 +52,8 @@ SECONDS_BETWEEN_LINES = 10.0
 
 def line(text: str) -> None:
     """One line of a result, exactly as it is."""
-    sys.stdout.write(f"{text}\n")
+    if not _quiet:
+        sys.stdout.write(f"{text}\n")
 
 
 def note(text: str) -> None:
@@ -56,7 +63,7 @@ def note(text: str) -> None:
 
 def fail(text: str, code: int) -> NoReturn:
     """Print one line and leave."""
-    _notes.print(f"cocoop: {' '.join(text.split())}", style="red", soft_wrap=True)
+    _errors.print(f"cocoop: {' '.join(text.split())}", style="red", soft_wrap=True)
     sys.exit(code)
 
 

@@ -56,9 +56,12 @@ class EvalCommand:
         from cocoop.cli.encoding import encode_photos
         from cocoop.evaluation import evaluate
         from cocoop.features import overlap
+        from cocoop.processes import Processes, launched_engine
         from cocoop.runs import photos_learned
 
-        method = from_pretrained(self.source, precision=self.precision, device=pick_device(self.device))
+        device = pick_device(self.device)
+        engine = launched_engine(device)
+        method = from_pretrained(self.source, precision=self.precision, device=device)
         if data.train:
             note(
                 f"Measured on {len(data.test)} test photos; --all-photos adds the {len(data.train + data.val)} others."
@@ -71,6 +74,7 @@ class EvalCommand:
             batch_size=self.batch_size,
             workers=self.workers,
             skip_bad_images=self.skip_bad_images,
+            processes=Processes(engine),
         )
         # A run on the hub does not say which photos it learned from.
         learned = overlap(tests, data.image_root, photos_learned(Path(self.source)))
@@ -78,7 +82,14 @@ class EvalCommand:
             note(f"Left out: {len(learned)} photos that it learned from.")
             tests = tests.without(learned)
         with counting("classifying") as progress:
-            result = evaluate(method, tests, batch_size=self.batch_size, shortlist=self.shortlist, on_progress=progress)
+            result = evaluate(
+                method,
+                tests,
+                batch_size=self.batch_size,
+                shortlist=self.shortlist,
+                engine=engine,
+                on_progress=progress,
+            )
         self._print(result, {"run": self.source, "method": method.key, "data": data.name}, len(unseen))
 
     def _print(self, result: Evaluation, about: dict[str, Any], unseen: int) -> None:

@@ -7,6 +7,7 @@ flags take no PyTorch.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -128,7 +129,7 @@ class BackboneOptions:
 
 
 def pick_device(wanted: str) -> str:
-    """The device that is meant.
+    """The device that is meant; of several GPUs, each process of a launcher has its own.
 
     Raises:
         ConfigError: if it is not there.
@@ -137,8 +138,8 @@ def pick_device(wanted: str) -> str:
 
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if wanted == "auto":
-        return next(name for name in ("cuda", "mps", "cpu") if there[name])
+        wanted = next(name for name in ("cuda", "mps", "cpu") if there[name])
     if not there[wanted]:
         have = ", ".join(name for name, is_there in there.items() if is_there)
         raise ConfigError(f"--device is {wanted!r}, but this machine has only: {have}.")
-    return wanted
+    return f"cuda:{os.environ['LOCAL_RANK']}" if wanted == "cuda" and "LOCAL_RANK" in os.environ else wanted

@@ -116,6 +116,8 @@ class TrainCommand:
     """Where --cache-features keeps them; runs may share it."""
     skip_bad_images: bool = False
     """Leave unreadable test photos out and count them, instead of failing; training always leaves them out."""
+    class_parallel: bool = False
+    """With several processes (torchrun, accelerate launch): share out classes instead of the photos of a batch."""
     track: Annotated[tuple[Tracker, ...], left_out("{tensorboard,wandb,trackio} ...", "none")] = ()
     """Also take the numbers of each epoch to these; TensorBoard's files are in `logs`, in the folder of the run."""
     resume: bool = False

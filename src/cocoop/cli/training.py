@@ -10,6 +10,7 @@ from typing import Any
 from cocoop.backbones.backbone import Backbone
 from cocoop.cli.console import accuracy_table, note, out, training
 from cocoop.cli.encoding import encode_photos
+from cocoop.cli.options import pick_device
 from cocoop.cli.train import TrainCommand
 from cocoop.config import TrainConfig
 from cocoop.data import Dataset
@@ -19,6 +20,7 @@ from cocoop.feature_cache import FeatureCache
 from cocoop.features import Features, bad_photos_message, learned_photos, overlap
 from cocoop.files import write_json
 from cocoop.methods import METHODS, Method
+from cocoop.processes import Engine, Processes, launched_engine
 from cocoop.protocols import Trial, run_trial
 from cocoop.report.tables import base_to_new_table
 from cocoop.runs import epochs_done
@@ -45,7 +47,8 @@ def train(command: TrainCommand, data: Dataset) -> None:
     needed = data if compare else chosen
     needed.check_files(["train", "test"])
     settings = command.prompt.settings(command.seed)
-    job = _Job(command, _folder(command, data), data, chosen)
+    engine = launched_engine(pick_device(command.model.device))
+    job = _Job(command, _folder(command, data), data, chosen, engine)
     config = command.config(command.prompt.method, cached=command.cache_features)
     try:
         backbone = command.model.load()
@@ -55,7 +58,7 @@ def train(command: TrainCommand, data: Dataset) -> None:
         cache = command.cache(backbone)
         tests = job.encode_tests(backbone, needed, cache) if needed.test else None
         begun_with = {"method": method.key, **job.facts(backbone), **dataclasses.asdict(config)}
-        with tracked(command.track, job.folder, begun_with) as log:
+        with tracked(command.track if job.processes.is_first else (), job.folder, begun_with) as log:
             mine = tests if tests is None or not compare else tests.select(command.classes)
             job.learn(method, config, mine, cache, log)
             if compare and tests is not None:
@@ -63,7 +66,8 @@ def train(command: TrainCommand, data: Dataset) -> None:
     except KeyboardInterrupt:
         raise KeyboardInterrupt(job.what_is_kept()) from None
     # Last, for its model card tells all the numbers above.
-    method.save_pretrained(job.folder)
+    if job.processes.is_first:
+        method.save_pretrained(job.folder)
     note(f"The run is in {job.folder}. Predict with: cocoop predict {shlex.quote(str(job.folder))} PHOTOS...")
 
 
@@ -120,6 +124,18 @@ class _Job:
     """The few-shot draw of all classes."""
     chosen: Dataset
     """Of these, the classes to be learned."""
+    engine: Engine | None
+    """Of several processes, where a launcher has started this one."""
+
+    @property
+    def processes(self) -> Processes:
+        """Who works on it together."""
+        return Processes(self.engine)
+
+    def write(self, name: str, record: dict[str, Any]) -> None:
+        """Write a record into the folder of the run."""
+        if self.processes.is_first:
+            write_json(self.folder / name, record)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -136,7 +152,9 @@ class _Job:
         """Features of the test photos; first of all, so that an unreadable one is known before hours of training."""
         workers = 2 if self.command.optimiser.workers is None else self.command.optimiser.workers
         skip = self.command.skip_bad_images
-        tests = encode_photos(backbone, data, workers=workers, skip_bad_images=skip, cache=cache)
+        tests = encode_photos(
+            backbone, data, workers=workers, skip_bad_images=skip, cache=cache, processes=self.processes
+        )
         for shard in cache.damaged:
             note(f"'{shard}' is damaged; its photos were encoded again. It can be deleted.")
         twice = overlap(tests, data.image_root, learned_photos(self.data))
@@ -160,6 +178,8 @@ class _Job:
                 run=self.folder,
                 resume=self.command.resume,
                 about=self.about,
+                engine=self.engine,
+                class_parallel=self.command.class_parallel,
                 cache=cache,
                 on_step=on_step,
                 on_epoch=lambda entry: log(epoch_numbers(entry), entry["epoch"]),
@@ -167,11 +187,9 @@ class _Job:
             )
         _tell(key, result)
         if tests is not None:
-            measured = evaluate(method, tests)
+            measured = evaluate(method, tests, engine=self.engine)
             log({"test/accuracy": measured.accuracy, "test/macro_f1": measured.macro_f1}, config.epochs)
-            write_json(
-                self.folder / "results.json", {"method": key, **self.facts(method.backbone), **measured.record()}
-            )
+            self.write("results.json", {"method": key, **self.facts(method.backbone), **measured.record()})
             out.print(accuracy_table(f"{key} on {self.chosen.name}", [(f"{self.command.classes} classes", measured)]))
 
     def compare(self, backbone: Backbone, base_tests: Features, new_tests: Features, cache: FeatureCache) -> None:
@@ -184,10 +202,7 @@ class _Job:
             for key in dict.fromkeys(["zero-shot", "coop", self.command.prompt.method])
         ]
         records = [result.record() for result in results]
-        write_json(
-            self.folder / "base_to_new.json",
-            {**self.facts(backbone), "compare": self.command.compare, "methods": records},
-        )
+        self.write("base_to_new.json", {**self.facts(backbone), "compare": self.command.compare, "methods": records})
         out.print(base_to_new_table(records, f"Base to new classes: {self.data.name}"))
 
     def _base_to_new(
@@ -216,6 +231,8 @@ class _Job:
                 # A comparison that was stopped goes on together with its run.
                 resume=True,
                 about=self.about,
+                engine=self.engine,
+                class_parallel=self.command.class_parallel,
                 cache=cache,
                 on_step=on_step,
                 on_encode=on_encode,

@@ -80,18 +80,30 @@ class Method(nn.Module, ModelHubMixin):
         images = F.normalize(image_features.float(), dim=-1)
         return self._similarities(images, self.text_features(images))
 
+    def logits_of(self, classes: Sequence[int]) -> Callable[[Tensor], Tensor]:
+        """`logits` of some of the classes, without the work for the others.
+
+        Args:
+            classes: their labels.
+        """
+        return lambda image_features: self.logits(image_features)[:, list(classes)]
+
     def images_at_once(self, batch: int) -> int:
         """How many images of a batch to learn from in one pass; it depends on the classes, never on free memory."""
         return batch
 
     def losses(
-        self, image_features: Float[Tensor, "B e"], labels: Int64[Tensor, " B"]
+        self,
+        image_features: Float[Tensor, "B e"],
+        labels: Int64[Tensor, " B"],
+        logits_of_all: Callable[[Tensor], Tensor] | None = None,
     ) -> Iterator[tuple[Float[Tensor, ""], Float[Tensor, "b C"]]]:
         """Mean cross-entropy over the batch, in parts: take the gradient of each before asking for the next.
 
         Args:
             image_features: as `backbone.encode_image` gives them.
             labels: the true classes.
+            logits_of_all: in place of `logits`.
 
         Yields:
             Of `images_at_once` images each: their share of the batch's loss, so that values and gradients of all
@@ -99,7 +111,7 @@ class Method(nn.Module, ModelHubMixin):
         """
         size = self.images_at_once(len(labels))
         for features, true in zip(image_features.split(size), labels.split(size), strict=True):
-            logits = self.logits(features)
+            logits = (logits_of_all or self.logits)(features)
             yield F.cross_entropy(logits, true, reduction="sum") / len(labels), logits
 
     def scorer(self) -> Callable[[Tensor], Tensor]:

@@ -123,8 +123,7 @@ class CoCoOp(Method):
 
     def text_features(self, image_features: Float[Tensor, "B e"]) -> Float[Tensor, "B C e"]:
         """Class features of their own for each L2-normalised image."""
-        context = self._context_for(image_features)
-        return F.normalize(self.backbone.text_tower(context, self.prompts).float(), dim=-1)
+        return self._texts(image_features, self.prompts)
 
     def logits(self, image_features: Float[Tensor, "B e"]) -> Float[Tensor, "B C"]:
         """Scaled cosine similarities of images and their own class features, in fp32 (equation 4).
@@ -137,6 +136,21 @@ class CoCoOp(Method):
         # Class features of all images at once would need (B, C, e).
         parts = image_features.split(self.prompts.images_at_once)
         return torch.cat([super(CoCoOp, self).logits(part) for part in parts])
+
+    def logits_of(self, classes: Sequence[int]) -> Callable[[Tensor], Tensor]:
+        """`logits` of some of the classes, without the work for the others.
+
+        Args:
+            classes: their labels.
+        """
+        prefix, suffixes = self._ids
+        prompts = pack_prompts(self.backbone, (prefix, [suffixes[c] for c in classes]))
+
+        def logits(image_features: Tensor) -> Tensor:
+            images = F.normalize(image_features.float(), dim=-1)
+            return self._similarities(images, self._texts(images, prompts))
+
+        return logits
 
     def shortlist_scorer(self, shortlist: int) -> Callable[[Tensor], Tensor]:
         """`logits` for inference of the K classes that the prompt without its shift ranks highest.
@@ -163,17 +177,14 @@ class CoCoOp(Method):
             chosen = self._similarities(images, static).topk(k).indices
             logits = images.new_full((len(images), len(self.classnames)), float("-inf"))
             for row, image, classes in zip(logits, images, chosen, strict=True):
-                row[classes] = self._logits_of(image, classes.tolist())
+                row[classes] = self.logits_of(classes.tolist())(image.unsqueeze(0))[0]
             return logits
 
         return score
 
-    def _logits_of(self, image: Float[Tensor, " e"], classes: list[int]) -> Float[Tensor, " k"]:
-        """Logits of one L2-normalised image for some of the classes."""
-        prefix, suffixes = self._ids
-        prompts = Prompts(prefix, [suffixes[c] for c in classes], device=self.backbone.device)
-        texts = self.backbone.text_tower(self._context_for(image.unsqueeze(0)), prompts)
-        return self._similarities(image.unsqueeze(0), F.normalize(texts.float(), dim=-1))[0]
+    def _texts(self, images: Float[Tensor, "B e"], prompts: Prompts) -> Float[Tensor, "B c e"]:
+        """L2-normalised class features of prompts for each L2-normalised image."""
+        return F.normalize(self.backbone.text_tower(self._context_for(images), prompts).float(), dim=-1)
 
     def _context_for(self, images: Float[Tensor, "B e"]) -> Float[Tensor, "B M d"]:
         return self.context + self.meta_net(images).unsqueeze(1)

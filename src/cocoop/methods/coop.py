@@ -20,6 +20,7 @@ from cocoop.errors import PromptError
 from cocoop.methods.base import Method, seeded
 from cocoop.methods.context import POSITIONS, Position, pack_prompts, prompt_ids, random_context, word_context
 from cocoop.text.prompts import check_classnames
+from cocoop.text.tree import Prompts
 
 __all__ = ["CoOp"]
 
@@ -111,24 +112,38 @@ class CoOp(Method):
             )
         # Classes keep their own context when they are reordered or left out.
         order = [self._contexts_of.index(name) for name in names] if self.class_specific else [0]
-        ids = prompt_ids(
+        self._ids = prompt_ids(
             self.backbone,
             names,
             context_length=self.context_length,
             position=self.position,
             class_specific=self.class_specific,
         )
-        self.prompts = pack_prompts(self.backbone, ids)
+        self.prompts = pack_prompts(self.backbone, self._ids)
         self.register_buffer("_order", torch.tensor(order, device=self.backbone.device), persistent=False)
         self.classnames = names
 
     def text_features(self, image_features: Float[Tensor, "B e"] | None = None) -> Float[Tensor, "1 C e"]:  # noqa: ARG002
         """The same class features for every image."""
-        context = self.context[self._order].flatten(0, 1) if self.class_specific else self.context
-        return F.normalize(self.backbone.text_tower(context.unsqueeze(0), self.prompts).float(), dim=-1)
+        return self._texts(self.prompts)
+
+    def logits_of(self, classes: Sequence[int]) -> Callable[[Tensor], Tensor]:
+        """`logits` of some of the classes, without the work for the others.
+
+        Args:
+            classes: their labels.
+        """
+        prefix, suffixes = self._ids
+        prompts = pack_prompts(self.backbone, (prefix, [suffixes[c] for c in classes]))
+        return lambda x: self._similarities(F.normalize(x.float(), dim=-1), self._texts(prompts))
 
     @torch.no_grad()
     def scorer(self) -> Callable[[Tensor], Tensor]:
         """`logits` for inference: one matrix of class features, computed here."""
         texts = self.text_features()
         return torch.no_grad()(lambda x: self._similarities(F.normalize(x.float(), dim=-1), texts))
+
+    def _texts(self, prompts: Prompts) -> Float[Tensor, "1 c e"]:
+        """L2-normalised class features of prompts."""
+        context = self.context[self._order].flatten(0, 1) if self.class_specific else self.context
+        return F.normalize(self.backbone.text_tower(context.unsqueeze(0), prompts).float(), dim=-1)

@@ -16,6 +16,7 @@ from cocoop.feature_cache import FeatureCache
 from cocoop.features import Features, Progress
 from cocoop.methods import METHODS, Method
 from cocoop.peak import forget_peak, peak_memory
+from cocoop.processes import Engine
 from cocoop.protocols.presets import method_defaults
 from cocoop.train import StepReport, TrainResult, fit
 
@@ -74,6 +75,8 @@ def run_trial(
     run: Path | None = None,
     resume: bool = False,
     about: Mapping[str, Any] | None = None,
+    engine: Engine | None = None,
+    class_parallel: bool = False,
     cache: FeatureCache | None = None,
     on_step: Callable[[StepReport], None] | None = None,
     on_encode: Progress | None = None,
@@ -90,6 +93,8 @@ def run_trial(
         run: folder for checkpoints.
         resume: go on with the run in that folder.
         about: facts of the run to record.
+        engine: what takes the gradients, in one process or many (see `fit`).
+        class_parallel: share out classes instead of photos (see `fit`).
         cache: features of this backbone on disk, for photos that are encoded once.
         on_step: called after each training step.
         on_encode: called while training photos are encoded once.
@@ -111,6 +116,8 @@ def run_trial(
             run=run,
             resume=resume,
             about=about,
+            engine=engine,
+            class_parallel=class_parallel,
             cache=cache,
             on_step=on_step,
             on_encode=on_encode,
@@ -121,7 +128,7 @@ def run_trial(
     measured = {}
     for name, photos in tests.items():
         learner.set_classes(photos.classnames)
-        measured[name] = evaluate(learner, photos)
+        measured[name] = evaluate(learner, photos, engine=engine)
     learner.set_classes(data.classnames)
     evaluation_seconds = time.perf_counter() - started
     training_seconds = sum(epoch["seconds"] for epoch in training.history) if training else 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import psutil
@@ -20,7 +21,9 @@ def free_memory(device: torch.device) -> int:
         # What PyTorch holds but does not use is free as well.
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     else:
-        free = min(psutil.virtual_memory().available, free_in_container())
+        # Processes that a launcher has started on one machine share its memory.
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        free = min(psutil.virtual_memory().available, free_in_container()) // processes
     return int(SHARE * free)
 
 
