@@ -333,17 +333,17 @@ def test_words_need_no_photos(home):
     ("arguments", "message"),
     [
         (
-            {"run_folder": "coop", "data": "photos"},
+            {"source": "coop", "data": "photos"},
             "'coop' is of coop: its prompt is the same for every photo. Leave D",
         ),
-        ({"run_folder": "zero"}, "The method zero-shot has learned no context; explain a run of coop or cocoop."),
-        ({"run_folder": "nowhere"}, "There is no run at 'nowhere'"),
-        ({"run_folder": "cocoop", "data": "photos", "seeds": 0}, "--seeds is 0; it must be a whole number from 1 up."),
+        ({"source": "zero"}, "The method zero-shot has learned no context; explain a run of coop or cocoop."),
+        ({"source": "nowhere"}, "There is no run at 'nowhere'"),
+        ({"source": "cocoop", "data": "photos", "seeds": 0}, "--seeds is 0; it must be a whole number from 1 up."),
     ],
 )
 def test_mistakes_are_said(arguments, message, home, monkeypatch):
     monkeypatch.chdir(home)
-    paths = {name: Path(value) for name, value in arguments.items() if name != "seeds"}
+    paths = {name: Path(value) for name, value in arguments.items() if name == "data"}
     with pytest.raises(CocoopError, match=message):
         ExplainCommand(**(arguments | paths)).run()
     assert not (home / "coop" / "explain").exists()

@@ -292,6 +292,8 @@ def test_pushed_by_one_command_and_used_by_another(home, hub, capsys, monkeypatc
     for name in ("ann/colours", f"hf-hub:ann/colours@{Repository.sha(1)}"):
         main(["predict", name, "photos", "--format", "jsonl"])
         assert capsys.readouterr().out == local
+    main(["explain", "ann/colours"])
+    assert json.loads((home / "explain" / "explain.json").read_text())["run"] == "ann/colours"
     classifier = package.Classifier.from_pretrained("ann/colours", revision="main", classes=["sun", "sea"])
     assert classifier.predict("photos/sea/00.png") in ("sun", "sea")
 

@@ -28,8 +28,8 @@ class ExplainCommand:
 
     Written are explain.json and explain.html."""
 
-    run_folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """Folder written by `cocoop train`."""
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+    """Folder written by `cocoop train`, or a hub repository USER/NAME (USER/NAME@REVISION)."""
     data: Annotated[
         tyro.conf.Positional[Path | None],
         tyro.conf.arg(metavar="DATA", help_behavior_hint="(default: words only)", help=f"For CoCoOp. {DATA_HELP}"),
@@ -44,7 +44,7 @@ class ExplainCommand:
     """Vocabulary words to name for each context vector."""
     seeds: int = 5
     """How often the control draws noise and other photos."""
-    output: Annotated[Path | None, left_out("PATH", "explain, in the folder of the run")] = None
+    output: Annotated[Path | None, left_out("PATH", "explain, in the folder of the run; for a hub's, here")] = None
     """Folder for what is made."""
     batch_size: int = 64
     """Photos at once."""
@@ -69,17 +69,17 @@ class ExplainCommand:
         from cocoop.methods import CoCoOp
         from cocoop.report.explanation import explanation_page
 
-        method = from_pretrained(self.run_folder, precision=self.precision, device=pick_device(self.device))
+        method = from_pretrained(self.source, precision=self.precision, device=pick_device(self.device))
         photos: dict[str, Any] = {}
         if data is not None:
             if not isinstance(method, CoCoOp):
                 raise ConfigError(
-                    f"'{self.run_folder}' is of {method.key}: its prompt is the same for every photo. Leave DATA out."
+                    f"'{self.source}' is of {method.key}: its prompt is the same for every photo. Leave DATA out."
                 )
             photos = self._with_photos(method, data)
         record: dict[str, Any] = {
             "cocoop": __version__,
-            "run": str(self.run_folder),
+            "run": self.source,
             "method": method.key,
             "backbone": method.backbone.name,
             "context": [asdict(vector) for vector in nearest_words(method, self.words)],
@@ -87,7 +87,8 @@ class ExplainCommand:
             **photos,
         }
         self._print(record)
-        folder = self.run_folder / "explain" if self.output is None else self.output
+        run = Path(self.source)
+        folder = self.output or (run if run.is_dir() else Path()) / "explain"
         write_json(folder / "explain.json", record)
         # A class or file name need not be text.
         write_whole(folder / "explain.html", explanation_page(record).encode(errors="backslashreplace"))
