@@ -1,9 +1,11 @@
 """The scikit-learn estimator: scikit-learn's own checks, and its tools on real files."""
 
 import hashlib
+import os
 import pickle
+import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 
 import numpy as np
 import pytest
@@ -23,14 +25,17 @@ from tiny_models import save_open_clip
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-HOME = TemporaryDirectory()
-TINY = f"local-dir:{HOME.name}/tiny"
-"""Checks are collected before fixtures run, with the name of a model that `tiny` writes."""
+# Checks are collected before fixtures run, under names with this folder in them: one name in all processes of a run.
+HOME = Path(gettempdir()) / f"cocoop-sklearn-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"
+TINY = f"local-dir:{HOME}/tiny"
+"""The name of a model that `tiny` writes."""
 
 
 @pytest.fixture(scope="module", autouse=True)
 def tiny():
-    save_open_clip(Path(HOME.name) / "tiny", "vit")
+    save_open_clip(HOME / "tiny", "vit")
+    yield
+    shutil.rmtree(HOME)
 
 
 class Drawn(CoCoOpClassifier):
@@ -50,7 +55,7 @@ class Drawn(CoCoOpClassifier):
 
 
 def drawn(row):
-    path = Path(HOME.name) / f"{hashlib.sha256(row.tobytes()).hexdigest()}.png"
+    path = HOME / f"{hashlib.sha256(row.tobytes()).hexdigest()}.png"
     if not path.exists():
         stripes = np.resize(128 + 100 * np.tanh(row / 5), 32).astype(np.uint8)
         Image.fromarray(np.broadcast_to(stripes, (32, 32)).copy()).save(path)
