@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -26,19 +25,18 @@ from torch import Tensor
 
 from cocoop.backbones.backbone import Backbone
 from cocoop.backbones.fingerprint import image_side_key
-from cocoop.files import write_whole
+from cocoop.data.dataset import PhotoFile
+from cocoop.files import cache_folder, write_whole
 
 __all__ = ["FeatureCache", "default_cache_folder", "photo_key"]
 
 
 def default_cache_folder() -> Path:
     """Where features are kept: `$COCOOP_CACHE/features`, or `cocoop/features` in the user's cache folder."""
-    own = os.environ.get("COCOOP_CACHE")
-    base = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cocoop"
-    return base / "features"
+    return cache_folder() / "features"
 
 
-def photo_key(path: Path) -> str | None:
+def photo_key(path: PhotoFile) -> str | None:
     """SHA-256 of a photo's bytes; None if it cannot be read, which its decoder will explain."""
     try:
         return _digest(path.read_bytes())

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -28,6 +27,7 @@ from cocoop.data import (
     test_transform,
     train_transform,
 )
+from cocoop.data.dataset import PhotoFile, PhotoRoot
 from cocoop.data.draw import chosen_labels
 from cocoop.errors import DataError
 from cocoop.feature_cache import FeatureCache, photo_key
@@ -50,8 +50,8 @@ PHOTOS_AHEAD = 64
 Progress = Callable[[int, int], None]
 """Called with photos done and photos in all."""
 
-PhotoKey = Callable[[Path], str | None]
-"""From a photo's path to a hash of its bytes; None if it cannot be read."""
+PhotoKey = Callable[[PhotoFile], str | None]
+"""From where a photo lies to a hash of its bytes; None if it cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -231,12 +231,12 @@ def learned_photos(data: Dataset, key: PhotoKey = photo_key) -> frozenset[str]:
     return frozenset(found for item in data.train if (found := key(data.path_of(item))))
 
 
-def overlap(photos: Features, image_root: Path, learned: Collection[str], key: PhotoKey = photo_key) -> set[str]:
+def overlap(photos: Features, image_root: PhotoRoot, learned: Collection[str], key: PhotoKey = photo_key) -> set[str]:
     """Paths of photos that were learned from: byte for byte, whatever they are called.
 
     Args:
         photos: to be measured on.
-        image_root: the folder that their paths start from.
+        image_root: the folder or shards that their paths start from.
         learned: hashes of photos that were learned from.
         key: as in `learned_photos`.
     """

@@ -12,11 +12,25 @@ from typing import Any
 
 from cocoop.errors import CheckpointError
 
-__all__ = ["make_folder", "read_json", "remove_unfinished", "write_json", "write_json_lines", "write_whole"]
+__all__ = [
+    "cache_folder",
+    "make_folder",
+    "read_json",
+    "remove_unfinished",
+    "write_json",
+    "write_json_lines",
+    "write_whole",
+]
 
 
 # A file name that is no text holds lone surrogates; this turns them into JSON's own escapes.
 _ODD_NAMES = "backslashreplace"
+
+
+def cache_folder() -> Path:
+    """Where is kept what can be made anew: `$COCOOP_CACHE`, or `cocoop` in the user's cache folder."""
+    own = os.environ.get("COCOOP_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cocoop"
 
 
 def make_folder(folder: Path) -> None:

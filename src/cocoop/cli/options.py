@@ -8,12 +8,16 @@ flags take no PyTorch.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+from rich import filesize
 
+from cocoop.cli.console import bar_or_lines
 from cocoop.config import Precision, parse_bytes
 from cocoop.errors import ConfigError
 
@@ -52,9 +56,25 @@ OptionalPath = Annotated[Path | None, left_out("PATH")]
 
 DATA_HELP = (
     "A folder with one folder of photos a class (or train, val and test with these in each); a manifest "
-    "(.csv or .jsonl: path, class, optional split); a split file of the CoOp papers (.json); or the name of a "
-    "data set of the papers, such as caltech101 (see `cocoop data list`)."
+    "(.csv or .jsonl: path, class, optional split); a split file of the CoOp papers (.json); shards, such as "
+    "'train-{000..099}.tar' or 's3://bucket/*.parquet'; or the name of a data set of the papers, such as caltech101 "
+    "(see `cocoop data list`)."
 )
+
+
+@contextmanager
+def _indexing() -> Iterator[Callable[[int, int], None]]:
+    """Progress of indexing shards, by bytes; other data show none."""
+    with ExitStack() as running:
+        tell: Callable[[int, int, str], None] | None = None
+
+        def advance(done: int, total: int) -> None:
+            nonlocal tell
+            if tell is None:
+                tell = running.enter_context(bar_or_lines("indexing shards"))
+            tell(done, total, f"{filesize.decimal(done)} of {filesize.decimal(total)}")
+
+        yield advance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,14 +96,16 @@ class ReadingOptions:
         """Read the lists of one data set; no photo is opened."""
         from cocoop.data import load_data
 
-        return load_data(
-            data,
-            image_root=self.image_root,
-            renames=self.renames,
-            seed=self.split_seed,
-            data_root=self.data_root,
-            splits=self.splits,
-        )
+        with _indexing() as on_progress:
+            return load_data(
+                data,
+                image_root=self.image_root,
+                renames=self.renames,
+                seed=self.split_seed,
+                data_root=self.data_root,
+                splits=self.splits,
+                on_progress=on_progress,
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

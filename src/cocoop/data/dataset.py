@@ -8,13 +8,12 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 from cocoop.data.draw import Which, chosen_labels, draw_few_shot
 from cocoop.errors import DataError
 
-__all__ = ["Dataset", "Item", "Split", "listed"]
+__all__ = ["Dataset", "Item", "PhotoFile", "PhotoRoot", "Split", "listed"]
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -24,6 +23,28 @@ def listed(names: Sequence[str], limit: int = 5) -> str:
     """The first few names, quoted, for an error message: `'a', 'b' and 7 more`."""
     shown = ", ".join(repr(name) for name in names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+@runtime_checkable
+class PhotoFile(Protocol):
+    """Where a photo lies: a path, or a place in a shard."""
+
+    def is_file(self) -> bool:
+        """Whether it is there."""
+        ...
+
+    def read_bytes(self) -> bytes:
+        """All of it; OSError if it cannot be read."""
+        ...
+
+
+@runtime_checkable
+class PhotoRoot(Protocol):
+    """What the paths of items start from: a folder, or the index of shards."""
+
+    def __truediv__(self, path: str, /) -> PhotoFile:
+        """Where the photo of an item's path lies."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -56,8 +77,8 @@ class Dataset:
     """Photos to choose settings with; may be empty."""
     test: tuple[Item, ...]
     """Photos to measure with; may be empty."""
-    image_root: Path
-    """The folder that item paths are relative to."""
+    image_root: PhotoRoot
+    """The folder that item paths are relative to, or the shards that they are in."""
     name: str
     """What the data set is called in reports."""
     template: str | None = None
@@ -146,7 +167,7 @@ class Dataset:
         """The same data set with every photo in `test`: for one that is only measured on."""
         return replace(self, train=(), val=(), test=self.train + self.val + self.test)
 
-    def path_of(self, item: Item) -> Path:
+    def path_of(self, item: Item) -> PhotoFile:
         """Where the photo of `item` lies."""
         return self.image_root / item.path
 

@@ -19,6 +19,7 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from cocoop.config import Preprocessing
+from cocoop.data.dataset import PhotoFile
 from cocoop.errors import DataError
 
 __all__ = ["PhotoError", "Transform", "convert_photo", "open_photo", "test_transform", "train_transform"]
@@ -60,14 +61,14 @@ class PhotoError(DataError):
         return f"The photo '{self.photo}' cannot be used: {self.reason}."
 
 
-def open_photo(source: str | Path | io.BytesIO) -> Image.Image:
+def open_photo(source: str | PhotoFile | io.BytesIO) -> Image.Image:
     """Read a photo as 8-bit RGB, the way up it was taken.
 
     Grey, 16-bit grey, CMYK and palette images are converted, transparent ones are laid on white, and the
     rotation noted by a camera (EXIF) is applied. Of several frames the first is taken.
 
     Args:
-        source: a file, or the bytes of one (an upload).
+        source: a file, a place in a shard, or the bytes of a file (an upload).
 
     Returns:
         An image of mode RGB, with no file kept open.
@@ -77,8 +78,10 @@ def open_photo(source: str | Path | io.BytesIO) -> Image.Image:
             to be decoded safely (Pillow's `MAX_IMAGE_PIXELS`), or more than 100 times as long as wide.
     """
     name = "upload" if isinstance(source, io.BytesIO) else str(source)
-    with _explained(name), Image.open(source) as image:
-        return _photo(image, name)
+    with _explained(name):
+        content = source if isinstance(source, str | Path | io.BytesIO) else io.BytesIO(source.read_bytes())
+        with Image.open(content) as image:
+            return _photo(image, name)
 
 
 def convert_photo(image: Image.Image, name: str) -> Image.Image:

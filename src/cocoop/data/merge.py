@@ -17,13 +17,13 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
     """One data set of all photos, with the class order of the first; the others' classes are found by name.
 
     Raises:
-        DataError: if there is none, or two differ in their classes.
+        DataError: if there is none, two differ in their classes, or one is in shards.
     """
     if not datasets:
         raise DataError("There is no data set to merge.")
     first = datasets[0]
     splits = [(data, split, item) for data in datasets for split in SPLITS for item in data.split(split)]
-    root = Path(os.path.commonpath([data.path_of(item).absolute().parent for data, _, item in splits]))
+    root = Path(os.path.commonpath([_path(data, item).parent for data, _, item in splits]))
     label_of = {name.casefold(): label for label, name in enumerate(first.classnames)}
     for data in datasets[1:]:
         differing = sorted({name.casefold() for name in data.classnames} ^ set(label_of))
@@ -36,7 +36,7 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
     def items(wanted: Split) -> tuple[Item, ...]:
         return tuple(
             Item(
-                data.path_of(item).absolute().relative_to(root).as_posix(),
+                _path(data, item).relative_to(root).as_posix(),
                 label_of[data.classnames[item.label].casefold()],
             )
             for data, split, item in splits
@@ -51,3 +51,10 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
         image_root=root,
         name="+".join(data.name for data in datasets),
     )
+
+
+def _path(data: Dataset, item: Item) -> Path:
+    path = data.path_of(item)
+    if not isinstance(path, Path):
+        raise DataError(f"{data.name!r} is in shards, which are not merged with others; unpack it into a folder.")
+    return path.absolute()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cocoop.data.catalog import CatalogEntry, Place, data_root
 from cocoop.data.catalog_read import read_catalog
 from cocoop.data.catalog_table import find_entry
-from cocoop.data.dataset import Dataset, Item, Split
+from cocoop.data.dataset import Dataset, Item, PhotoRoot, Split
 from cocoop.data.folders import read_folder
 from cocoop.data.manifests import read_manifest
 from cocoop.data.names import final_names, read_renames
 from cocoop.data.rows import Listing, divide
+from cocoop.data.shard_index import is_sharded, name_of_shards, read_shards
 from cocoop.data.splitfiles import read_split_file
 from cocoop.errors import DataError
 
@@ -20,7 +22,7 @@ __all__ = ["load_data"]
 
 _FORMATS = (
     "an image folder (class/photo.jpg, or train/class/photo.jpg), a manifest (.csv or .jsonl), a split file (.json),"
-    " or the name of a data set of the papers (see `cocoop data list`)"
+    " shards (.tar or .parquet), or the name of a data set of the papers (see `cocoop data list`)"
 )
 
 
@@ -32,17 +34,19 @@ def load_data(
     seed: int = 0,
     data_root: str | Path | None = None,
     splits: str | Path | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """List the photos and classes of a data set; no photo is opened.
 
-    Labels follow the sorted cleaned class names for folders and manifests, the file's own labels for split files, and
-    the papers' for data sets of the catalog. Names are cleaned (`hot_dog` to `hot dog`) and then renamed; renames do
-    not change the labels.
+    Labels follow the sorted cleaned class names for folders, manifests and shards, the file's own labels for split
+    files, and the papers' for data sets of the catalog. Names are cleaned (`hot_dog` to `hot dog`) and then renamed;
+    renames do not change the labels.
 
     Args:
         source: an image folder, `class/photo.jpg` or `train|val|test/class/photo.jpg`; a `.csv` or `.jsonl`
-            manifest with path, class and optionally split; a `.json` split file of the CoOp code; or the name of a
-            data set of the papers, such as `caltech101`. A file or folder of that name goes first, unless it is that
+            manifest with path, class and optionally split; a `.json` split file of the CoOp code; shards
+            (WebDataset or Parquet), as `cocoop.data.shards.find_shards` takes them; or the name of a data set of the
+            papers, such as `caltech101`. A file or folder of that name goes first, unless it is that
             data set's own folder or `data_root` or `splits` is given.
         image_root: the folder that the paths of a manifest or split file start from; by default the file's own,
             or, as the CoOp code has it, the folder beside a split file that holds its photos.
@@ -55,6 +59,7 @@ def load_data(
             data do not use it.
         splits: a folder with the papers' official split files; by default they are looked for in the data set's own.
             Other data do not use it.
+        on_progress: called with the bytes of shards that are indexed, and all there are; other data take no time.
 
     Returns:
         The data set; see `Dataset.check_files` and `Dataset.check_trainable` before training.
@@ -65,7 +70,14 @@ def load_data(
     path = Path(source).expanduser()
     photos = None if image_root is None else Path(image_root).expanduser()
     found = _in_catalog(path, photos, data_root, splits)
-    if found is None:
+    shards = _address(source)
+    root: PhotoRoot
+    if found is None and is_sharded(shards):
+        if photos is not None:
+            raise DataError(f"'{shards}' holds its photos itself; leave out the image root '{photos}'.")
+        listing, root = read_shards(shards, seed=seed, on_progress=on_progress)
+        name, template = name_of_shards(shards), None
+    elif found is None:
         listing, root = _read(path, photos)
         # The name of "." is only known from its absolute path; a folder may have a dot in its name.
         name, template = path.absolute().name if path.is_dir() else path.stem, None
@@ -95,6 +107,11 @@ def load_data(
         name=name,
         template=template,
     )
+
+
+def _address(source: str | Path) -> str:
+    """The source as a text; a path has lost a slash of `s3://bucket`."""
+    return re.sub(r"^(?!file:|local:)([a-z][a-z0-9+.-]+):/(?=[^/])", r"\1://", str(source))
 
 
 def _in_catalog(

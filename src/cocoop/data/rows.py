@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import posixpath
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 from cocoop.data.dataset import Split
 from cocoop.errors import DataError
@@ -111,7 +112,7 @@ def check_unique(rows: Sequence[Row]) -> None:
         raise DataError(f"The photo {row.path!r} {problem} ({other.where}; {row.where}). List it once.")
 
 
-def divide(rows: Sequence[Row], seed: int) -> list[Row]:
+def divide(rows: Sequence[Row], seed: int, *, by: Callable[[Row], Any] = lambda row: row.path) -> list[Row]:
     """Split every class into about 50 % train, 20 % val and 30 % test.
 
     The photos of a class are sorted by path and shuffled with a generator of their own, so the split of a
@@ -122,16 +123,17 @@ def divide(rows: Sequence[Row], seed: int) -> list[Row]:
     Args:
         rows: without splits.
         seed: of the shuffle.
+        by: what a class is sorted by before it is shuffled, if not the path.
 
     Returns:
-        The rows with their splits, class by class, sorted by path.
+        The rows with their splits, class by class, sorted.
     """
     by_class: dict[str, list[Row]] = {}
     for row in rows:
         by_class.setdefault(row.raw_class, []).append(row)
     divided: list[Row] = []
     for members in by_class.values():
-        members.sort(key=lambda row: row.path)
+        members.sort(key=by)
         order = list(range(len(members)))
         random.Random(seed).shuffle(order)
         train_end = max(1, round(len(members) * TRAIN_SHARE))

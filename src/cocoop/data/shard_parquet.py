@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-__all__ = ["read_parquet_photo", "scan_parquet"]
+__all__ = ["forget_photos", "read_parquet_photo", "scan_parquet"]
 
 MAX_ROW_GROUP = 2 << 30
 """Bytes of a row group, unpacked; one is held in memory while photos are read from it."""
@@ -57,7 +57,7 @@ def scan_parquet(
     Args:
         shard: the file.
         with_bytes: whether the photos' bytes are wanted; else their column is not read, and they come as `b""`.
-        on_bytes: called with the position in the file, after each row group.
+        on_bytes: called with about the position in the file, after each row group.
 
     Yields:
         The photos in their order.
@@ -66,14 +66,14 @@ def scan_parquet(
         ConfigError: if pyarrow is not installed.
         DataError: if it is damaged or cut off, columns are missing, or a photo or row group is absurdly large.
     """
-    number = done = 0
+    number = 0
     with _opened(shard) as parquet:
         columns = _columns(parquet.schema_arrow, shard.url)
         wanted = [name for name in (columns.name, columns.classname, columns.split) if name is not None]
         if with_bytes or not wanted:
             wanted.append(columns.photo)
         for group in range(parquet.num_row_groups):
-            done += _check_group(parquet, group, shard)
+            _check_group(parquet, group, shard)
             row = 0
             for batch in parquet.iter_batches(_ROWS, row_groups=[group], columns=wanted):
                 for fields in batch.to_pylist():
@@ -87,7 +87,7 @@ def scan_parquet(
                     yield Entry(f"{name}#{number:07}", classname, split, (group, row)), data
                     number, row = number + 1, row + 1
             if on_bytes is not None:
-                on_bytes(done)
+                on_bytes(shard.size * (group + 1) // parquet.num_row_groups)
 
 
 @functools.lru_cache(maxsize=1)
@@ -112,6 +112,11 @@ def read_parquet_photo(shard: Shard, group: int, row: int) -> bytes:
     return _photo_column(shard.url, group)[row].as_py() or b""
 
 
+def forget_photos() -> None:
+    """Let go of the row group in memory, for its shard may have changed."""
+    _photo_column.cache_clear()
+
+
 @contextmanager
 def _opened(shard: Shard) -> Iterator[pq.ParquetFile]:
     try:
@@ -124,11 +129,11 @@ def _opened(shard: Shard) -> Iterator[pq.ParquetFile]:
         yield opened
 
 
-def _check_group(parquet: pq.ParquetFile, group: int, shard: Shard) -> int:
-    """The bytes of a row group, unpacked.
+def _check_group(parquet: pq.ParquetFile, group: int, shard: Shard) -> None:
+    """Check that a row group can be held in memory.
 
     Raises:
-        DataError: if it is too large to be held.
+        DataError: if it is too large.
     """
     size: int = parquet.metadata.row_group(group).total_byte_size
     if size > MAX_ROW_GROUP:
@@ -136,7 +141,6 @@ def _check_group(parquet: pq.ParquetFile, group: int, shard: Shard) -> int:
             f"The shard '{shard.url}' has a row group of {size:,} bytes, of which each is held in memory as a whole;"
             f" {MAX_ROW_GROUP:,} are allowed. Write it with smaller ones, such as row_group_size=100."
         )
-    return size
 
 
 def _columns(schema: pa.Schema, url: str) -> _Columns:

@@ -150,13 +150,11 @@ def compressed(url: str) -> DataError:
 
 
 def split_in_name(url: str) -> Split | None:
-    """The split that the name of a shard says (`train-000.tar`), or else its folder's (`train/000.tar`)."""
+    """The split that a shard's name says first or last (`train-00000-of-00100`, `pets-val-7`), or else its folder's."""
     path = PurePosixPath(urlsplit(url).path if "://" in url else url)
-    for name in (path.stem, path.parent.name):
-        found = {SPLIT_NAMES[word] for word in re.split(r"[^a-z]+", name.lower()) if word in SPLIT_NAMES}
-        if len(found) == 1:
-            return found.pop()
-    return None
+    words = [word for word in re.split(r"[^a-z]+", path.stem.lower()) if word not in ("", "of")]
+    found = {SPLIT_NAMES[word] for word in words[:1] + words[-1:] if word in SPLIT_NAMES}
+    return found.pop() if len(found) == 1 else SPLIT_NAMES.get(path.parent.name.lower())
 
 
 def split_of(word: object, url: str, where: str) -> Split | None:
@@ -182,4 +180,5 @@ def named_errors(url: str) -> Iterator[None]:
     # Each file system has errors of its own (of its HTTP client, its cloud), which share no class but this.
     except Exception as error:
         reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
-        raise DataError(f"The shard '{url}' cannot be read: {reason.rstrip('.')}. Get it again if it was cut off.") from error
+        what_to_do = "Get it again if it was cut off."
+        raise DataError(f"The shard '{url}' cannot be read: {reason.rstrip('.')}. {what_to_do}") from error

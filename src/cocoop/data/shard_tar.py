@@ -33,7 +33,7 @@ MAX_HEADERS = 1 << 20
 MAX_TAIL = 64 << 20
 """Bytes of zeros that a tar file may end with; GNU tar fills its last record, usually 10 KiB."""
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
 _BLOCK = 512
 _COMPRESSIONS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
 _KEY_AND_ENDING = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)

@@ -28,6 +28,7 @@ from cocoop.backbones.backbone import Backbone
 from cocoop.backbones.fingerprint import model_key
 from cocoop.config import check_whole
 from cocoop.data import Dataset, Item
+from cocoop.data.dataset import PhotoFile
 from cocoop.errors import CheckpointError, CocoopError, about_memory
 from cocoop.evaluation import harmonic_mean
 from cocoop.feature_cache import FeatureCache, photo_key
@@ -76,7 +77,7 @@ class _Lab:
     skip_bad_images: bool
     watch: Watch
     encoded: dict[int, Features] = field(default_factory=dict)
-    bytes_of: dict[Path, str | None] = field(default_factory=dict)
+    bytes_of: dict[PhotoFile, str | None] = field(default_factory=dict)
 
     def photos(self, test: TestPhotos) -> Features:
         """Features of a test; each data set is encoded once for all runs."""
@@ -114,7 +115,7 @@ class _Lab:
         keys = [self._key(data.path_of(item)) for item in items]
         return hashlib.sha256("".join(map(str, keys)).encode()).hexdigest()
 
-    def _key(self, path: Path) -> str | None:
+    def _key(self, path: PhotoFile) -> str | None:
         if path not in self.bytes_of:
             self.bytes_of[path] = photo_key(path)
         return self.bytes_of[path]
