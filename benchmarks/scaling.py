@@ -1,0 +1,262 @@
+"""What labelling photos costs: measured here, modelled for more photos, classes and GPUs, and the model checked here.
+
+Usage: python benchmarks/scaling.py RUN [--photos 250 500 1000 2000] [--classes 10 100 1000] [--output bench/scaling]
+
+RUN is a CoCoOp run. What is printed as Markdown is what docs/scaling.md shows. Photos are made (JPEG, 500 x 375), and
+labelled by `cocoop predict RUN FOLDER --output DIR` in processes of their own with one thread each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+GPU_RATE = 400e12
+"""Operations a second of an H100 in bf16: assumed 40 % of the 989e12 that it is sold by."""
+GPU_PRICE = 2.5
+"""US dollars an hour for it, with its share of a machine: assumed."""
+CORES_PER_GPU = 16
+"""CPU cores that decode for one GPU: assumed."""
+DECODE_SECONDS = 0.005
+"""For a JPEG of 500 x 375 pixels on one core, resizing included: assumed from what is measured here."""
+BYTES_PER_PHOTO = 100e3
+"""Size of such a JPEG: assumed."""
+READ_RATE = 2e9
+"""Bytes a second that one machine of 8 GPUs reads from an object store: assumed."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Operations, counted in matrix products and attention."""
+
+    image: float
+    """For the image tower, a photo."""
+    text: float
+    """For the text tower, a photo and class."""
+
+
+def main() -> None:
+    """Measure, model, print, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--photos", type=int, nargs="+", default=[250, 500, 1000, 2000])
+    parser.add_argument("--classes", type=int, nargs="+", default=[10, 100, 1000])
+    parser.add_argument("--output", type=Path, default=Path("bench/scaling"))
+    arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        sizes = sorted(arguments.photos)
+        for number, image in zip(range(sizes[-1]), made_photos(), strict=False):
+            image.save(Path(folder) / f"{number:06}.jpg", quality=90)
+        parts = measure_parts(arguments.run, Path(folder), arguments.classes)
+        growth = measure_growth(arguments.run, Path(folder), sizes)
+        together = measure_growth(arguments.run, Path(folder), sizes[-1:], processes=2)
+    print_parts(parts)
+    print_growth(growth, together)
+    draw(parts, growth, arguments.output / "scaling.png")
+    print_model(vit_b16())
+
+
+def made_photos() -> Iterator[Image.Image]:
+    """Noise on slopes of colour: about as large as a photo when compressed."""
+    generator = np.random.default_rng(0)
+    slope = np.linspace(0, 1, 500)[None, :, None] * np.linspace(0.3, 1, 375)[:, None, None]
+    while True:
+        colours = generator.uniform(0, 255, (2, 3))
+        pixels = colours[0] + slope * (colours[1] - colours[0]) + generator.normal(0, 12, (375, 500, 3))
+        yield Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def measure_parts(run: Path, folder: Path, class_counts: list[int]) -> list[dict[str, Any]]:
+    """Seconds a photo and counted work of decoding, image tower and text tower, one thread."""
+    from cocoop import from_pretrained
+    from cocoop.data import open_photo, test_transform
+    from cocoop.speed.measure import imagenet_names
+    from cocoop.speed.probes import matmul_rate, matmul_work, median_seconds
+
+    method = from_pretrained(run).eval()
+    cpu = torch.device("cpu")
+    transform = test_transform(method.backbone.preprocessing)
+    paths = sorted(folder.iterdir())[:8]
+    images = torch.stack([transform(open_photo(path)) for path in paths])
+    features = method.backbone.encode_image(images)
+    names = imagenet_names(max(class_counts))
+
+    def row(part: str, call: Any, photos: int) -> dict[str, Any]:
+        seconds = median_seconds({part: call}, 3, cpu)[part] / photos
+        return {
+            "part": part,
+            "seconds": seconds,
+            "work": matmul_work(call) / photos,
+            "rate": matmul_rate(cpu, torch.float32),
+        }
+
+    rows = [
+        row("decode and resize", lambda: [transform(open_photo(path)) for path in paths], len(paths)),
+        row("image tower", lambda: method.backbone.encode_image(images), len(images)),
+    ]
+    for count in class_counts:
+        method.set_classes(names[:count])
+        scorer = method.scorer()
+        rows.append(
+            row(f"text tower, {count:,} classes", lambda scorer=scorer: scorer(features[:2]), 2) | {"classes": count}
+        )
+    return rows
+
+
+def measure_growth(run: Path, folder: Path, sizes: list[int], processes: int = 1) -> list[dict[str, float]]:
+    """Wall time and peak memory of labelling more and more photos, divided among so many processes."""
+    rows = []
+    for size in sizes:
+        with tempfile.TemporaryDirectory() as home:
+            for index in range(processes):
+                part = Path(home) / f"photos-{index}"
+                part.mkdir()
+                for path in sorted(folder.iterdir())[:size][index::processes]:
+                    (part / path.name).symlink_to(path)
+            started = time.perf_counter()
+            working = [label(run, Path(home), index) for index in range(processes)]
+            peaks = []
+            for process in working:
+                _, status, usage = os.wait4(process.pid, 0)
+                if status:
+                    sys.exit(f"cocoop predict ended with {os.waitstatus_to_exitcode(status)}")
+                peaks.append(usage.ru_maxrss * 1024)
+            rows.append({"photos": size, "seconds": time.perf_counter() - started, "peak": max(peaks)})
+    return rows
+
+
+def label(run: Path, home: Path, index: int) -> subprocess.Popen[bytes]:
+    """The command line on one part of the photos."""
+    command = ["predict", str(run), str(home / f"photos-{index}"), "--output", str(home / f"labels-{index}")]
+    command += ["--skip-bad-images", "--device", "cpu"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-m", "cocoop", *command], env=environment, stderr=subprocess.DEVNULL)
+
+
+def vit_b16() -> Work:
+    """The work of ViT-B/16, counted on its architecture with random weights."""
+    import open_clip
+
+    from cocoop import CoCoOp
+    from cocoop.speed.measure import imagenet_names, random_backbone
+    from cocoop.speed.probes import matmul_work
+
+    # Its fused attention would not be counted.
+    torch.backends.mha.set_fastpath_enabled(False)
+    tower = open_clip.create_model("ViT-B-16", pretrained=None).visual.eval()
+    with torch.no_grad():
+        image = matmul_work(lambda: tower(torch.zeros(1, 3, 224, 224)))
+        few, many = (CoCoOp(random_backbone("ViT-B/16"), imagenet_names(count), seed=1) for count in (100, 1000))
+        feature = torch.randn(1, 512)
+        texts = [matmul_work(lambda m=method: m.scorer()(feature)) for method in (few, many)]
+    return Work(image, (texts[1] - texts[0]) / 900)
+
+
+def print_parts(rows: list[dict[str, Any]]) -> None:
+    """The first table."""
+    print("\n| part | ms a photo | GFLOP a photo | share of the rate of matrix products |\n|---|---|---|---|")
+    for row in rows:
+        share = row["work"] / row["seconds"] / row["rate"]
+        work, of_rate = (f"{row['work'] / 1e9:.1f}", f"{share:.0%}") if row["work"] else ("", "")
+        print(f"| {row['part']} | {1000 * row['seconds']:.1f} | {work} | {of_rate} |")
+
+
+def print_growth(growth: list[dict[str, float]], together: list[dict[str, float]]) -> None:
+    """The second table, and how far it is from a straight line."""
+    slope, start = line(growth)
+    print("\n| photos | processes | seconds | a straight line says | peak memory of a process |\n|---|---|---|---|---|")
+    for processes, rows in ((1, growth), (2, together)):
+        for row in rows:
+            said = start + slope * row["photos"] / processes
+            memory = f"{row['peak'] / 2**20:.0f} MiB"
+            print(f"| {row['photos']:,} | {processes} | {row['seconds']:.1f} | {said:.1f} | {memory} |")
+    print(f"\n{1000 * slope:.1f} ms a photo and {start:.1f} s to start.")
+
+
+def line(rows: list[dict[str, float]]) -> tuple[float, float]:
+    """Slope and start of the least-squares line through seconds over photos."""
+    slope, start = np.polyfit([row["photos"] for row in rows], [row["seconds"] for row in rows], 1)
+    return float(slope), float(start)
+
+
+def costs(work: Work, photos: float, classes: float, gpus: int, *, conditional: bool) -> dict[str, float]:
+    """Seconds that each part needs; they overlap, so the longest is the time."""
+    return {
+        "reading": photos * BYTES_PER_PHOTO / (READ_RATE * max(1.0, gpus / 8)),
+        "decoding": photos * DECODE_SECONDS / (CORES_PER_GPU * gpus),
+        "image tower": photos * work.image / (GPU_RATE * gpus),
+        "text tower": photos * classes * work.text / (GPU_RATE * gpus) if conditional else 0.0,
+    }
+
+
+def print_model(work: Work) -> None:
+    """The third table: ViT-B/16 on H100s."""
+    print(f"\nViT-B/16: {work.image / 1e9:.1f} GFLOP a photo, {work.text / 1e6:.0f} MFLOP a photo and class.")
+    print("\n| photos | classes | prompt | 1 GPU | 8 GPUs | 64 GPUs | US dollars | bottleneck (1, 8, 64 GPUs) |")
+    print("|---|---|---|---|---|---|---|---|")
+    for photos in (1e6, 1e9):
+        for classes, conditional in ((1e3, False), (1e3, True), (1e4, True), (1e5, True)):
+            parts = [costs(work, photos, classes, gpus, conditional=conditional) for gpus in (1, 8, 64)]
+            # On a GPU the towers take turns.
+            times = [max(p["reading"], p["decoding"], p["image tower"] + p["text tower"]) for p in parts]
+            money = times[1] / 3600 * GPU_PRICE * 8
+            names = ", ".join(dict.fromkeys(max(p, key=lambda name, p=p: p[name]) for p in parts))
+            kind = "CoCoOp" if conditional else "static (CoOp, zero-shot)"
+            cells = " | ".join(duration(seconds) for seconds in times)
+            print(f"| {photos:.0e} | {classes:,.0f} | {kind} | {cells} | {money:,.0f} | {names} |")
+
+
+def duration(seconds: float) -> str:
+    """In the unit that people would say."""
+    for unit, size in (("years", 3600 * 24 * 365), ("days", 3600 * 24), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def draw(parts: list[dict[str, Any]], growth: list[dict[str, float]], path: Path) -> None:
+    """Seconds and memory over photos, seconds over classes."""
+    import matplotlib.pyplot as plt
+
+    figure, (time_axis, memory_axis, class_axis) = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
+    photos = [row["photos"] for row in growth]
+    slope, start = line(growth)
+    time_axis.plot(
+        [0, photos[-1]], [start, start + slope * photos[-1]], color="#f2a65a", linewidth=4, label="straight line"
+    )
+    time_axis.plot(photos, [row["seconds"] for row in growth], "o", color="#1d3557", label="measured")
+    time_axis.set(title="Time is linear in photos", xlabel="photos", ylabel="seconds", ylim=(0, None))
+    memory_axis.plot(photos, [row["peak"] / 2**20 for row in growth], "o-", color="#1d3557")
+    memory_axis.set(title="Memory is flat", xlabel="photos", ylabel="peak MiB of the process", ylim=(0, None))
+    texts = [row for row in parts if "classes" in row]
+    share = texts[-1]["work"] / texts[-1]["seconds"]
+    counts = [row["classes"] for row in texts]
+    class_axis.loglog(
+        counts, [row["work"] / share for row in texts], color="#f2a65a", linewidth=4, label="counted work"
+    )
+    class_axis.loglog(counts, [row["seconds"] for row in texts], "o", color="#1d3557", label="measured")
+    class_axis.set(title="CoCoOp's text side is linear in classes", xlabel="classes", ylabel="seconds a photo")
+    for axis in (time_axis, class_axis):
+        axis.legend(frameon=False)
+    for axis in (time_axis, memory_axis, class_axis):
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+    print(f"\nWritten: {path}")
+
+
+if __name__ == "__main__":
+    main()
