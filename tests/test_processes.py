@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -116,3 +117,23 @@ def test_the_command_line_in_two_processes(photos, tmp_path):
         json.loads(measured.stdout)["accuracy"]
         == json.loads((tmp_path / "together/results.json").read_text())["accuracy"]
     )
+
+
+@pytest.mark.slow
+def test_two_machines_need_no_common_folder(photos, tmp_path):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    nodes = []
+    for rank in (0, 1):
+        home = tmp_path / f"node-{rank}"
+        home.mkdir()
+        where = ["--nnodes", 2, "--node-rank", rank, "--nproc-per-node", 1, "--master-addr", "127.0.0.1"]
+        command = [*where, "--master-port", port, "-m", "cocoop", "train", photos, "--shots", 3, "--epochs", 2]
+        command += ["--cache-features", "--skip-bad-images", "--compare", "none", "--output", "run"]
+        command = [sys.executable, "-m", "torch.distributed.run", *map(str, command)]
+        nodes.append(subprocess.Popen(command, cwd=home, env=ENVIRONMENT | {"COCOOP_CACHE": str(home / "cache")}))
+    assert [node.wait(timeout=300) for node in nodes] == [0, 0]
+    assert not (tmp_path / "node-1" / "run").exists()
+    lines = (tmp_path / "node-0" / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
