@@ -1,8 +1,13 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and checked when they are read.
+
+A record of the program's own carries a checksum of its content, so that one flipped digit is noticed. What people may
+edit (config.json) carries none, nor do files of older versions; both are read as they are.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import tempfile
@@ -13,15 +18,20 @@ from typing import Any
 from cocoop.errors import CheckpointError
 
 __all__ = [
+    "CHECKSUM",
     "cache_folder",
     "make_folder",
     "read_json",
+    "read_json_lines",
     "remove_unfinished",
     "write_json",
     "write_json_lines",
     "write_whole",
 ]
 
+
+CHECKSUM = "checksum"
+"""The entry of a sealed JSON object that holds the SHA-256 of the others."""
 
 # A file name that is no text holds lone surrogates; this turns them into JSON's own escapes.
 _ODD_NAMES = "backslashreplace"
@@ -77,22 +87,28 @@ def remove_unfinished(folder: Path, names: Iterable[str]) -> None:
             unfinished.unlink(missing_ok=True)
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any], *, sealed: bool = False) -> None:
     """Write a JSON object, readable by people.
+
+    Args:
+        path: of the file.
+        content: the object.
+        sealed: add a checksum, which `read_json` verifies and takes away: for what nobody should edit.
 
     Raises:
         CheckpointError: if the disk refuses.
     """
+    content = _sealed(content) if sealed else content
     write_whole(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(errors=_ODD_NAMES))
 
 
 def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line.
+    """Write one JSON object a line, each with a checksum.
 
     Raises:
         CheckpointError: if the disk refuses.
     """
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    text = "".join(json.dumps(_sealed(row), ensure_ascii=False) + "\n" for row in rows)
     write_whole(path, text.encode(errors=_ODD_NAMES))
 
 
@@ -102,15 +118,56 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if the file is missing, damaged or holds something else.
     """
+    return _unsealed(path, _text(path))
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Read one JSON object a line.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged or holds something else.
+    """
+    return [_unsealed(path, line) for line in _text(path).splitlines()]
+
+
+def _text(path: Path) -> str:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise CheckpointError(f"Cannot read '{path}': {error.strerror or error}.") from error
+    except ValueError as error:
+        raise CheckpointError(f"'{path}' is damaged: {error}.") from error
+
+
+def _sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {**content, CHECKSUM: _checksum(content)}
+
+
+def _unsealed(path: Path, text: str) -> dict[str, Any]:
+    """A JSON object, without its checksum if it has one.
+
+    Raises:
+        CheckpointError: if it is something else, or the checksum is another content's.
+    """
+    try:
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"'{path}' is damaged: {error}.") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"'{path}' must hold a JSON object, not {type(content).__name__}.")
+    checksum = content.pop(CHECKSUM, None)
+    if checksum is not None and checksum != _checksum(content):
+        raise CheckpointError(
+            f"'{path}' is damaged: its checksum is that of another content. If it was edited on purpose, take the "
+            f"entry {CHECKSUM!r} out of it."
+        )
     return content
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    # As it is read again: keys are text there, and tuples are lists.
+    plain = json.loads(json.dumps(content))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _umask() -> int:

@@ -24,7 +24,7 @@ import filelock
 from torch import Tensor
 
 from cocoop.errors import CheckpointError, ConfigError
-from cocoop.files import make_folder, read_json, remove_unfinished, write_json, write_json_lines
+from cocoop.files import make_folder, read_json, read_json_lines, remove_unfinished, write_json, write_json_lines
 from cocoop.methods import Method
 from cocoop.saved import CONFIG, LEARNED, read_tensors, write_tensors
 
@@ -75,11 +75,11 @@ class Run:
         Raises:
             CheckpointError: if the disk refuses.
         """
-        write_json(self.folder / PHOTOS, {"sha256": sorted(photos)})
+        write_json(self.folder / PHOTOS, {"sha256": sorted(photos)}, sealed=True)
         write_json_lines(self.folder / METRICS, [])
         write_tensors(self.folder / STATE, *_packed(state))
         # From here on the folder is a run, which needs the files above.
-        write_json(self.folder / TRAINING, self._description)
+        write_json(self.folder / TRAINING, self._description, sealed=True)
         method.write(self.folder)
 
     def save(self, method: Method, state: TrainingState, history: list[dict[str, Any]]) -> None:
@@ -177,17 +177,17 @@ def photos_learned(folder: Path) -> frozenset[str]:
     return frozenset(map(str, read_json(path).get("sha256", ()))) if path.exists() else frozenset()
 
 
-def _packed(state: TrainingState) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _packed(state: TrainingState) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors = {f"learned.{name}": tensor for name, tensor in state.learned.items()}
     tensors |= {f"momentum.{name}": tensor for name, tensor in state.momentum.items()}
-    # One entry: the order of several would differ from file to file, and the same state should be the same bytes.
-    return tensors, {"training": json.dumps({"epoch": state.epoch, "scaler": state.scaler})}
+    return tensors, {"epoch": state.epoch, "scaler": state.scaler}
 
 
 def _read_state(path: Path) -> TrainingState:
     tensors, metadata = read_tensors(path)
     try:
-        facts = json.loads(metadata["training"])
+        # Before there was a checksum, it was one text.
+        facts = json.loads(metadata["training"]) if "training" in metadata else metadata
         epoch, scaler = int(facts["epoch"]), dict(facts["scaler"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"'{path}' is no state of a training: {error!r}.") from error
@@ -199,10 +199,7 @@ def _read_state(path: Path) -> TrainingState:
 
 
 def _read_history(path: Path, epochs: int) -> list[dict[str, Any]]:
-    try:
-        history = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"'{path}' is damaged or missing: {error}.") from error
+    history = read_json_lines(path)
     if len(history) < epochs:
         raise CheckpointError(f"'{path}' is damaged: it has {len(history)} epochs, the checkpoint {epochs}.")
     # Metrics are written before the state, so a crash can leave them ahead of it, never behind.

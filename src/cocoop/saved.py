@@ -9,15 +9,19 @@ It knows no method: `Method.save_pretrained` writes through it, `cocoop.from_pre
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from cocoop.errors import CheckpointError
-from cocoop.files import write_whole
+from cocoop.files import CHECKSUM, write_whole
 
 __all__ = ["CARD", "CONFIG", "FORMAT", "LEARNED", "read_tensors", "write_tensors"]
 
@@ -27,26 +31,51 @@ FORMAT = 1
 CONFIG, LEARNED, CARD = "config.json", "prompt.safetensors", "README.md"
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors by name to a safetensors file, whole or not at all.
+SEAL = "cocoop"
+"""The one entry of a safetensors file's metadata, JSON: several would stand in another order in each file."""
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
+    """Write tensors by name to a safetensors file, whole or not at all, with a checksum.
+
+    Args:
+        path: of the file.
+        tensors: on any device.
+        metadata: plain JSON.
 
     Raises:
         CheckpointError: if the disk refuses; an older file stays.
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_whole(path, safetensors.torch.save(plain, None if metadata is None else dict(metadata)))
+    facts = dict(metadata or {})
+    seal = json.dumps(facts | {CHECKSUM: _checksum(plain, facts)})
+    write_whole(path, safetensors.torch.save(plain, {SEAL: seal}))
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors by name, and the metadata, of a safetensors file.
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors by name, and the metadata, of a safetensors file; one without a checksum is read as it is.
 
     Raises:
         CheckpointError: if it is missing or damaged.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+        facts = dict(json.loads(metadata[SEAL])) if SEAL in metadata else metadata
     except FileNotFoundError as error:
         raise CheckpointError(f"'{path.parent}' is incomplete: it has no {path.name}.") from error
-    except (safetensors.SafetensorError, OSError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"'{path}' is damaged: {error}.") from error
+    checksum = facts.pop(CHECKSUM, None)
+    if checksum is not None and checksum != _checksum(tensors, facts):
+        raise CheckpointError(f"'{path}' is damaged: its checksum is that of other tensors.")
+    return tensors, facts
+
+
+def _checksum(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

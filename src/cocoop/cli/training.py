@@ -135,7 +135,7 @@ class _Job:
     def write(self, name: str, record: dict[str, Any]) -> None:
         """Write a record into the folder of the run."""
         if self.processes.is_first:
-            write_json(self.folder / name, record)
+            write_json(self.folder / name, record, sealed=True)
 
     @property
     def about(self) -> dict[str, Any]:

@@ -256,7 +256,7 @@ def _missing(record: dict[str, Any], experiment: Experiment, lab: _Lab) -> set[s
 def _do(run: Path, experiment: Experiment, lab: _Lab) -> tuple[Outcome, dict[str, Any]]:
     try:
         record = _record(experiment, lab, run)
-        write_json(run / RECORD, record)
+        write_json(run / RECORD, record, sealed=True)
     except Exception as error:  # Whatever goes wrong in one run, the others go on.
         explained = isinstance(error, CocoopError)
         reason = str(error) if explained else about_memory(error) or f"{type(error).__name__}: {error}"
@@ -270,7 +270,7 @@ def _do(run: Path, experiment: Experiment, lab: _Lab) -> tuple[Outcome, dict[str
             "details": "" if explained else "".join(traceback.format_exception(error)),
             "failed": _now(),
         }
-        write_json(run / FAILURE, failure)
+        write_json(run / FAILURE, failure, sealed=True)
         return "failed", failure
     (run / FAILURE).unlink(missing_ok=True)
     return "done", record

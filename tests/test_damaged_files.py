@@ -1,0 +1,168 @@
+"""One wrong byte, or a file cut anywhere: named and refused, or made anew, never half-used."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+import cocoop
+from cocoop.config import TrainConfig
+from cocoop.data import load_data
+from cocoop.errors import CocoopError
+from cocoop.feature_cache import FeatureCache
+from cocoop.features import encode_split
+from cocoop.files import read_json, write_json
+from cocoop.methods import CoCoOp
+from cocoop.protocols import Grid, base_to_new, sweep
+from cocoop.records import read_sweep
+from cocoop.runs import epochs_done, photos_learned
+from cocoop.train import fit
+from made_photos import make_photos
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+DAMAGES = 40
+"""Places in each file at which a bit is flipped, and as many at which it is cut."""
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return load_data(make_photos(tmp_path_factory.mktemp("photos"), per_class=6))
+
+
+@pytest.fixture(scope="module")
+def run(photos, tiny_backbone, tmp_path_factory):
+    """A run of two epochs, which could go on."""
+    folder = tmp_path_factory.mktemp("run")
+    train(photos, tiny_backbone, folder)
+    return folder
+
+
+def train(photos, backbone, folder):
+    data = photos.few_shot(2, seed=1)
+    config = TrainConfig(epochs=2, batch_size=4, workers=0, cache_features=True)
+    method = CoCoOp(backbone, data.classnames, seed=1)
+    return method, fit(method, data, config, run=folder, resume=True)
+
+
+def damaged(content: bytes, seed: int):
+    """The content with one bit flipped somewhere, and cut somewhere."""
+    chance = random.Random(seed)
+    for _ in range(DAMAGES):
+        place, bit = chance.randrange(len(content)), 1 << chance.randrange(8)
+        yield content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :]
+        yield content[: chance.randrange(len(content))]
+
+
+def refusal(read):
+    """The message of a reader that refuses, or what it has read."""
+    try:
+        return None, read()
+    except CocoopError as error:
+        return str(error), None
+
+
+def without_odd_checksum(found):
+    """Where the flip is in the name of the checksum, all else is whole, and stands beside an entry nobody knows."""
+    objects = found if isinstance(found, list) else [found]
+    plain = [
+        {name: value for name, value in one.items() if not (len(name) == len("checksum") and len(str(value)) == 64)}
+        if isinstance(one, dict)
+        else one
+        for one in objects
+    ]
+    return plain if isinstance(found, list) else plain[0]
+
+
+READERS = {
+    "training.safetensors": epochs_done,
+    "training.json": lambda run: read_json(run / "training.json"),
+    "metrics.jsonl": None,
+    "photos.json": photos_learned,
+    "prompt.safetensors": None,
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_every_damage_of_a_run_is_noticed(name, run, photos, tiny_backbone):
+    def read():
+        if READERS[name] is not None:
+            return READERS[name](run)
+        if name == "prompt.safetensors":
+            return cocoop.from_pretrained(run, backbone=tiny_backbone)
+        return train(photos, tiny_backbone, run)[1].history
+
+    file = run / name
+    whole = file.read_bytes()
+    true = read()
+    try:
+        for content in damaged(whole, seed=len(name)):
+            file.write_bytes(content)
+            message, found = refusal(read)
+            if message is None:
+                # White space means nothing in JSON.
+                assert name.endswith((".json", ".jsonl"))
+                assert without_odd_checksum(found) == true
+            else:
+                # What cannot be read, or says that it is of another run, is refused; nothing was changed.
+                assert name in message or "was begun with" in message
+                assert file.read_bytes() == content
+    finally:
+        file.write_bytes(whole)
+
+
+def test_every_damage_of_a_record_is_noticed(photos, tiny_backbone, tmp_path):
+    plan = base_to_new(photos, Grid(methods=("zero-shot",)))
+    sweep(tmp_path, plan, tiny_backbone, workers=0)
+    (file,) = tmp_path.glob("runs/*/record.json")
+    whole, true = file.read_bytes(), read_sweep(tmp_path).records
+    for content in damaged(whole, seed=3):
+        file.write_bytes(content)
+        message, found = refusal(lambda: read_sweep(tmp_path).records)
+        if message is None:
+            assert without_odd_checksum(found) == true
+        else:
+            assert "record.json" in message
+
+
+def test_damaged_features_are_passed_over_and_made_anew(photos, tiny_backbone, tmp_path):
+    true = encode_split(tiny_backbone, photos, workers=0, cache=FeatureCache(tmp_path, tiny_backbone))
+    (shard,) = tmp_path.rglob("*.safetensors")
+    whole = shard.read_bytes()
+    for content in damaged(whole, seed=4):
+        shard.write_bytes(content)
+        cache = FeatureCache(tmp_path, tiny_backbone)
+        again = encode_split(tiny_backbone, photos, workers=0, cache=cache)
+        assert torch.equal(again.features, true.features)
+        assert cache.damaged == [shard]
+        # The same content has the same name: the shard is whole again.
+        assert shard.read_bytes() == whole
+
+
+def test_settings_may_be_edited_and_records_not(run, tiny_backbone, tmp_path):
+    config = json.loads((run / "config.json").read_text())
+    assert "checksum" not in config
+    record = tmp_path / "record.json"
+    write_json(record, {"accuracy": 81.25}, sealed=True)
+    assert read_json(record) == {"accuracy": 81.25}
+    edited = record.read_text().replace("81.25", "91.25")
+    record.write_text(edited)
+    with pytest.raises(CocoopError, match=r"record.json' is damaged: its checksum is that of another content"):
+        read_json(record)
+    # Who means it takes the checksum out, and files of older versions have none.
+    without = {name: value for name, value in json.loads(edited).items() if name != "checksum"}
+    record.write_text(json.dumps(without))
+    assert read_json(record) == {"accuracy": 91.25}
+
+
+def test_a_prompt_without_a_checksum_is_read(run, tiny_backbone, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    for name in ("config.json", "prompt.safetensors"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    tensors = load_file(tmp_path / "prompt.safetensors")
+    save_file(tensors, tmp_path / "prompt.safetensors")
+    method = cocoop.from_pretrained(Path(tmp_path), backbone=tiny_backbone)
+    assert torch.equal(method.context, tensors["context"])
