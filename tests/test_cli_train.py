@@ -18,6 +18,7 @@ import cocoop as package
 from cocoop.cli import main
 from cocoop.data import load_data
 from cocoop.features import encode_split
+from cocoop.runs import photos_learned
 from made_photos import COLOURS, cocoop, environment, make_photos
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -332,7 +333,7 @@ def test_coop_with_contexts_of_its_own_for_each_class(home, tmp_path, here):
 def test_photos_that_were_learned_from_are_never_measured(home, tmp_path):
     data = load_data(home / "photos").few_shot(2, seed=3)
     learned = {hashlib.sha256(data.path_of(item).read_bytes()).hexdigest() for item in data.train}
-    assert json.loads((home / RUN / "photos.json").read_text()) == {"sha256": sorted(learned)}
+    assert photos_learned(home / RUN) == learned
     done = cocoop("eval", RUN, "photos", "--all-photos", "--format", "json", cwd=home)
     assert done.returncode == 0, done.stderr
     assert "Left out: 8 photos that it learned from." in done.stderr

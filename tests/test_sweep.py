@@ -11,6 +11,7 @@ import pytest
 
 import cocoop as package
 from cocoop.protocols import Grid, base_to_new, sweep
+from cocoop.records import read_record
 from made_photos import cocoop, environment, make_photos
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -42,7 +43,7 @@ def files(folder, name="record.json"):
 
 def numbers(folder):
     """What must be the same however often a run was stopped: all but time, memory and machine."""
-    records = {name: json.loads(path.read_text()) for name, path in files(folder).items()}
+    records = {name: read_record(path) for name, path in files(folder).items()}
     for record in records.values():
         for key in ("seconds", "peak_memory_bytes", "finished"):
             del record[key]
