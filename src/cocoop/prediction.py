@@ -8,18 +8,32 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from cocoop.config import check_whole
+from cocoop.config import Preprocessing, check_whole
 from cocoop.data import BadPhoto, Batch, Dataset, Item, photo_batches, plain_order, test_transform
 from cocoop.errors import DataError
 from cocoop.features import bad_photos_message
-from cocoop.methods import Method
 
-__all__ = ["Prediction", "predict"]
+__all__ = ["Prediction", "Predictor", "predict"]
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """What classifies: a `Method`, or one that was exported."""
+
+    classnames: tuple[str, ...]
+    """The classes to choose among."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images are made ready."""
+
+    def image_scorer(self, shortlist: int | None = None) -> Callable[[Tensor], Tensor]:
+        """From preprocessed images (B, 3, S, S) to logits (B, C)."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +51,7 @@ class Prediction:
 
 
 def predict(
-    method: Method,
+    method: Predictor,
     paths: Sequence[str | Path],
     *,
     top_k: int = 1,
@@ -70,10 +84,7 @@ def predict(
     check_whole("workers", workers, 0)
     if not paths:
         raise DataError("There are no photos to classify; give at least one.")
-    if shortlist is None:
-        scorer, k = method.scorer(), min(top_k, len(method.classnames))
-    else:
-        scorer, k = method.shortlist_scorer(shortlist), min(top_k, shortlist, len(method.classnames))
+    scorer, k = method.image_scorer(shortlist), min(top_k, shortlist or top_k, len(method.classnames))
     loader_options = _LoaderOptions(batch_size, workers, skip_bad_images)
     return _predictions(method, scorer, [str(path) for path in paths], k, loader_options)
 
@@ -85,11 +96,11 @@ class _LoaderOptions(NamedTuple):
 
 
 def _predictions(
-    method: Method, scorer: Callable[[Tensor], Tensor], paths: list[str], k: int, options: _LoaderOptions
+    method: Predictor, scorer: Callable[[Tensor], Tensor], paths: list[str], k: int, options: _LoaderOptions
 ) -> Iterator[Prediction]:
     order = plain_order(len(paths), options.batch_size)
     data = _as_data(paths)
-    transform = test_transform(method.backbone.preprocessing)
+    transform = test_transform(method.preprocessing)
     loader = photo_batches(data, data.train, order, transform=transform, workers=options.workers)
     for rows, batch in zip(order, loader, strict=True):
         # What is wrong with the photos of this batch, in their order, under the names they were given by.
@@ -98,7 +109,7 @@ def _predictions(
         bad = {row: BadPhoto(paths[row], next(reasons)) for row in rows if row not in read}
         if bad and not options.skip_bad_images:
             raise DataError(f"{bad_photos_message(tuple(bad.values()))}. Leave them out, or use --skip-bad-images.")
-        best = iter(_best(method, scorer, batch, k) if batch.size else ())
+        best = iter(_best(scorer, batch, k) if batch.size else ())
         for row in rows:
             if row in bad:
                 yield Prediction(paths[row], (), (), bad[row].reason)
@@ -113,10 +124,8 @@ def _as_data(paths: list[str]) -> Dataset:
     return Dataset(("photo", "none"), items, (), (Item("none", 1),), Path(), "photos")
 
 
-def _best(
-    method: Method, scorer: Callable[[Tensor], Tensor], batch: Batch, k: int
-) -> Iterator[tuple[tuple[float, ...], list[int]]]:
+def _best(scorer: Callable[[Tensor], Tensor], batch: Batch, k: int) -> Iterator[tuple[tuple[float, ...], list[int]]]:
     """Probabilities and labels of the k best classes of each photo."""
-    top = torch.softmax(scorer(method.backbone.encode_image(batch.images)), dim=-1).topk(k)
+    top = torch.softmax(scorer(batch.images), dim=-1).topk(k)
     for probabilities, labels in zip(top.values.tolist(), top.indices.tolist(), strict=True):
         yield tuple(probabilities), labels

@@ -43,6 +43,7 @@ COMMANDS = {
     "serve": Command("cocoop.cli.serve", "ServeCommand", "Put a trained prompt behind a page and a JSON API."),
     "explain": Command("cocoop.cli.explain", "ExplainCommand", "Show what a prompt learned, and what photos do to it."),
     "import": Command("cocoop.cli.import_", "ImportCommand", "Use a prompt that the papers' own code learned."),
+    "export": Command("cocoop.cli.export", "ExportCommand", "Write a trained prompt as an ONNX file."),
     "push": Command("cocoop.cli.push", "PushCommand", "Publish a trained prompt on the Hugging Face hub."),
     "draw": Command("cocoop.cli.draw", "DrawCommand", "Print which photos a few-shot run would learn from."),
     "data": Command("cocoop.cli.data", "DataCommand", "List, download and check the data sets of the papers."),

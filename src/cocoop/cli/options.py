@@ -33,6 +33,7 @@ __all__ = [
     "OptionalInt",
     "OptionalPath",
     "ReadingOptions",
+    "class_names",
     "left_out",
     "pick_device",
 ]
@@ -148,6 +149,18 @@ class BackboneOptions:
         backbone = load_backbone(self.backbone, precision=self.precision, device=pick_device(self.device))
         backbone.text_tower.memory_budget = budget
         return backbone
+
+
+def class_names(text: str) -> list[str]:
+    """The names in `--classes`, which are separated by commas.
+
+    Raises:
+        ConfigError: for fewer than two.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if len(names) < 2:
+        raise ConfigError(f'--classes is {text!r}; give two names or more, separated by commas: "cat, dog".')
+    return names
 
 
 def pick_device(wanted: str) -> str:

@@ -15,13 +15,13 @@ import tyro
 from rich.table import Table
 
 from cocoop.cli.console import counting, line, out
-from cocoop.cli.options import Device, OptionalInt, left_out, pick_device
+from cocoop.cli.options import Device, OptionalInt, class_names, left_out, pick_device
 from cocoop.config import Precision, check_whole
 from cocoop.data.search import find_photos
 from cocoop.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cocoop.prediction import Prediction
+    from cocoop.prediction import Prediction, Predictor
 
 __all__ = ["PredictCommand"]
 
@@ -54,19 +54,18 @@ class PredictCommand:
     """Number type of the frozen towers."""
     device: Device = "auto"
     """Where to compute."""
+    runtime: Literal["torch", "onnx"] = "torch"
+    """What computes; onnx takes a folder of `cocoop export` as RUN."""
 
     def run(self) -> None:
         """Predict and print."""
         check_whole("top_k", self.top_k, 1)
-        names = None if self.classes is None else _class_names(self.classes)
+        names = None if self.classes is None else class_names(self.classes)
         photos = find_photos(self.images)
 
-        from cocoop.checkpoint import from_pretrained
         from cocoop.prediction import predict
 
-        method = from_pretrained(self.source, precision=self.precision, device=pick_device(self.device))
-        if names is not None:
-            method.set_classes(names)
+        method = self._exported() if self.runtime == "onnx" else self._trained(names)
         predictions = predict(
             method,
             photos,
@@ -81,12 +80,25 @@ class PredictCommand:
         with counting("classifying", visible=visible) as progress:
             FORMATS[self.format](_counted(predictions, len(photos), progress))
 
+    def _trained(self, names: list[str] | None) -> Predictor:
+        from cocoop.checkpoint import from_pretrained
 
-def _class_names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if len(names) < 2:
-        raise ConfigError(f'--classes is {text!r}; give two names or more, separated by commas: "cat, dog".')
-    return names
+        method = from_pretrained(self.source, precision=self.precision, device=pick_device(self.device))
+        if names is not None:
+            method.set_classes(names)
+        return method
+
+    def _exported(self) -> Predictor:
+        for flag, value in (("classes", self.classes), ("precision", self.precision), ("shortlist", self.shortlist)):
+            if value is not None:
+                raise ConfigError(
+                    f"--{flag} cannot change what was exported; export again with it, or use --runtime torch."
+                    if flag == "classes"
+                    else f"--{flag} is no part of what was exported; leave it out, or use --runtime torch."
+                )
+        from cocoop.export.folder import OnnxPrompt
+
+        return OnnxPrompt(self.source)
 
 
 def _counted(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from cocoop.backbones.backbone import Backbone
 from cocoop.backbones.hub import check_private, publishing
+from cocoop.config import Preprocessing
 from cocoop.errors import CheckpointError, ConfigError
 from cocoop.files import write_json, write_whole
 from cocoop.saved import CARD, CONFIG, FORMAT, LEARNED, write_tensors
@@ -117,6 +118,23 @@ class Method(nn.Module, ModelHubMixin):
     def scorer(self) -> Callable[[Tensor], Tensor]:
         """`logits` for inference: what does not depend on the image is computed once, here, without gradients."""
         return torch.no_grad()(self.logits)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images are made ready."""
+        return self.backbone.preprocessing
+
+    def image_scorer(self, shortlist: int | None = None) -> Callable[[Tensor], Tensor]:
+        """From preprocessed images (B, 3, S, S) to logits (B, C), for inference.
+
+        Args:
+            shortlist: K, as in `shortlist_scorer`; None: exact logits of all classes.
+
+        Raises:
+            ConfigError: as `shortlist_scorer`.
+        """
+        scorer = self.scorer() if shortlist is None else self.shortlist_scorer(shortlist)
+        return lambda images: scorer(self.backbone.encode_image(images))
 
     @property
     def saved_classnames(self) -> tuple[str, ...]:

@@ -131,7 +131,7 @@ class CoCoOp(Method):
         Args:
             image_features: as `backbone.encode_image` gives them, normalised or not.
         """
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return super().logits(image_features)
         # Class features of all images at once would need (B, C, e).
         parts = image_features.split(self.prompts.images_at_once)

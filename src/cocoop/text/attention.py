@@ -37,7 +37,8 @@ def tree_attention(
         askers: which rows ask, and which rows each of them sees.
         heads: H; it divides d.
     """
-    return (by_pair if q.device.type == "cpu" else by_mask)(q, k, v, askers, heads)
+    plain = q.device.type == "cpu" and not torch.compiler.is_compiling()
+    return (by_pair if plain else by_mask)(q, k, v, askers, heads)
 
 
 def by_mask(

@@ -114,7 +114,9 @@ class TextTower(nn.Module):
         Returns:
             Features in the order in which the classes were given, in the tower's number type.
         """
-        images = [None] if context is None else list(context.split(prompts.images_at_once))
+        # A graph that is exported takes any number of images in one pass.
+        at_once = context is None or torch.compiler.is_compiling()
+        images = [context] if context is None or at_once else list(context.split(prompts.images_at_once))
         parts = [(own, tree) for own in images for tree in prompts.trees]
         encode = self._encoders(parts)
         features = [f(own, tree) for f, (own, tree) in zip(encode, parts, strict=True)]

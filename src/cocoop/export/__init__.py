@@ -1,0 +1,1 @@
+"""A trained prompt as one ONNX file, for programs without PyTorch."""

@@ -1,0 +1,220 @@
+"""The folder of an exported prompt: the graph, and what a program must know to use it.
+
+model.onnx      input `images` (B, 3, S, S), outputs `logits` and `probabilities` (B, C); any number B of images
+export.json     classes in their order, preprocessing, where it comes from, SHA-256 of model.onnx
+
+Shapes: B images of 3 channels and S x S pixels, C classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cocoop.config import Preprocessing
+from cocoop.errors import CheckpointError, ConfigError
+from cocoop.export.graph import INPUT, OUTPUTS, write_graph
+from cocoop.files import make_folder, read_json, write_json
+from cocoop.methods import Method
+from cocoop.version import __version__
+
+__all__ = ["DESCRIPTION", "MODEL", "ExportReport", "OnnxPrompt", "export", "import_onnxruntime"]
+
+MODEL, DESCRIPTION = "model.onnx", "export.json"
+FORMAT = 1
+TOLERANCE = 1e-4
+"""Largest difference of a probability from PyTorch's that an export may have."""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was exported, held against PyTorch."""
+
+    folder: Path
+    """Where it lies."""
+    opset: int
+    """Version of ONNX's operators."""
+    onnx_bytes: int
+    """Size of the graph with its weights."""
+    difference: float
+    """Largest difference of a probability from PyTorch's, on random images."""
+    logit_difference: float
+    """The same for logits."""
+
+
+def import_onnxruntime() -> Any:
+    """The library.
+
+    Raises:
+        ConfigError: saying how to install it.
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 - torch.onnx.export needs it
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"ONNX needs the library {error.name}, which is not installed: pip install 'cocoop[export]'"
+        ) from error
+    return onnxruntime
+
+
+def export(method: Method, folder: Path, *, opset: int | None = None) -> ExportReport:
+    """Export a method with the classes that it knows now, and hold the file against it in onnxruntime.
+
+    Args:
+        method: on the CPU, in fp32.
+        folder: made; must not hold anything yet.
+        opset: version of ONNX's operators; None: what PyTorch writes by itself.
+
+    Raises:
+        CheckpointError: if the folder is in use or the disk refuses.
+        ConfigError: without onnxruntime; if the model cannot be converted, or the file's probabilities are more than
+            1e-4 from PyTorch's. Nothing is left then.
+    """
+    import_onnxruntime()
+    if method.backbone.precision != "fp32" or method.backbone.device.type != "cpu":
+        raise ConfigError("Only fp32 on the CPU is exported; load the method so (precision='fp32', device='cpu').")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"'{folder}' is there already; give another --output.")
+    make_folder(folder.parent)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        opset = write_graph(method.eval(), unfinished / MODEL, opset)
+        onnx_bytes = sum(file.stat().st_size for file in unfinished.iterdir())
+        write_json(unfinished / DESCRIPTION, _description(method, unfinished / MODEL, opset))
+        differences = _differences(method, OnnxPrompt(unfinished))
+        if not max(differences) <= TOLERANCE:
+            raise ConfigError(
+                f"The ONNX file of {method.backbone.name} gives probabilities {max(differences):.1e} from PyTorch's, "
+                f"more than {TOLERANCE:g}; nothing was written. Please report it, with the versions of torch and "
+                "onnxruntime."
+            )
+        logit_difference = differences[0]
+        unfinished.chmod(0o755)
+        if folder.exists():
+            folder.rmdir()
+        unfinished.replace(folder)
+    except OSError as error:
+        raise CheckpointError(f"Cannot write '{folder}': {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return ExportReport(folder, opset, onnx_bytes, differences[1], logit_difference)
+
+
+class OnnxPrompt:
+    """An exported prompt in onnxruntime, on the CPU.
+
+    Args:
+        folder: as `export` writes it.
+        threads: that compute; None: onnxruntime's choice.
+
+    Raises:
+        CheckpointError: if it is no such folder, or the graph is not the one that was exported.
+        ConfigError: without onnxruntime.
+    """
+
+    def __init__(self, folder: str | Path, *, threads: int | None = None) -> None:
+        folder = Path(folder)
+        if not (folder / DESCRIPTION).is_file():
+            raise CheckpointError(
+                f"'{folder}' holds no exported prompt (there is no {DESCRIPTION}); make one with: cocoop export RUN"
+            )
+        runtime = import_onnxruntime()
+        description = _read_description(folder)
+        if _sha256(folder / MODEL) != description["sha256"]:
+            raise CheckpointError(f"'{folder / MODEL}' is damaged: it is not the file that was exported. Export again.")
+        self.classnames: tuple[str, ...] = tuple(description["classnames"])
+        """The classes that were fixed at export, in the order of the outputs."""
+        self.preprocessing = _preprocessing(folder / DESCRIPTION, description["preprocessing"])
+        """How images are made ready."""
+        options = runtime.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        self._session = runtime.InferenceSession(str(folder / MODEL), options, providers=["CPUExecutionProvider"])
+
+    def image_scorer(self, shortlist: int | None = None) -> Callable[[Tensor], Tensor]:
+        """From preprocessed images (B, 3, S, S) to logits (B, C).
+
+        Raises:
+            ConfigError: for a shortlist, which is no part of the graph.
+        """
+        if shortlist is not None:
+            raise ConfigError("--shortlist is no part of an exported graph; leave it out, or use --runtime torch.")
+        return lambda images: self(images)[0]
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and probabilities of preprocessed images, (B, C) each."""
+        logits, probabilities = self._session.run(list(OUTPUTS), {INPUT: images.float().numpy()})
+        return torch.from_numpy(logits), torch.from_numpy(probabilities)
+
+
+def _differences(method: Method, exported: OnnxPrompt) -> tuple[float, float]:
+    """Largest differences of logits over their scale, and of probabilities, on batches of other sizes than traced."""
+    size = method.backbone.preprocessing.size
+    scorer, generator = method.image_scorer(), torch.Generator().manual_seed(0)
+    worst = [0.0, 0.0]
+    for batch in (1, 3):
+        images = torch.randn(batch, 3, size, size, generator=generator)
+        logits = scorer(images)
+        found = exported(images)
+        scale = float(method.backbone.logit_scale.exp())
+        gaps = ((found[0] - logits).abs().max() / scale, (found[1] - logits.softmax(-1)).abs().max())
+        worst = [max(a, float(b)) for a, b in zip(worst, gaps, strict=True)]
+    return worst[0], worst[1]
+
+
+def _description(method: Method, model: Path, opset: int) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "cocoop": __version__,
+        "torch": torch.__version__,
+        "opset": opset,
+        "method": method.key,
+        "backbone": method.backbone.name,
+        "classnames": list(method.classnames),
+        "preprocessing": dataclasses.asdict(method.backbone.preprocessing),
+        "input": INPUT,
+        "outputs": list(OUTPUTS),
+        "sha256": _sha256(model),
+    }
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    description = read_json(folder / DESCRIPTION)
+    if description.get("format") != FORMAT:
+        raise CheckpointError(
+            f"'{folder / DESCRIPTION}' has the format {description.get('format')!r}, this cocoop reads {FORMAT}."
+        )
+    for name, kind in (("classnames", list), ("preprocessing", dict), ("sha256", str)):
+        if not isinstance(description.get(name), kind):
+            raise CheckpointError(
+                f"'{folder / DESCRIPTION}' is damaged: {name!r} is {description.get(name, 'missing')!r}."
+            )
+    return description
+
+
+def _preprocessing(path: Path, found: dict[str, Any]) -> Preprocessing:
+    # JSON knows lists only.
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+    try:
+        return Preprocessing(**plain)
+    except TypeError as error:
+        raise CheckpointError(f"'{path}' is damaged: {error}.") from error
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"Cannot read '{path}': {error.strerror or error}.") from error

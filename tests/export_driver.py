@@ -1,0 +1,59 @@
+"""Exports tiny models of every kind for `test_export.py`: python export_driver.py FOLDER."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import cocoop.text.tree
+from cocoop import CoCoOp, CoOp, ZeroShot, load_backbone
+from cocoop.export.folder import export
+from tiny_models import randomise, save_open_clip, save_transformers
+
+NAMES = ["cat", "dog", "tree frog", "tree", "café au lait"]
+METHODS = {
+    "zero-shot": lambda backbone: ZeroShot(backbone, NAMES),
+    "coop-end": lambda backbone: CoOp(backbone, NAMES, context="a photo of a"),
+    "coop-middle": lambda backbone: CoOp(backbone, NAMES, context_length=5, position="middle", seed=1),
+    "cocoop": lambda backbone: CoCoOp(backbone, NAMES, seed=1),
+}
+
+
+def main(home: Path) -> None:
+    torch.set_num_threads(1)
+    for kind in ("vit", "resnet"):
+        backbone = load_backbone(f"local-dir:{save_open_clip(home / 'models' / kind, kind)}")
+        for name, make in METHODS.items() if kind == "vit" else [("cocoop", METHODS["cocoop"])]:
+            write(home, f"{kind}-{name}", make(backbone))
+        if kind == "vit":
+            (home / "vit-cocoop.rows.json").write_text(json.dumps({"rows": METHODS["cocoop"](backbone).prompts.rows}))
+            cocoop.text.tree.CPU_ROWS = 12
+            method = METHODS["cocoop"](backbone)
+            assert len(method.prompts.trees) > 1
+            write(home, "vit-cocoop-two-trees", method)
+            cocoop.text.tree.CPU_ROWS = 2048
+    save_transformers(home / "models" / "transformers")
+    write(
+        home, "transformers-cocoop", METHODS["cocoop"](load_backbone(f"local-dir:{home / 'models' / 'transformers'}"))
+    )
+
+
+def write(home: Path, name: str, method) -> None:
+    """Export with a Meta-Net that matters; keep what PyTorch gives for images that differ."""
+    if hasattr(method, "meta_net"):
+        randomise(method.meta_net)
+    method.eval()
+    report = export(method, home / name)
+    assert report.difference < 1e-4
+    assert report.logit_difference < 1e-4
+    truth, size = {}, method.preprocessing.size
+    for count in (1, 3, 7):
+        images = torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(count))
+        truth |= {f"images{count}": images.numpy(), f"logits{count}": method.image_scorer()(images).numpy()}
+    np.savez(home / f"{name}.npz", **truth)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

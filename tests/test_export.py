@@ -1,0 +1,152 @@
+"""ONNX: the file gives PyTorch's numbers for any number of images, and is used by the same command."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from cocoop.cli.predict import PredictCommand
+from cocoop.errors import CheckpointError, CocoopError
+from cocoop.export.folder import OnnxPrompt
+from made_photos import cocoop, environment, make_photos
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Folders of every method on every kind of tower, with what PyTorch gives, made in a process of its own.
+
+    Shapes in signatures are checked in the tests, with numbers; a graph has a batch of no number.
+    """
+    home = tmp_path_factory.mktemp("exported")
+    done = subprocess.run(
+        [sys.executable, HERE / "export_driver.py", home],
+        env=environment(PYTHONPATH=f"{HERE}:{HERE.parent / 'src'}"),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return home
+
+
+CASES = [
+    ("vit", "zero-shot"),
+    ("vit", "coop-end"),
+    ("vit", "coop-middle"),
+    ("vit", "cocoop"),
+    ("resnet", "cocoop"),
+    ("transformers", "cocoop"),
+    ("vit", "cocoop-two-trees"),
+]
+
+
+@pytest.mark.parametrize(("tower", "method"), CASES)
+def test_the_file_gives_pytorchs_numbers_for_any_number_of_images(tower, method, exported):
+    folder = exported / f"{tower}-{method}"
+    # By onnxruntime alone, as any program would.
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    truth = np.load(folder.with_suffix(".npz"))
+    for count in (1, 3, 7):
+        images, wanted = truth[f"images{count}"], truth[f"logits{count}"]
+        logits, probabilities = session.run(["logits", "probabilities"], {"images": images})
+        assert (
+            logits.shape == wanted.shape == (count, len(json.loads((folder / "export.json").read_text())["classnames"]))
+        )
+        np.testing.assert_allclose(logits, wanted, atol=1e-4, rtol=0)
+        np.testing.assert_allclose(probabilities, torch.tensor(wanted).softmax(-1).numpy(), atol=1e-4, rtol=0)
+        assert np.ptp(wanted, axis=1).min() > 1e-2, "the classes differ by more than the tolerance"
+
+
+def test_the_prefix_is_computed_once_and_padding_not_at_all(exported):
+    graph = onnx.load(exported / "vit-cocoop" / "model.onnx").graph
+    shapes = {tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in graph.value_info}
+    rows = json.loads((exported / "vit-cocoop.rows.json").read_text())
+    # SOS, four context vectors and what is the names' own; not 77 positions for each of 5 classes.
+    assert rows["rows"] < 40
+    assert any(rows["rows"] in shape for shape in shapes)
+    assert not any(77 in shape for shape in shapes)
+
+
+def test_classes_and_preprocessing_go_along(exported):
+    prompt = OnnxPrompt(exported / "vit-cocoop")
+    assert prompt.classnames == ("cat", "dog", "tree frog", "tree", "café au lait")
+    assert (prompt.preprocessing.size, prompt.preprocessing.mean) == (32, (0.4, 0.5, 0.6))
+
+
+def test_a_changed_graph_is_refused(exported, tmp_path):
+    for name in ("model.onnx", "export.json"):
+        (tmp_path / name).write_bytes((exported / "vit-cocoop" / name).read_bytes())
+    content = bytearray((tmp_path / "model.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "model.onnx").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"model.onnx' is damaged: it is not the file that was exported"):
+        OnnxPrompt(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    make_photos(home / "photos", per_class=6)
+    (home / "photos" / "leaf" / "05.png").write_bytes(b"no photo")
+    arguments = ("--shots", 2, "--epochs", 1, "--cache-features", "--skip-bad-images", "--compare", "none")
+    done = cocoop("train", "photos", *arguments, "--output", "run", cwd=home)
+    assert done.returncode == 0, done.stderr
+    done = cocoop("export", "run", "--classes", "cherry, leaf, tree frog", cwd=home)
+    assert done.returncode == 0, done.stderr
+    assert "ms an image, 8 at once" in done.stdout
+    assert "Probabilities differ by at most" in done.stderr
+    assert "Predict with: cocoop predict run/onnx PHOTOS... --runtime onnx" in done.stderr
+    return home
+
+
+def test_one_command_predicts_with_either(home):
+    arguments = ("photos", "--format", "jsonl", "--skip-bad-images", "--top-k", 2)
+    with_torch = cocoop("predict", "run", *arguments, "--classes", "cherry, leaf, tree frog", cwd=home)
+    with_onnx = cocoop("predict", "run/onnx", *arguments, "--runtime", "onnx", cwd=home)
+    assert with_onnx.returncode == 0, with_onnx.stderr
+    rows, others = ([json.loads(line) for line in done.stdout.splitlines()] for done in (with_torch, with_onnx))
+    assert len(rows) == 24
+    for row, other in zip(rows, others, strict=True):
+        assert (row["path"], row.get("error")) == (other["path"], other.get("error"))
+        for one, two in zip(row["predictions"], other["predictions"], strict=True):
+            assert one["class"] == two["class"]
+            assert one["probability"] == pytest.approx(two["probability"], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"source": "run"}, "'run' holds no exported prompt .* make one with: cocoop export RUN"),
+        ({"classes": "cat, dog"}, "--classes cannot change what was exported; export again with it"),
+        ({"shortlist": 2}, "--shortlist is no part of what was exported; leave it out, or use --runtime torch"),
+        ({"precision": "bf16"}, "--precision is no part of what was exported"),
+    ],
+)
+def test_what_cannot_be_is_said(arguments, message, home, monkeypatch):
+    monkeypatch.chdir(home)
+    with pytest.raises(CocoopError, match=message):
+        PredictCommand(**({"source": "run/onnx", "images": (Path("photos"),), "runtime": "onnx"} | arguments)).run()
+
+
+def test_what_lies_there_is_not_overwritten(home):
+    before = (home / "run" / "onnx" / "model.onnx").stat().st_mtime_ns
+    done = cocoop("export", "run", cwd=home)
+    assert (done.returncode, done.stderr) == (1, "cocoop: 'run/onnx' is there already; give another --output.\n")
+    assert (home / "run" / "onnx" / "model.onnx").stat().st_mtime_ns == before
+
+
+def test_without_the_libraries_one_line_says_how_to_install_them(home):
+    hide = "import sys; sys.modules['onnxruntime'] = None; from cocoop.cli import main; "
+    hide += "main(['export', 'run', '--output', 'x'])"
+    done = subprocess.run([sys.executable, "-c", hide], cwd=home, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 1
+    wanted = "cocoop: ONNX needs the library onnxruntime, which is not installed: pip install 'cocoop[export]'\n"
+    assert done.stderr == wanted
+    assert not (home / "x").exists()
