@@ -207,7 +207,7 @@ def _preprocessing(path: Path, found: dict[str, Any]) -> Preprocessing:
     # JSON knows lists only.
     plain = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
     try:
-        return Preprocessing(**plain)
+        return Preprocessing(**plain)  # type: ignore[arg-type]
     except TypeError as error:
         raise CheckpointError(f"'{path}' is damaged: {error}.") from error
 
