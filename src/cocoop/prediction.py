@@ -1,6 +1,6 @@
 """Predictions for photos, with probabilities.
 
-Shapes: N photos, C classes, k predictions a photo.
+Shapes: N photos of S x S pixels, C classes, k predictions a photo.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from cocoop.config import Preprocessing, check_whole
-from cocoop.data import BadPhoto, Batch, Dataset, Item, photo_batches, plain_order, test_transform
+from cocoop.config import Precision, Preprocessing, check_whole
+from cocoop.data import BadPhoto, Dataset, Item, photo_batches, plain_order, test_transform
 from cocoop.errors import DataError
 from cocoop.features import bad_photos_message
 
-__all__ = ["Prediction", "Predictor", "predict"]
+__all__ = ["Model", "Prediction", "Predictor", "best_of", "predict"]
 
 
 @runtime_checkable
@@ -34,6 +35,41 @@ class Predictor(Protocol):
 
     def image_scorer(self, shortlist: int | None = None) -> Callable[[Tensor], Tensor]:
         """From preprocessed images (B, 3, S, S) to logits (B, C)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Which model, so that each worker can load its own."""
+
+    source: str
+    """Folder of a run, repository of the hub, or folder of `cocoop export`; every worker must reach it."""
+    classes: tuple[str, ...] | None = None
+    """Names to choose among; None: those it was trained on."""
+    runtime: str = "torch"
+    """`torch`, or `onnx` for an exported prompt."""
+    precision: Precision | None = None
+    """Of the frozen towers; None: as in training."""
+    device: str = "cpu"
+    """Where to compute."""
+    shortlist: int | None = None
+    """CoCoOp: only so many classes of a photo are computed."""
+
+    def load(self) -> Predictor:
+        """Load it.
+
+        Raises:
+            CocoopError: as `from_pretrained` and `OnnxPrompt` do.
+        """
+        if self.runtime == "onnx":
+            from cocoop.export.folder import OnnxPrompt
+
+            return OnnxPrompt(self.source)
+        from cocoop.checkpoint import from_pretrained
+
+        method = from_pretrained(self.source, precision=self.precision, device=self.device)
+        if self.classes is not None:
+            method.set_classes(self.classes)
+        return method
 
 
 @dataclass(frozen=True)
@@ -109,7 +145,7 @@ def _predictions(
         bad = {row: BadPhoto(paths[row], next(reasons)) for row in rows if row not in read}
         if bad and not options.skip_bad_images:
             raise DataError(f"{bad_photos_message(tuple(bad.values()))}. Leave them out, or use --skip-bad-images.")
-        best = iter(_best(scorer, batch, k) if batch.size else ())
+        best = iter(best_of(scorer, batch.images, k) if batch.size else ())
         for row in rows:
             if row in bad:
                 yield Prediction(paths[row], (), (), bad[row].reason)
@@ -124,8 +160,16 @@ def _as_data(paths: list[str]) -> Dataset:
     return Dataset(("photo", "none"), items, (), (Item("none", 1),), Path(), "photos")
 
 
-def _best(scorer: Callable[[Tensor], Tensor], batch: Batch, k: int) -> Iterator[tuple[tuple[float, ...], list[int]]]:
-    """Probabilities and labels of the k best classes of each photo."""
-    top = torch.softmax(scorer(batch.images), dim=-1).topk(k)
+def best_of(
+    scorer: Callable[[Tensor], Tensor], images: Float[Tensor, "N 3 S S"], k: int
+) -> Iterator[tuple[tuple[float, ...], list[int]]]:
+    """Probabilities and labels of the k best classes of each photo.
+
+    Args:
+        scorer: from images to logits.
+        images: preprocessed.
+        k: at most the number of classes.
+    """
+    top = torch.softmax(scorer(images), dim=-1).topk(k)
     for probabilities, labels in zip(top.values.tolist(), top.indices.tolist(), strict=True):
         yield tuple(probabilities), labels

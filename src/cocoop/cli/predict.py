@@ -8,20 +8,19 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.table import Table
 
-from cocoop.cli.console import counting, line, out
+from cocoop.cli.console import counting, line, note, out
 from cocoop.cli.options import Device, OptionalInt, class_names, left_out, pick_device
 from cocoop.config import Precision, check_whole
 from cocoop.data.search import find_photos
 from cocoop.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cocoop.prediction import Prediction, Predictor
+    from cocoop.prediction import Model, Prediction
 
 __all__ = ["PredictCommand"]
 
@@ -33,9 +32,9 @@ class PredictCommand:
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """Folder written by `cocoop train`, or a hub repository USER/NAME (USER/NAME@REVISION)."""
     images: Annotated[
-        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="PHOTO ...", help_behavior_hint="(required)")
+        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PHOTO ...", help_behavior_hint="(required)")
     ]
-    """Photos, or folders of photos."""
+    """Photos, or folders of photos; with --output also shards (.tar, .parquet), here or at s3://, gs://, ..."""
     classes: Annotated[str | None, left_out("NAMES", "those it was trained on")] = None
     """Class names separated by commas, trained on or not: "tabby cat, maine coon"."""
     top_k: int = 1
@@ -56,16 +55,29 @@ class PredictCommand:
     """Where to compute."""
     runtime: Literal["torch", "onnx"] = "torch"
     """What computes; onnx takes a folder of `cocoop export` as RUN."""
+    output: Annotated[str | None, left_out("DIR", "print")] = None
+    """For very many photos: write Parquet files here, also at s3://...; the same command goes on after a stop."""
+    engine: Literal["local", "ray"] = "local"
+    """With --output: this process, or workers on the Ray cluster that RAY_ADDRESS names, or else on this machine."""
+    ray_workers: int = 2
+    """Processes on Ray, each with a model of its own."""
 
     def run(self) -> None:
         """Predict and print."""
         check_whole("top_k", self.top_k, 1)
         names = None if self.classes is None else class_names(self.classes)
+        if self.runtime == "onnx":
+            self._check_exported()
+        if self.output is not None:
+            self._label_all(names, self.output)
+            return
+        if self.engine != "local":
+            raise ConfigError("--engine ray writes files; say where with --output.")
         photos = find_photos(self.images)
 
         from cocoop.prediction import predict
 
-        method = self._exported() if self.runtime == "onnx" else self._trained(names)
+        method = self._model(names).load()
         predictions = predict(
             method,
             photos,
@@ -80,15 +92,44 @@ class PredictCommand:
         with counting("classifying", visible=visible) as progress:
             FORMATS[self.format](_counted(predictions, len(photos), progress))
 
-    def _trained(self, names: list[str] | None) -> Predictor:
-        from cocoop.checkpoint import from_pretrained
+    def _model(self, names: list[str] | None) -> Model:
+        from cocoop.prediction import Model
 
-        method = from_pretrained(self.source, precision=self.precision, device=pick_device(self.device))
-        if names is not None:
-            method.set_classes(names)
-        return method
+        return Model(
+            source=self.source,
+            classes=None if names is None else tuple(names),
+            runtime=self.runtime,
+            precision=self.precision,
+            device=pick_device(self.device),
+            shortlist=self.shortlist,
+        )
 
-    def _exported(self) -> Predictor:
+    def _label_all(self, names: list[str] | None, output: str) -> None:
+        """Label into files, with progress and a summary."""
+        from cocoop.bulk.job import label_photos
+
+        try:
+            with counting("labelling", "pieces") as progress:
+                done = label_photos(
+                    self._model(names),
+                    self.images,
+                    output,
+                    top_k=self.top_k,
+                    batch_size=self.batch_size,
+                    threads=max(1, self.workers),
+                    engine=self.engine,
+                    workers=self.ray_workers,
+                    on_progress=progress,
+                )
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"Stopped. {output} keeps what is labelled; the same command goes on.") from None
+        rate = done.photos / max(done.seconds, 1e-9)
+        note(f"{done.photos:,} photos in {done.seconds:.0f} s, {rate:.1f} a second; {done.unreadable:,} unreadable.")
+        if done.pieces_before:
+            note(f"{done.pieces_before:,} parts were there before.")
+        note(f"Labels are in {output}: pandas.read_parquet({output!r}), for example.")
+
+    def _check_exported(self) -> None:
         for flag, value in (("classes", self.classes), ("precision", self.precision), ("shortlist", self.shortlist)):
             if value is not None:
                 raise ConfigError(
@@ -96,9 +137,6 @@ class PredictCommand:
                     if flag == "classes"
                     else f"--{flag} is no part of what was exported; leave it out, or use --runtime torch."
                 )
-        from cocoop.export.folder import OnnxPrompt
-
-        return OnnxPrompt(self.source)
 
 
 def _counted(

@@ -132,6 +132,8 @@ class OnnxPrompt:
         description = _read_description(folder)
         if _sha256(folder / MODEL) != description["sha256"]:
             raise CheckpointError(f"'{folder / MODEL}' is damaged: it is not the file that was exported. Export again.")
+        self.sha256: str = description["sha256"]
+        """Of the graph."""
         self.classnames: tuple[str, ...] = tuple(description["classnames"])
         """The classes that were fixed at export, in the order of the outputs."""
         self.preprocessing = _preprocessing(folder / DESCRIPTION, description["preprocessing"])

@@ -1,0 +1,118 @@
+"""A labelling job from its sources to its parts."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from cocoop.bulk.engines import check_ray, in_this_process, on_ray
+from cocoop.bulk.parts import Job
+from cocoop.bulk.pieces import find, pieces_of
+from cocoop.config import check_whole
+from cocoop.errors import ConfigError
+from cocoop.prediction import Model, Predictor
+
+__all__ = ["Summary", "label_photos"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a job did."""
+
+    photos: int
+    """Photos that have labels now, or an error, and had none before."""
+    unreadable: int
+    """Of these, those that could not be read."""
+    pieces_before: int
+    """Parts that were there already."""
+    seconds: float
+    """Wall time of labelling; loading the model is not included with `local`."""
+
+
+def label_photos(
+    model: Model,
+    sources: Sequence[str],
+    output: str,
+    *,
+    top_k: int = 1,
+    batch_size: int = 64,
+    threads: int = 2,
+    engine: Literal["local", "ray"] = "local",
+    workers: int = 2,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Summary:
+    """Label photos into Parquet parts; a job that was stopped goes on, and labels nothing twice.
+
+    Args:
+        model: what classifies.
+        sources: photos, folders, shards, on any file system of fsspec.
+        output: folder for the parts, likewise.
+        top_k: labels of a photo.
+        batch_size: photos at once.
+        threads: that read and decode, in each worker.
+        engine: `local`: this process; `ray`: workers on Ray.
+        workers: processes with a model each, on Ray.
+        on_progress: called with pieces done and pieces in all.
+
+    Raises:
+        CheckpointError: if the output holds something else, or the disk refuses.
+        ConfigError: for a number out of range, a package that is missing, or a job begun with something else.
+        DataError: if there is nothing to label.
+    """
+    for flag, value in (("top_k", top_k), ("batch_size", batch_size), ("workers", workers)):
+        check_whole(flag, value, 1)
+    job = Job(output)
+    if engine == "ray":
+        check_ray()
+    found = find(sources)
+    predictor = model.load()
+    with job.held():
+        job.begin(
+            {
+                "format": FORMAT,
+                "model": model_facts(predictor),
+                "classes": list(predictor.classnames),
+                "top_k": top_k,
+                "shortlist": model.shortlist,
+            }
+        )
+        before = job.parts()
+        pieces = pieces_of(found, job.files_done() if found.files else (), before)
+        started = time.perf_counter()
+        options: dict[str, Any] = {"top_k": top_k, "batch_size": batch_size, "threads": threads}
+        if engine == "ray":
+            del predictor
+            done = on_ray(pieces, model, job, workers=workers, **options)
+        else:
+            done = in_this_process(pieces, predictor, job, shortlist=model.shortlist, **options)
+        photos = unreadable = 0
+        for number, piece in enumerate(done, 1):
+            photos, unreadable = photos + piece.photos, unreadable + piece.unreadable
+            if on_progress:
+                on_progress(number, len(pieces))
+        return Summary(photos, unreadable, len(before), time.perf_counter() - started)
+
+
+def model_facts(predictor: Predictor) -> dict[str, str]:
+    """What tells one model from another: the method, and a hash of all that decides its answers but the classes.
+
+    Raises:
+        ConfigError: for a kind of predictor that has no such hash.
+    """
+    from cocoop.backbones.fingerprint import model_key
+    from cocoop.export.folder import OnnxPrompt
+    from cocoop.methods import Method
+
+    if isinstance(predictor, Method):
+        digest = hashlib.sha256(model_key(predictor.backbone).encode())
+        for name, tensor in sorted(predictor.learned().items()):
+            digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
+        return {"method": predictor.key, "sha256": digest.hexdigest()}
+    if isinstance(predictor, OnnxPrompt):
+        return {"method": "onnx", "sha256": predictor.sha256}
+    raise ConfigError(f"{type(predictor).__name__} cannot label in bulk; give a run or an exported prompt.")

@@ -1,0 +1,103 @@
+"""One worker: a model, and the labels of one piece after the other.
+
+Reading and decoding run in threads, ahead of the model by one batch; no more than two batches of photos are in memory.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cocoop.bulk.parts import Job
+from cocoop.bulk.pieces import Piece, Read, read, read_file
+from cocoop.data import PhotoError, open_photo, test_transform
+from cocoop.prediction import Prediction, Predictor, best_of
+
+__all__ = ["Done", "Labeller"]
+
+
+class Done(NamedTuple):
+    """What became of a piece."""
+
+    photos: int
+    unreadable: int
+
+
+class Labeller:
+    """Labels pieces and writes their parts.
+
+    Args:
+        predictor: what classifies.
+        job: where the parts go.
+        top_k: labels of a photo.
+        batch_size: photos at once.
+        threads: that read and decode.
+        shortlist: as in `Model`.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        job: Job,
+        *,
+        top_k: int = 1,
+        batch_size: int = 64,
+        threads: int = 2,
+        shortlist: int | None = None,
+    ) -> None:
+        self._job, self._batch_size = job, batch_size
+        self._classnames = predictor.classnames
+        self._scorer = predictor.image_scorer(shortlist)
+        self._k = min(top_k, shortlist or top_k, len(self._classnames))
+        self._transform = test_transform(predictor.preprocessing)
+        self._pool = ThreadPoolExecutor(max_workers=max(1, threads))
+
+    def __call__(self, piece: Piece) -> Done:
+        """Label a piece and write its part.
+
+        Raises:
+            CheckpointError: if the disk refuses.
+        """
+        predictions = [p for photos in self._batches(piece) for p in self._label(photos)]
+        self._job.write(piece.name, predictions)
+        return Done(len(predictions), sum(p.error is not None for p in predictions))
+
+    def _batches(self, piece: Piece) -> Iterator[list[tuple[str, Tensor | str]]]:
+        """Photos as tensors, or why not; the next batch is read meanwhile."""
+        waiting: list[Future[tuple[str, Tensor | str]]] = []
+        source = iter(piece.files) if piece.shard is None else read(piece.shard)
+        while True:
+            work: Callable[..., tuple[str, Tensor | str]] = self._file if piece.shard is None else self._decoded
+            following = [self._pool.submit(work, photo) for photo in islice(source, self._batch_size)]
+            if waiting:
+                yield [photo.result() for photo in waiting]
+            if not following:
+                return
+            waiting = following
+
+    def _file(self, address: str) -> tuple[str, Tensor | str]:
+        return self._decoded(read_file(address))
+
+    def _decoded(self, photo: Read) -> tuple[str, Tensor | str]:
+        if photo.content is None:
+            return photo.path, photo.error or ""
+        try:
+            return photo.path, self._transform(open_photo(io.BytesIO(photo.content)))
+        except PhotoError as error:
+            return photo.path, error.reason
+
+    def _label(self, photos: Sequence[tuple[str, Tensor | str]]) -> Iterator[Prediction]:
+        images = [image for _, image in photos if isinstance(image, Tensor)]
+        best = iter(best_of(self._scorer, torch.stack(images), self._k) if images else ())
+        for path, image in photos:
+            if isinstance(image, str):
+                yield Prediction(path, (), (), image)
+            else:
+                probabilities, labels = next(best)
+                yield Prediction(path, tuple(self._classnames[label] for label in labels), probabilities)

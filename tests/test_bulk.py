@@ -1,0 +1,264 @@
+"""Labelling into files: what one command prints, each photo once, whatever stopped it."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import filelock
+import fsspec
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from cocoop.bulk.job import label_photos
+from cocoop.cli.predict import PredictCommand
+from cocoop.errors import CheckpointError, CocoopError, ConfigError, DataError
+from cocoop.prediction import Model, predict
+from made_photos import cocoop, environment, make_photos
+from tiny_models import save_open_clip
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A run on a tiny model, and photos, two of which cannot be read."""
+    home = tmp_path_factory.mktemp("home")
+    save_open_clip(home / "tiny", "vit")
+    make_photos(home / "photos", per_class=12)
+    arguments = ("--backbone", f"local-dir:{home / 'tiny'}", "--shots", 2, "--epochs", 1, "--compare", "none")
+    done = cocoop("train", "photos", *arguments, "--output", "run", cwd=home)
+    assert done.returncode == 0, done.stderr
+    (home / "photos" / "leaf" / "05.png").write_bytes(b"no photo")
+    (home / "photos" / "sun" / "broken.jpg").write_bytes(b"")
+    (home / "photos" / "sun" / ".hidden.png").write_bytes(b"not meant")
+    (home / "photos" / "notes.txt").write_text("not meant")
+    return home
+
+
+@pytest.fixture
+def model(home):
+    return Model(source=str(home / "run"))
+
+
+def rows(output):
+    return pq.read_table(output).to_pylist()
+
+
+def same(labels, home, files):
+    """Whether labels are those that `cocoop.predict` gives for files."""
+    wanted = predict(Model(source=str(home / "run")).load(), files, top_k=2, skip_bad_images=True)
+    for row, prediction in zip(labels, wanted, strict=True):
+        assert row["error"] == prediction.error
+        if prediction.error is None:
+            assert row["label"] == prediction.classes[0]
+            assert tuple(label["label"] for label in row["top_k"]) == prediction.classes
+            probabilities = [label["probability"] for label in row["top_k"]]
+            assert probabilities == pytest.approx(prediction.probabilities, abs=1e-6)
+            assert row["probability"] == probabilities[0]
+        else:
+            assert (row["label"], row["probability"], row["top_k"]) == (None, None, [])
+
+
+def test_a_folder_gets_the_labels_that_predict_gives(home, model, tmp_path):
+    seen = []
+    done = label_photos(
+        model, [str(home / "photos")], str(tmp_path), top_k=2, on_progress=lambda *numbers: seen.append(numbers)
+    )
+    found = rows(tmp_path)
+    assert (done.photos, done.unreadable, seen) == (49, 2, [(1, 1)])
+    assert len({row["path"] for row in found}) == len(found) == 49
+    same(found, home, [row["path"] for row in found])
+
+
+def test_shards_get_the_same_labels(home, model, tmp_path):
+    photos = sorted((home / "photos").glob("*/*.png"))
+    photos = [photo for photo in photos if not photo.name.startswith(".")]
+    for number in range(3):
+        with tarfile.open(tmp_path / f"part-{number}.tar", "w") as tar:
+            for photo in photos[number::3]:
+                tar.add(photo, f"{photo.parent.name}-{photo.name}")
+    # The last one was cut off in its last photo.
+    last = tmp_path / "part-2.tar"
+    last.write_bytes(last.read_bytes()[:-12_000])
+    done = label_photos(model, [str(tmp_path / "part-{0..2}.tar")], str(tmp_path / "out"), top_k=2)
+    found = {row["path"]: row for row in rows(tmp_path / "out")}
+    assert done.photos == len(found)
+    for number in range(2):
+        mine = photos[number::3]
+        labels = [found[f"{tmp_path}/part-{number}.tar::{photo.parent.name}-{photo.name}"] for photo in mine]
+        same(labels, home, mine)
+    assert "is cut off" in found[str(last)]["error"] or "cannot be read" in found[str(last)]["error"]
+
+
+def test_any_file_system_will_do_and_new_photos_alone_are_labelled(home, model):
+    memory = fsspec.filesystem("memory")
+    for name in ("cherry", "sea"):
+        for photo in sorted((home / "photos" / name).iterdir()):
+            memory.pipe_file(f"/all/{name}/{photo.name}", photo.read_bytes())
+    assert label_photos(model, ["memory://all"], "memory://labels").photos == 24
+    before = {name: memory.cat_file(name) for name in memory.find("/labels")}
+    assert label_photos(model, ["memory://all"], "memory://labels").photos == 0
+    for number in range(3):
+        content = io.BytesIO()
+        Image.new("RGB", (40, 40), (number * 80, 0, 0)).save(content, "PNG")
+        memory.pipe_file(f"/all/new/{number}.png", content.getvalue())
+    assert label_photos(model, ["memory://all"], "memory://labels").photos == 3
+    parts = [name for name in memory.find("/labels") if name.endswith(".parquet")]
+    paths = [row["path"] for name in parts for row in pq.read_table(memory.open(name)).to_pylist()]
+    assert len(set(paths)) == len(paths) == 27
+    assert all(memory.cat_file(name) == content for name, content in before.items())
+
+
+def test_another_job_is_not_mixed_in(home, model, tmp_path):
+    label_photos(model, [str(home / "photos" / "sun")], str(tmp_path))
+    with pytest.raises(ConfigError, match=r"was begun with another top_k \(1, now 2\); go on with the same"):
+        label_photos(model, [str(home / "photos" / "sun")], str(tmp_path), top_k=2)
+    other = Model(source=model.source, classes=("cherry", "sea"))
+    with pytest.raises(ConfigError, match="was begun with another classes"):
+        label_photos(other, [str(home / "photos" / "sun")], str(tmp_path))
+    assert len(rows(tmp_path)) == 13
+
+
+@pytest.mark.parametrize(
+    ("sources", "output", "error", "message"),
+    [
+        (["nowhere"], "out", DataError, "There is no 'nowhere'; give photos, folders of photos or shards"),
+        (["tiny"], "out", DataError, "There is no shard at 'tiny'"),
+        (["photos"], "photos/notes.txt", CheckpointError, "'photos/notes.txt' is a file; give another --output"),
+        (["photos"], "photos", CheckpointError, "'photos' is not empty and holds no job; give another --output"),
+        (["s3://bucket/photos"], "out", ConfigError, "'s3://bucket/photos' cannot be reached: Install s3fs"),
+    ],
+)
+def test_what_is_wrong_is_said(sources, output, error, message, home, monkeypatch):
+    monkeypatch.chdir(home)
+    with pytest.raises(error, match=message):
+        label_photos(Model(source="run"), sources, output)
+    assert not (home / "out").exists() or not rows(home / "out")
+
+
+def test_ray_without_an_output_is_refused(home, monkeypatch):
+    monkeypatch.chdir(home)
+    with pytest.raises(CocoopError, match="--engine ray writes files; say where with --output"):
+        PredictCommand(source="run", images=("photos",), engine="ray").run()
+
+
+def make_many(folder: Path, count: int) -> list[str]:
+    """Small photos, in folders of a thousand; one in a hundred cannot be read."""
+    paths = []
+    for number in range(count):
+        path = folder / f"{number // 1000:03}" / f"{number:06}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if number % 100 == 99:
+            path.write_bytes(b"no photo")
+        else:
+            Image.new("RGB", (48, 32), (number % 256, number // 256, 90)).save(path)
+        paths.append(str(path))
+    return paths
+
+
+def start(home, *arguments):
+    command = [sys.executable, "-m", "cocoop", "predict", "run", *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=home, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def parts(output):
+    return list(output.glob("*.parquet"))
+
+
+def wait_for(condition, process, seconds=300):
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < limit, "it takes too long"
+        time.sleep(0.02)
+
+
+def kill_a_worker(driver):
+    """Kill an actor that holds a model."""
+    actors = [p for p in psutil.Process(driver.pid).children(recursive=True) if p.name().startswith("ray::MapWorker")]
+    assert len(actors) == 2
+    actors[0].kill()
+
+
+def check_each_once(output, paths):
+    found = rows(output)
+    assert sorted(row["path"] for row in found) == sorted(paths)
+    assert sum(row["error"] is not None for row in found) == len(paths) // 100
+
+
+@pytest.mark.parametrize("count", [2_000, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_a_killed_worker_and_a_killed_driver_lose_nothing_on_ray(count, home, tmp_path):
+    paths = make_many(tmp_path / "many", count)
+    output = tmp_path / "labels"
+    arguments = (tmp_path / "many", "--output", output, "--engine", "ray")
+    driver = start(home, *arguments)
+    wait_for(lambda: len(parts(output)) >= 1, driver)
+    kill_a_worker(driver)
+    wait_for(lambda: len(parts(output)) >= 3, driver)
+    family = psutil.Process(driver.pid).children(recursive=True)
+    driver.kill()
+    for process in family:
+        process.kill()
+    driver.wait()
+    driver.stderr.close()
+    before = {part.name: part.stat().st_mtime_ns for part in parts(output)}
+    assert 3 <= len(before) < -(-count // 256)
+
+    again = start(home, *arguments)
+    wait_for(lambda: len(parts(output)) > len(before), again)
+    kill_a_worker(again)
+    _, said = again.communicate(timeout=900)
+    assert again.returncode == 0, said
+    assert f"{len(before)} parts were there before." in said
+    check_each_once(output, paths)
+    # What was done is not done again.
+    assert all((output / name).stat().st_mtime_ns == changed for name, changed in before.items())
+
+
+def test_one_process_gives_the_same_and_goes_on_after_a_kill(home, tmp_path):
+    paths = make_many(tmp_path / "many", 1_000)
+    output = tmp_path / "labels"
+    process = start(home, tmp_path / "many", "--output", output)
+    wait_for(lambda: len(parts(output)) >= 1, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert len(parts(output)) < 4
+    done = start(home, tmp_path / "many", "--output", output)
+    _, said = done.communicate(timeout=300)
+    assert done.returncode == 0, said
+    check_each_once(output, paths)
+
+
+def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(home, tmp_path):
+    make_many(tmp_path / "many", 2_000)
+    process = start(home, tmp_path / "many", "--output", tmp_path / "labels")
+    wait_for(lambda: len(parts(tmp_path / "labels")) >= 1, process)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == 130
+    assert f"Stopped. {tmp_path / 'labels'} keeps what is labelled; the same command goes on." in said
+    assert len(rows(tmp_path / "labels")) == 256 * len(parts(tmp_path / "labels")) < 2_000
+
+
+def test_a_folder_in_use_is_left_alone(home, model, tmp_path):
+    wanted = f"Another process is labelling into '{tmp_path}'; wait for it"
+    with filelock.FileLock(tmp_path / ".lock"), pytest.raises(CheckpointError, match=wanted):
+        label_photos(model, [str(home / "photos")], str(tmp_path))
+
+
+def test_the_job_says_what_it_was_begun_with(home, model, tmp_path):
+    label_photos(model, [str(home / "photos" / "sun")], str(tmp_path), top_k=3)
+    job = json.loads((tmp_path / "_job.json").read_text())
+    assert (job["format"], job["top_k"], job["shortlist"]) == (1, 3, None)
+    assert job["classes"] == ["cherry", "leaf", "sea", "sun"]
+    assert (job["model"]["method"], len(job["model"]["sha256"])) == ("cocoop", 64)
