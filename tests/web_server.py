@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ class Page:
     length: int | None = None
     """A Content-Length that is not the content's."""
     chunked: bool = False
+    pace: float = 0.0
+    """Seconds before every 64 KiB."""
     hold: threading.Event | None = None
     """Waited for in place of the end of a connection that is cut."""
 
@@ -102,6 +105,10 @@ class _Handler(BaseHTTPRequestHandler):
         body = page.content[start:]
         cut = page.cuts.pop(0) if page.cuts else None
         body = body if cut is None else body[:cut]
+        while page.pace and body:
+            time.sleep(page.pace)
+            self.wfile.write(body[: 1 << 16])
+            body = body[1 << 16 :]
         self.wfile.write(b"%x\r\n%b\r\n" % (len(body), body) if page.chunked and body else body)
         if page.chunked and cut is None:
             self.wfile.write(b"0\r\n\r\n")

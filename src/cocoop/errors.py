@@ -12,8 +12,20 @@ __all__ = [
 ]
 
 
+LONGEST_MESSAGE = 1200
+"""Characters of a message."""
+
+
 class CocoopError(Exception):
-    """Root of all errors that cocoop raises on purpose; the command line prints it as one line."""
+    """Root of all errors that cocoop raises on purpose; the command line prints it as one line.
+
+    A message quotes what was seen, and a name in a stranger's file may be as long as the file: the middle is left out.
+    """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        half = LONGEST_MESSAGE // 2
+        return text if len(text) <= LONGEST_MESSAGE else f"{text[:half]} [...] {text[-half:]}"
 
 
 class ConfigError(CocoopError):

@@ -24,6 +24,7 @@ __all__ = [
     "read_json",
     "read_json_lines",
     "remove_unfinished",
+    "sha256_of",
     "write_json",
     "write_json_lines",
     "write_whole",
@@ -128,6 +129,22 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         CheckpointError: if the file is missing, damaged or holds something else.
     """
     return [_unsealed(path, line) for line in _text(path).splitlines()]
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        CheckpointError: if it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        raise CheckpointError(f"Cannot read '{path}': {error.strerror or error}.") from error
+    return digest.hexdigest()
 
 
 def _text(path: Path) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from cocoop.errors import BackboneError, CheckpointError, CocoopError
 
-__all__ = ["TOKENIZER_FILES", "check_private", "fetch", "publishing", "unreachable"]
+__all__ = ["TOKENIZER_FILES", "check_private", "fetch", "pinned", "publishing", "unreachable"]
 
 GO_ON_WITH_LITE = "or go on without a network: --backbone lite"
 
@@ -76,6 +76,16 @@ def fetch(
                 f"The hub does not accept your token for {name!r}; log in again with `hf auth login`, or mend HF_TOKEN."
             ) from error
         raise unreachable(model, error, raises, instead) from error
+
+
+def pinned(repository: str, folder: Path) -> str:
+    """The repository at the commit that was fetched: what a name or a branch stands for may change.
+
+    Args:
+        repository: `ORG/NAME`, with @REVISION or without.
+        folder: as `fetch` returned it; the hub's cache calls it by the commit.
+    """
+    return f"{repository.partition('@')[0]}@{folder.name}"
 
 
 def check_private(repository: str, token: str | None) -> None:

@@ -14,10 +14,13 @@ from cocoop.backbones.open_clip_models import OPENAI_NAMES
 from cocoop.backbones.parts import Parts
 from cocoop.config import Precision
 from cocoop.errors import BackboneError
+from cocoop.files import sha256_of
 
 __all__ = ["SOURCES", "load_backbone"]
 
 LITE = Path(__file__).parent / "lite"
+LITE_SHA256 = "c1e01d454401854d485695197a5e43b266a5aec2661a2548a05871f1034abea0"
+"""Of its weights."""
 
 
 def load_backbone(name: str, *, precision: Precision = "fp32", device: str | torch.device = "cpu") -> Backbone:
@@ -51,7 +54,7 @@ def load_backbone(name: str, *, precision: Precision = "fp32", device: str | tor
     with torch.random.fork_rng(devices=[]):
         parts = load()
         backbone = Backbone(
-            name=full_name,
+            name=full_name if parts.repository is None else f"{full_name.partition(':')[0]}:{parts.repository}",
             image_tower=parts.image_tower,
             text_tower=parts.text_tower,
             tokenizer=parts.tokenizer,
@@ -60,6 +63,14 @@ def load_backbone(name: str, *, precision: Precision = "fp32", device: str | tor
             precision=precision,
         )
     return backbone.to(device)
+
+
+def _bundled(name: str) -> Parts:
+    """The model in the package, if it is the one that was packed."""
+    weights = LITE / "open_clip_model.safetensors"
+    if sha256_of(weights) != LITE_SHA256:
+        raise BackboneError(f"'{weights}' is damaged: it is not the file of this cocoop. Install cocoop again.")
+    return open_clip_models.from_folder(LITE, name)
 
 
 def _from_local_folder(path: str, name: str) -> Parts:
@@ -101,7 +112,7 @@ EXAMPLES = (
 def _find(name: str) -> tuple[str, Callable[[], Parts]]:
     """The name by which a backbone can be loaded again, from any folder, and its loader."""
     if name == "lite":
-        return name, lambda: open_clip_models.from_folder(LITE, name)
+        return name, lambda: _bundled(name)
     if name in OPENAI_NAMES:
         return name, lambda: open_clip_models.from_tag(f"{OPENAI_NAMES[name]}/openai", name)
     source, colon, identifier = name.partition(":")

@@ -8,13 +8,14 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from cocoop.backbones.hub import TOKENIZER_FILES, fetch, unreachable
+from cocoop.backbones.hub import TOKENIZER_FILES, fetch, pinned, unreachable
 from cocoop.backbones.keys import OPEN_CLIP, text_tower
 from cocoop.backbones.parts import Parts, refusal
 from cocoop.backbones.tokenizers import check_tokenizer, open_clip_tokenizer
@@ -116,8 +117,10 @@ def from_hub(repository: str, model: str) -> Parts:
         raise BackboneError(f"The hub's {repository} is no open_clip model: it has no {CONFIG}{hint}.")
     config, preprocess = _read_config(folder)
     check_text(config, model)
+    repository = pinned(repository, folder)
     weights = _weights_on_hub(repository, HUB_WEIGHTS, model)
-    return build(config, preprocess, partial(_load, weights), partial(_tokenizer_on_hub, model), model)
+    parts = build(config, preprocess, partial(_load, weights), partial(_tokenizer_on_hub, model), model)
+    return replace(parts, repository=repository)
 
 
 def check_text(config: Mapping[str, Any], model: str) -> Any:

@@ -28,6 +28,8 @@ class Parts:
     """How images are made ready."""
     logit_scale: float
     """Logarithm of the factor on cosine similarities."""
+    repository: str | None = None
+    """On the hub: ORG/NAME@COMMIT, which is the same model for ever."""
 
 
 def refusal(model: str, reason: str) -> BackboneError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cocoop.backbones.extra import import_transformers, quiet
-from cocoop.backbones.hub import TOKENIZER_FILES, fetch
+from cocoop.backbones.hub import TOKENIZER_FILES, fetch, pinned
 from cocoop.backbones.keys import TRANSFORMERS, text_tower
 from cocoop.backbones.parts import Parts, refusal
 from cocoop.backbones.tokenizers import TransformersTokenizer, check_tokenizer
@@ -70,11 +71,12 @@ def from_hub(repository: str, model: str) -> Parts:
     if not (folder / CONFIG).is_file():
         raise BackboneError(f"The hub's {repository} is no model of transformers: it has no {CONFIG}.")
     _check_kind(read_config(folder / CONFIG), model)
+    repository = pinned(repository, folder)
     for patterns in (["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"], ["pytorch_model*"]):
         fetch(repository, patterns, model)
         if _has_weights(folder):
             break
-    return from_folder(folder, model)
+    return replace(from_folder(folder, model), repository=repository)
 
 
 def from_folder(folder: Path, model: str) -> Parts:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import struct
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,6 +89,22 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in content.items()}
 
 
+_DAMAGED = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    LookupError,
+    ValueError,
+    TypeError,
+    SafetensorError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    AssertionError,
+)
+"""What libraries raise over bytes that they did not expect."""
+
+
 @contextlib.contextmanager
 def readable(path: Path) -> Iterator[None]:
     """Turn what libraries raise for a file that is damaged, or does not fit, into one line.
@@ -99,7 +118,7 @@ def readable(path: Path) -> Iterator[None]:
         raise BackboneError(
             f"'{path}' is damaged, or holds more than tensors; it is not opened, because that could run code."
         ) from error
-    except (OSError, EOFError, RuntimeError, LookupError, ValueError, TypeError, SafetensorError) as error:
+    except _DAMAGED as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BackboneError(
             f"'{path}' is damaged or holds another model: {reason[:300]}{'...' if len(reason) > 300 else ''}"

@@ -9,7 +9,6 @@ Shapes: B images of 3 channels and S x S pixels, C classes.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from torch import Tensor
 from cocoop.config import Preprocessing
 from cocoop.errors import CheckpointError, ConfigError
 from cocoop.export.graph import INPUT, OUTPUTS, write_graph
-from cocoop.files import make_folder, read_json, write_json
+from cocoop.files import make_folder, read_json, sha256_of, write_json
 from cocoop.methods import Method
 from cocoop.version import __version__
 
@@ -130,7 +129,7 @@ class OnnxPrompt:
             )
         runtime = import_onnxruntime()
         description = _read_description(folder)
-        if _sha256(folder / MODEL) != description["sha256"]:
+        if sha256_of(folder / MODEL) != description["sha256"]:
             raise CheckpointError(f"'{folder / MODEL}' is damaged: it is not the file that was exported. Export again.")
         self.sha256: str = description["sha256"]
         """Of the graph."""
@@ -187,7 +186,7 @@ def _description(method: Method, model: Path, opset: int) -> dict[str, Any]:
         "preprocessing": dataclasses.asdict(method.backbone.preprocessing),
         "input": INPUT,
         "outputs": list(OUTPUTS),
-        "sha256": _sha256(model),
+        "sha256": sha256_of(model),
     }
 
 
@@ -212,11 +211,3 @@ def _preprocessing(path: Path, found: dict[str, Any]) -> Preprocessing:
         return Preprocessing(**plain)  # type: ignore[arg-type]
     except TypeError as error:
         raise CheckpointError(f"'{path}' is damaged: {error}.") from error
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise CheckpointError(f"Cannot read '{path}': {error.strerror or error}.") from error

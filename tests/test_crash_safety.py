@@ -1,0 +1,79 @@
+"""Killed at random moments, again and again: nothing is lost, and the end is the same to the last bit."""
+
+import hashlib
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cocoop.data import load_data
+from cocoop.feature_cache import FeatureCache
+from cocoop.features import encode_split
+from cocoop.runs import epochs_done
+from cocoop.saved import read_tensors
+from conftest import make_tiny_backbone
+from crash_driver import CASES
+from made_photos import environment, make_photos
+from web_server import serve
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+HERE = Path(__file__).parent
+FEW_OR_MANY = [8, pytest.param(50, marks=pytest.mark.slow)]
+"""Kills; how many there really were depends on when they struck."""
+
+
+def drive(work: str, folder: Path, kills: int) -> int:
+    command = [sys.executable, HERE / "crash_driver.py", work, folder, str(kills), "1"]
+    paths = environment(PYTHONPATH=f"{HERE}:{HERE.parent / 'src'}", no_proxy="127.0.0.1")
+    done = subprocess.run(command, env=paths, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return int(done.stdout.split()[-1])
+
+
+@pytest.mark.parametrize("kills", FEW_OR_MANY)
+def test_a_training_that_is_killed_ends_with_the_same_bits(kills, tmp_path):
+    make_photos(tmp_path / "photos", per_class=6)
+    assert drive("train", tmp_path, kills) >= kills
+    runs = [path for path in tmp_path.iterdir() if path.name.isdecimal()]
+    assert runs
+    for run in runs:
+        undisturbed = tmp_path / f"undisturbed-{int(run.name) % len(CASES)}"
+        assert epochs_done(run) == 8
+        for name in ("training.safetensors", "prompt.safetensors", "config.json", "training.json", "photos.json"):
+            assert (run / name).read_bytes() == (undisturbed / name).read_bytes(), f"{run.name}: {name}"
+        # What a kill in the middle of writing left is swept away when the run goes on.
+        assert not [path.name for path in run.iterdir() if path.name.startswith(".") and path.name != ".lock"]
+        assert read_tensors(run / "training.safetensors")[1]["epoch"] == 8
+
+
+@pytest.mark.parametrize("kills", FEW_OR_MANY)
+def test_a_feature_cache_that_two_killed_processes_shared_is_whole(kills, tmp_path):
+    make_photos(tmp_path / "photos", per_class=10)
+    assert drive("encode", tmp_path, kills) >= kills
+    backbone, data = make_tiny_backbone(), load_data(tmp_path / "photos")
+    true = encode_split(backbone, data, "train", batch_size=2, workers=0)
+    cache = FeatureCache(tmp_path / "cache", backbone)
+    found = cache.find(hashlib.sha256(data.path_of(item).read_bytes()).hexdigest() for item in data.train)
+    assert cache.damaged == []
+    assert len(found) == len(data.train)
+    torch.testing.assert_close(torch.stack(list(found.values())), true.features, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kills", FEW_OR_MANY)
+def test_a_download_that_is_killed_is_continued_and_whole(kills, tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    content = random.Random(0).randbytes(3_000_000)
+    digest = hashlib.sha256(content).hexdigest()
+    with serve() as web:
+        (tmp_path / "address").write_text(f"{web.put('/a.bin', content, pace=0.01)} sha256:{digest}")
+        assert drive("download", tmp_path, kills) >= kills
+        continued = [first for _, first, _ in web.requests if first]
+    files = list(tmp_path.glob("*.bin"))
+    assert files
+    assert all(file.read_bytes() == content for file in files)
+    assert continued, "some went on where they were"
