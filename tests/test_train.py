@@ -15,7 +15,7 @@ import cocoop
 from cocoop.backbones.backbone import Backbone
 from cocoop.config import TrainConfig
 from cocoop.data import epoch_order, load_data
-from cocoop.errors import ConfigError, DataError, TrainingError
+from cocoop.errors import ConfigError, DataError, MemoryWarning, TrainingError
 from cocoop.features import encode_split
 from cocoop.methods import CoCoOp, CoOp, ZeroShot
 from cocoop.train import fit
@@ -316,3 +316,63 @@ def test_no_readable_photo_at_all_is_an_error_that_counts_them(cached, tmp_path,
     data = load_data(tmp_path / "photos")
     with pytest.raises((TrainingError, DataError), match=r"8 photos could not be read \(.*; and 5 more\)"):
         fit(make("coop", tiny_backbone, data), data, settings(cache_features=cached))
+
+
+class Tight:
+    """An engine on a device with little memory: gradients of more than a budget do not fit."""
+
+    num_processes = 1
+
+    def __init__(self, tower, fits):
+        self.tower, self.fits = tower, fits
+
+    def backward(self, loss, **kwargs):
+        loss.backward()
+        if self.tower.memory_budget is None or self.tower.memory_budget > self.fits:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+
+@pytest.mark.parametrize("key", ["coop", "cocoop"])
+def test_where_memory_does_not_suffice_less_is_kept_and_the_numbers_are_the_same(key, data):
+    plain, tight = make_tiny_backbone(), make_tiny_backbone()
+    reference, method = make(key, plain, data), make(key, tight, data)
+    fit(reference, data, settings())
+    tight.text_tower.memory_budget = 64_000_000
+    with pytest.warns(MemoryWarning, match=r"training goes on with a budget of \d+ MiB, more slowly") as told:
+        fit(method, data, settings(), engine=Tight(tight.text_tower, 5_000_000))
+    # 64 MB is halved four times, once and for all.
+    assert len(told) == 4
+    assert tight.text_tower.memory_budget == 4_000_000
+    for name, tensor in learned(reference).items():
+        torch.testing.assert_close(method.learned()[name], tensor, rtol=0, atol=1e-6)
+
+
+def test_where_even_the_least_does_not_fit_it_is_an_error(data):
+    backbone = make_tiny_backbone()
+    method = make("cocoop", backbone, data)
+    start = learned(method)
+    with pytest.warns(MemoryWarning), pytest.raises(torch.OutOfMemoryError):
+        fit(method, data, settings(), engine=Tight(backbone.text_tower, -1))
+    assert backbone.text_tower.memory_budget == 0
+    for name, tensor in start.items():
+        assert torch.equal(method.learned()[name], tensor)
+
+
+def test_images_are_encoded_fewer_at_once_where_memory_does_not_suffice(tiny_backbone):
+    class Small(nn.Module):
+        def forward(self, images):
+            if len(images) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return tiny_backbone.image_tower(images)
+
+    backbone = make_tiny_backbone()
+    backbone.image_tower = Small()
+    images = torch.randn(6, 3, backbone.preprocessing.size, backbone.preprocessing.size)
+    with pytest.warns(MemoryWarning) as told:  # noqa: PT031 - the second call has nothing more to tell
+        features = backbone.encode_image(images)
+        backbone.encode_image(images)
+    assert [str(warning.message)[:60] for warning in told] == [
+        "Memory does not suffice; images are encoded 2 at once from n",
+        "Memory does not suffice; images are encoded 1 at once from n",
+    ]
+    torch.testing.assert_close(features, tiny_backbone.encode_image(images))

@@ -6,9 +6,11 @@ __all__ = [
     "CocoopError",
     "ConfigError",
     "DataError",
+    "MemoryWarning",
     "PromptError",
     "TrainingError",
     "about_memory",
+    "is_out_of_memory",
 ]
 
 
@@ -52,6 +54,16 @@ class TrainingError(CocoopError):
     """Training cannot go on, for example because the loss is not finite."""
 
 
+class MemoryWarning(UserWarning):
+    """Memory did not suffice, and the work goes on in smaller parts, more slowly, with the same numbers."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether PyTorch or Python ran out of memory, on a GPU or a CPU."""
+    text = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in text or "DefaultCPUAllocator" in text
+
+
 def about_memory(error: Exception) -> str | None:
     """What to do where memory does not suffice; None for any other error, whose traceback is needed."""
     text = str(error)
@@ -60,7 +72,6 @@ def about_memory(error: Exception) -> str | None:
             "A process that decodes photos died, for want of memory or (in small containers) of shared memory; "
             "try --workers 0."
         )
-    # Of PyTorch's errors, on a GPU and on a CPU; a MemoryError says nothing.
-    if isinstance(error, MemoryError) or "out of memory" in text or "DefaultCPUAllocator" in text:
+    if is_out_of_memory(error):
         return "Memory does not suffice; try a smaller --batch-size, --precision bf16 or a smaller --backbone."
     return None

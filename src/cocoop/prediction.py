@@ -50,7 +50,7 @@ class Model:
     precision: Precision | None = None
     """Of the frozen towers; None: as in training."""
     device: str = "cpu"
-    """Where to compute."""
+    """Where to compute; `auto`, for workers on Ray: on a GPU each if their cluster has any."""
     shortlist: int | None = None
     """CoCoOp: only so many classes of a photo are computed."""
 

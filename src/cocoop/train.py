@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from cocoop.checkpoint import load_learned
 from cocoop.class_parallel import class_parallel_logits
 from cocoop.config import TrainConfig
 from cocoop.data import BadPhoto, Dataset
-from cocoop.errors import CocoopError, ConfigError, DataError, TrainingError
+from cocoop.errors import CocoopError, ConfigError, DataError, MemoryWarning, TrainingError, is_out_of_memory
 from cocoop.feature_cache import FeatureCache
 from cocoop.features import FeatureBatch, Progress, TrainingFeatures, bad_photos_message, learned_photos
 from cocoop.interrupts import interrupts_between_steps
@@ -129,20 +130,43 @@ class _Learner:
         if not places:
             return _Step(0.0, 0, 0, 0.0)
         weight = len(batch.labels) / places
-        facts = torch.zeros(2, device=batch.features.device)
-        start = 0
-        parts = self.method.losses(batch.features, batch.labels, self._logits) if len(batch.labels) else ()
-        for loss, logits in parts:
-            self.processes.backward(self.scaler.scale(loss * weight))
-            hits = logits.detach().argmax(-1) == batch.labels[start : start + len(logits)]
-            facts += torch.stack([loss.detach() * weight, hits.sum()])
-            start += len(logits)
+        facts = self._own_part(batch, weight)
         gradients = self._added_up(facts)
         # All three in one transfer: a GPU is waited for once a step, and has to be, since a step is only taken when
         # its numbers are known to be finite.
         numbers = torch.cat([facts, torch.nn.utils.get_total_norm(gradients).unsqueeze(0)]).tolist()
         loss_of_all, correct, norm = numbers
         return _Step(loss_of_all, round(correct) // self._replicas, places // self._replicas, norm)
+
+    def _own_part(self, batch: FeatureBatch, weight: float) -> Tensor:
+        """This process's part of the gradients; its part of the loss, and how many photos were right.
+
+        Where memory does not suffice, less is kept for the gradients and more computed twice.
+        """
+        tower = self.method.backbone.text_tower
+        while True:
+            facts = torch.zeros(2, device=batch.features.device)
+            start = 0
+            parts = self.method.losses(batch.features, batch.labels, self._logits) if len(batch.labels) else ()
+            try:
+                for loss, logits in parts:
+                    self.processes.backward(self.scaler.scale(loss * weight))
+                    hits = logits.detach().argmax(-1) == batch.labels[start : start + len(logits)]
+                    facts += torch.stack([loss.detach() * weight, hits.sum()])
+                    start += len(logits)
+                return facts
+            except (RuntimeError, MemoryError) as error:
+                # With classes shared out, other processes wait within this step.
+                if not is_out_of_memory(error) or self._replicas > 1 or not tower.halve_budget():
+                    raise
+            self.optimizer.zero_grad()
+            budget = (tower.memory_budget or 0) / 2**20
+            warnings.warn(
+                f"Memory does not suffice; training goes on with a budget of {budget:,.0f} MiB, more slowly. "
+                "--memory-budget sets it from the start.",
+                MemoryWarning,
+                stacklevel=2,
+            )
 
     def _added_up(self, facts: Tensor) -> list[Tensor]:
         """The gradients of all processes, added up as the facts are."""

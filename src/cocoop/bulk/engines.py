@@ -9,8 +9,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from cocoop.bulk.labeller import Done, Labeller
@@ -20,6 +24,9 @@ from cocoop.errors import CocoopError, ConfigError
 from cocoop.prediction import Model, Predictor
 
 __all__ = ["check_ray", "in_this_process", "on_ray"]
+
+TRIES = 4
+"""Workers that may die over a piece: some are killed, or their machines taken away, by no fault of the piece's."""
 
 
 def in_this_process(pieces: Sequence[Piece], predictor: Predictor, job: Job, **options: Any) -> Iterator[Done]:
@@ -52,17 +59,17 @@ def check_ray() -> None:
 def on_ray(pieces: Sequence[Piece], model: Model, job: Job, *, workers: int, **options: Any) -> Iterator[Done]:
     """Do the pieces on Ray: the cluster that RAY_ADDRESS names, or one on this machine.
 
-    Ray starts a worker that dies again, without end, and does its piece again; the part replaces itself.
+    Ray starts a worker that dies again, and does its piece again; the part replaces itself.
 
     Args:
         pieces: what is to do.
-        model: each worker loads it once.
+        model: each worker loads it once, with `auto` onto a GPU if the cluster has any.
         job: where the labels go; every worker must reach it.
         workers: processes with a model each.
         options: of `Labeller`.
 
     Raises:
-        CocoopError: of a worker, and if there is no cluster.
+        CocoopError: of a worker; if a piece has killed `TRIES` workers; if there is no cluster.
     """
     check_ray()
     import ray
@@ -71,36 +78,84 @@ def on_ray(pieces: Sequence[Piece], model: Model, job: Job, *, workers: int, **o
         return
     workers = min(workers, len(pieces))
     with _cluster(workers):
+        model = _as_workers_see(model)
         # As JSON: a file name need not be text, which a column is.
         rows = ray.data.from_items(
             [{"piece": json.dumps([piece.shard, piece.files])} for piece in pieces], override_num_blocks=len(pieces)
         )
         labelled = rows.map_batches(
             _Worker,
-            fn_constructor_kwargs={"model": model, "job": job, "options": options},
+            fn_constructor_kwargs={"model": model, "job": job, "tries": _tries(), "options": options},
             batch_size=1,
-            concurrency=workers,
+            compute=ray.data.ActorPoolStrategy(size=workers),
             num_gpus=1 if model.device.startswith("cuda") else 0,
         )
         try:
             for row in labelled.iter_rows():
+                if row["error"]:
+                    raise CocoopError(row["error"])
                 yield Done(int(row["photos"]), int(row["unreadable"]))
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, CocoopError):
-                raise error.cause from error
-            raise
+        except ray.exceptions.RayError as error:
+            raise CocoopError(
+                f"Ray gave up: {str(error).splitlines()[0]} What is labelled stays; the same command goes on."
+            ) from error
 
 
 class _Worker:
-    """An actor with a model."""
+    """An actor with a model, loaded for the first piece: Ray has no good words for what fails before."""
 
-    def __init__(self, model: Model, job: Job, options: dict[str, Any]) -> None:
-        self._label = Labeller(model.load(), job, **options, shortlist=model.shortlist)
+    def __init__(self, model: Model, job: Job, tries: Any, options: dict[str, Any]) -> None:
+        self._model, self._job, self._tries, self._options = model, job, tries, options
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[int]]:
-        pieces = [Piece(shard, tuple(files)) for shard, files in map(json.loads, batch["piece"])]
-        done = [self._label(piece) for piece in pieces]
-        return {"photos": [d.photos for d in done], "unreadable": [d.unreadable for d in done]}
+    @cached_property
+    def _label(self) -> Labeller:
+        return Labeller(self._model.load(), self._job, **self._options, shortlist=self._model.shortlist)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        import ray
+
+        ((shard, files),) = map(json.loads, batch["piece"])
+        piece = Piece(shard, tuple(files))
+        done, error = Done(0, 0), ""
+        if ray.get(self._tries.begin.remote(piece.name)) > TRIES:
+            error = (
+                f"{TRIES} workers died over {piece}: memory may be short (--batch-size), or a photo kills its reader. "
+                "What is labelled stays; the same command tries again."
+            )
+        else:
+            try:
+                done = self._label(piece)
+            except CocoopError as failed:
+                error = str(failed)
+        return {"photos": [done.photos], "unreadable": [done.unreadable], "error": [error]}
+
+
+class _Tries:
+    """How often each piece was begun: Ray itself would give a piece that kills its workers to new ones for ever."""
+
+    def __init__(self) -> None:
+        self._begun: Counter[str] = Counter()
+
+    def begin(self, piece: str) -> int:
+        self._begun[piece] += 1
+        return self._begun[piece]
+
+
+def _tries() -> Any:
+    """The count, as an actor that all workers ask."""
+    import ray
+
+    return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Tries).remote()
+
+
+def _as_workers_see(model: Model) -> Model:
+    """With the whole path of its folder, for a worker may run in another one, and a device that they have."""
+    import ray
+
+    source, device = Path(model.source), model.device
+    if device == "auto":
+        device = "cuda" if model.runtime == "torch" and ray.cluster_resources().get("GPU") else "cpu"
+    return replace(model, source=str(source.absolute()) if source.exists() else model.source, device=device)
 
 
 @contextmanager
@@ -111,7 +166,9 @@ def _cluster(workers: int) -> Iterator[None]:
     if began_here:
         options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         if not os.environ.get("RAY_ADDRESS"):
-            options |= {"num_cpus": max(workers, os.cpu_count() or 1) + 1, "include_dashboard": False}
+            # Another cluster that happens to run here is not meant.
+            options |= {"address": "local", "num_cpus": max(workers, os.cpu_count() or 1) + 1}
+            options |= {"include_dashboard": False}
         try:
             ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -120,7 +177,7 @@ def _cluster(workers: int) -> Iterator[None]:
     bars, context.enable_progress_bars = context.enable_progress_bars, False
     log = logging.getLogger("ray.data")
     level = log.level
-    log.setLevel(logging.ERROR)
+    log.setLevel(logging.CRITICAL)
     try:
         yield
     finally:

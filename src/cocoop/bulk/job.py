@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from cocoop.bulk.engines import check_ray, in_this_process, on_ray
@@ -70,7 +70,8 @@ def label_photos(
     if engine == "ray":
         check_ray()
     found = find(sources)
-    predictor = model.load()
+    # On Ray, it is the workers that compute, and that have the GPUs.
+    predictor = (replace(model, device="cpu") if engine == "ray" else model).load()
     with job.held():
         job.begin(
             {
@@ -82,7 +83,7 @@ def label_photos(
             }
         )
         before = job.parts()
-        pieces = pieces_of(found, job.files_done() if found.files else (), before)
+        pieces = pieces_of(found, before, job.files_in)
         started = time.perf_counter()
         options: dict[str, Any] = {"top_k": top_k, "batch_size": batch_size, "threads": threads}
         if engine == "ray":

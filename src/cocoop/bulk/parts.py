@@ -5,7 +5,7 @@ _job.json           model, classes and numbers of labels; a job goes on with the
 shard-*.parquet     labels of a shard
 files-*.parquet     labels of some files
 
-    path         string                                     address of the photo
+    path         string                                     whole path or address of the photo
     label        string                                     the most probable class; null if it could not be read
     probability  float32                                    of that class
     top_k        list<struct<label: string, probability: float32>>
@@ -18,12 +18,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import filelock
 
+from cocoop.bulk.lists import is_local
 from cocoop.bulk.pieces import as_text
 from cocoop.data.shard_source import filesystem_of, named_errors
 from cocoop.errors import CheckpointError, ConfigError
@@ -37,6 +39,9 @@ __all__ = ["Job"]
 
 JOB = "_job.json"
 
+READERS = 16
+"""Parts that are read at once: on a remote disk, each is mostly waited for."""
+
 
 class Job:
     """The folder of a job.
@@ -46,18 +51,23 @@ class Job:
 
     Raises:
         CheckpointError: if a file is in the way.
-        ConfigError: if a package that the file system needs is not installed.
+        ConfigError: if pyarrow, or a package that the file system needs, is not installed.
     """
 
     def __init__(self, output: str) -> None:
         self.output = output.rstrip("/")
         self._filesystem, self._path = filesystem_of(self.output)
-        self._local = Path(self._path) if "file" in _protocols(self._filesystem) else None
+        self._local = Path(self._path) if is_local(self._filesystem) else None
+        try:
+            import pyarrow.parquet  # noqa: F401
+        except ImportError as error:
+            raise ConfigError("--output needs the library pyarrow: pip install 'cocoop[shards]'") from error
         if self._local is not None and self._local.exists() and not self._local.is_dir():
             raise CheckpointError(f"'{output}' is a file; give another --output.")
 
     def __reduce__(self) -> tuple[type[Job], tuple[str]]:
-        return Job, (self.output,)
+        # A worker may run in another folder than the command.
+        return Job, (self.output if self._local is None else str(self._local),)
 
     def held(self) -> AbstractContextManager[object]:
         """Held against another job in the same folder, where the file system can.
@@ -109,26 +119,27 @@ class Job:
         """Names of the parts that are there."""
         return sorted(name for name in self._names() if name.endswith(".parquet") and not name.startswith("."))
 
-    def files_done(self) -> list[str]:
-        """Addresses of all files, not those in shards, that have labels.
+    def files_in(self, parts: Sequence[str]) -> set[str]:
+        """Addresses of the photos that have labels in some parts.
 
         Raises:
             CheckpointError: naming a part that is damaged.
         """
+        with ThreadPoolExecutor(READERS) as pool:
+            return {path for paths in pool.map(self._paths, parts) for path in paths}
+
+    def _paths(self, name: str) -> list[str]:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        done: list[str] = []
-        for name in self.parts():
-            if name.startswith("files-"):
-                try:
-                    with self._filesystem.open(f"{self._path}/{name}", "rb") as file:
-                        done += pq.read_table(file, columns=["path"])["path"].to_pylist()
-                except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-                    raise CheckpointError(
-                        f"'{self.output}/{name}' is damaged: {error}. Delete it; its photos are then labelled again."
-                    ) from error
-        return done
+        try:
+            with self._filesystem.open(f"{self._path}/{name}", "rb") as file:
+                paths: list[str] = pq.read_table(file, columns=["path"])["path"].to_pylist()
+                return paths
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"'{self.output}/{name}' is damaged: {error}. Delete it; its photos are then labelled again."
+            ) from error
 
     def write(self, name: str, predictions: Sequence[Prediction]) -> None:
         """Write a part.
@@ -194,8 +205,3 @@ def _table(predictions: Sequence[Prediction]) -> pa.Table:
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) < 80 else f"{text[:77]}..."
-
-
-def _protocols(filesystem: Any) -> tuple[str, ...]:
-    protocol = filesystem.protocol
-    return (protocol,) if isinstance(protocol, str) else tuple(protocol)

@@ -1,26 +1,32 @@
-"""What there is to label, in pieces: some files of a folder, or a shard.
+"""What there is to label, in pieces: some files of a folder or list, or a shard.
 
 A piece is the unit of work and of what is lost when a worker dies: its labels are one file, which is there whole or not
-at all. Folders may be on any file system of fsspec.
+at all. Folders, lists and shards may be on any file system of fsspec; what is on this machine has its whole path, which
+workers understand wherever they run, and which is the same however it was given.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+import os.path
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
+from cocoop.bulk.lists import is_local, photos_listed
 from cocoop.data.folders import PHOTO_SUFFIXES
 from cocoop.data.shard_source import filesystem_of, kind_of, named_errors
 from cocoop.data.shards import find_shards, read_shard
 from cocoop.errors import DataError
 
-__all__ = ["Found", "Piece", "Read", "as_text", "find", "pieces_of", "read", "read_file"]
+__all__ = ["FILES", "UNREACHABLE", "Found", "Piece", "Read", "as_text", "find", "pieces_of", "read", "read_file"]
 
 FILES = 256
 """Files of a piece: seconds of work, which is what a killed worker loses, and 4,000 parts for a million photos."""
+
+UNREACHABLE = "it cannot be read"
+"""How the reason begins where a file system refuses a file, whatever is in it."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,11 @@ class Piece:
     """Address of a shard, all of which is this piece."""
     files: tuple[str, ...] = ()
     """Or addresses of photos."""
+
+    def __str__(self) -> str:
+        if self.shard is not None:
+            return f"the shard '{self.shard}'"
+        return f"{len(self.files)} files from '{self.files[0]}' to '{self.files[-1]}'"
 
     @property
     def name(self) -> str:
@@ -63,7 +74,7 @@ def find(sources: Sequence[str]) -> Found:
 
     Args:
         sources: photos; folders, all photos in and below which are meant; shards, patterns and folders of shards as
-            `find_shards` knows them.
+            `find_shards` knows them; Parquet files with paths of photos in place of photos.
 
     Raises:
         ConfigError: if a package that a file system needs is not installed.
@@ -74,35 +85,43 @@ def find(sources: Sequence[str]) -> Found:
     for source in sources:
         # A suffix stands behind a pattern too: train-{000..099}.tar
         if kind_of(source) is not None:
-            shards |= dict.fromkeys(find_shards(source))
+            _add_shards(source, shards, files)
             continue
         filesystem, path = filesystem_of(source)
         with named_errors(source):
             if not filesystem.exists(path):
                 raise DataError(f"There is no '{source}'; give photos, folders of photos or shards.")
             if not filesystem.isdir(path):
-                files[_address(source, filesystem, path)] = None
+                files[_address(filesystem, path)] = None
                 continue
             below = sorted(filesystem.find(path))
-        own = [_address(source, filesystem, name) for name in below if _is_photo(name, path)]
+        own = [_address(filesystem, name) for name in below if _is_photo(name, path)]
         files |= dict.fromkeys(own)
         if not own:
-            shards |= dict.fromkeys(find_shards(source))
+            _add_shards(source, shards, files)
     return Found(tuple(shards), tuple(files))
 
 
-def pieces_of(found: Found, done: Iterable[str], parts: Iterable[str]) -> list[Piece]:
+def pieces_of(
+    found: Found, parts: Collection[str], files_in: Callable[[Sequence[str]], Collection[str]]
+) -> list[Piece]:
     """What of all that was found is still to do.
 
     Args:
         found: all photos and shards.
-        done: addresses of files that have labels.
         parts: names of parts that are there.
+        files_in: from names of parts to the addresses of the files that have labels there.
     """
-    there, labelled = set(parts), set(done)
-    left = [file for file in found.files if as_text(file) not in labelled]
-    by_files = [Piece(files=tuple(left[i : i + FILES])) for i in range(0, len(left), FILES)]
-    return [piece for piece in (*map(Piece, found.shards), *by_files) if piece.name not in there]
+    pieces = [*map(Piece, found.shards), *_divided(found.files)]
+    there, wanted = set(parts), {piece.name for piece in pieces}
+    # Reading what is done takes long on a remote disk, and tells something new only where a folder has changed since.
+    others = [name for name in parts if name.startswith("files-") and name not in wanted]
+    labelled = set(files_in(others)) if others else set()
+    left = [piece for piece in pieces if piece.name not in there]
+    if not labelled:
+        return left
+    new = [file for piece in left for file in piece.files if as_text(file) not in labelled]
+    return [piece for piece in left if piece.shard is not None] + _divided(new)
 
 
 def read(shard: str) -> Iterator[Read]:
@@ -127,7 +146,7 @@ def read_file(address: str) -> Read:
     # Each file system has errors of its own.
     except Exception as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return Read(address, None, f"it cannot be read: {reason}")
+        return Read(address, None, f"{UNREACHABLE}: {reason}")
 
 
 def as_text(address: str) -> str:
@@ -135,12 +154,27 @@ def as_text(address: str) -> str:
     return address.encode(errors="backslashreplace").decode()
 
 
-def _address(source: str, filesystem: Any, path: str) -> str:
-    # As it was given: relative paths stay relative, as in the other outputs of `cocoop predict`.
-    if "://" in source:
-        return str(filesystem.unstrip_protocol(path))
-    root = str(filesystem._strip_protocol(source))
-    return source if path == root else f"{source.rstrip('/')}/{path[len(root) :].lstrip('/')}"
+def _divided(files: Sequence[str]) -> list[Piece]:
+    return [Piece(files=tuple(files[i : i + FILES])) for i in range(0, len(files), FILES)]
+
+
+def _add_shards(source: str, shards: dict[str, None], files: dict[str, None]) -> None:
+    found = find_shards(source)
+    parquet = [url for url in found if kind_of(url) == "parquet"]
+    # What the first of a source holds, the others do: to open every one takes long where there are many.
+    if not parquet or photos_listed(parquet[0]) is None:
+        shards |= dict.fromkeys(found)
+        return
+    for url in found:
+        named = photos_listed(url) if kind_of(url) == "parquet" else None
+        if named is None:
+            shards[url] = None
+        else:
+            files |= dict.fromkeys(named)
+
+
+def _address(filesystem: Any, path: str) -> str:
+    return os.path.abspath(path) if is_local(filesystem) else str(filesystem.unstrip_protocol(path))  # noqa: PTH100
 
 
 def _is_photo(name: str, root: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from functools import reduce
 from importlib import import_module
@@ -17,8 +18,8 @@ from typing import Annotated, Any, NamedTuple
 
 import tyro
 
-from cocoop.cli.console import fail
-from cocoop.errors import CocoopError, about_memory
+from cocoop.cli.console import fail, note
+from cocoop.errors import CocoopError, MemoryWarning, about_memory
 from cocoop.version import __version__
 
 __all__ = ["main"]
@@ -69,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - for as long as the process lives
     # A file name need not be text; what cannot be encoded is printed as an escape, which JSON understands.
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    warnings.showwarning = _shown  # type: ignore[assignment]
     try:
         _parsed(list(sys.argv[1:] if arguments is None else arguments)).run()
         sys.stdout.flush()
@@ -89,6 +91,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if explanation is None:
             raise
         fail(explanation, 1)
+
+
+def _shown(message: Warning | str, category: type[Warning], *place: Any) -> None:
+    """What a user should know is a note; other warnings, of libraries, look as they always do."""
+    if issubclass(category, MemoryWarning):
+        note(str(message))
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, *place[:2]))
 
 
 def _forget_output() -> None:

@@ -73,6 +73,9 @@ class PredictCommand:
             return
         if self.engine != "local":
             raise ConfigError("--engine ray writes files; say where with --output.")
+        for image in self.images:
+            if "://" in image:
+                raise ConfigError(f"'{image}' is not on this machine; what is elsewhere is labelled with --output DIR.")
         photos = find_photos(self.images)
 
         from cocoop.prediction import predict
@@ -100,7 +103,8 @@ class PredictCommand:
             classes=None if names is None else tuple(names),
             runtime=self.runtime,
             precision=self.precision,
-            device=pick_device(self.device),
+            # What Ray's workers have, they know themselves.
+            device=self.device if self.engine == "ray" else pick_device(self.device),
             shortlist=self.shortlist,
         )
 

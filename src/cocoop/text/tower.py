@@ -161,6 +161,16 @@ class TextTower(nn.Module):
         values += c.heads * tree.every_row.columns
         return images * tree.rows * c.layers * values * self.dtype.itemsize
 
+    def halve_budget(self) -> bool:
+        """Plan with half the memory from now on; whether that changes anything.
+
+        Below the size of one tree, nothing more is kept than what a single part needs.
+        """
+        device = self.positional_embedding.device
+        budget = free_memory(device) if self.memory_budget is None else self.memory_budget
+        self.memory_budget = budget // 2
+        return budget > 0
+
     def _encoders(self, parts: Sequence[tuple[Tensor | None, PromptTree]]) -> list[Callable[..., Tensor]]:
         """How to encode each part: keeping what the gradient needs, or computing it again when it is needed.
 
