@@ -13,11 +13,14 @@ from pathlib import Path
 import filelock
 import fsspec
 import psutil
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
 from cocoop.bulk.job import label_photos
+from cocoop.bulk.pieces import FILES
 from cocoop.cli.predict import PredictCommand
 from cocoop.errors import CheckpointError, CocoopError, ConfigError, DataError
 from cocoop.prediction import Model, predict
@@ -117,6 +120,97 @@ def test_any_file_system_will_do_and_new_photos_alone_are_labelled(home, model):
     assert all(memory.cat_file(name) == content for name, content in before.items())
 
 
+def test_a_photo_is_the_same_however_it_is_given(home, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(home)
+    sources = ["photos/sun", "./photos", "photos/../photos/sea", f"file://{home}/photos"]
+    assert label_photos(model, sources, str(tmp_path)).photos == 49
+    monkeypatch.chdir(home / "photos")
+    assert label_photos(model, ["sun", str(home / "photos")], str(tmp_path)).photos == 0
+    assert {row["path"] for row in rows(tmp_path)} >= {f"{home}/photos/sun/00.png", f"{home}/photos/sea/11.png"}
+
+
+def test_new_photos_between_the_old_ones_are_labelled_alone(model, tmp_path):
+    old = make_many(tmp_path / "many", FILES + 50)
+    assert label_photos(model, [str(tmp_path / "many")], str(tmp_path / "out")).photos == len(old)
+    new = [tmp_path / "many" / "000" / f"{number:06}-new.jpg" for number in range(0, FILES + 40, 2)]
+    for number, path in enumerate(new):
+        Image.new("RGB", (32, 32), (0, number, 0)).save(path)
+    # Stopped after the first of the new pieces, it knows what is done, too.
+    assert label_photos(model, [str(path) for path in new[::3]], str(tmp_path / "out")).photos == len(new[::3])
+    rest = label_photos(model, [str(tmp_path / "many")], str(tmp_path / "out"))
+    assert rest.photos == len(new) - len(new[::3])
+    assert sorted(row["path"] for row in rows(tmp_path / "out")) == sorted([*old, *map(str, new)])
+
+
+def test_parquet_may_name_photos_or_hold_them(home, model, tmp_path):
+    photos = [home / "photos" / "sun" / f"{number:02}.png" for number in range(3)]
+    named = [str(photos[0]), os.path.relpath(photos[1], tmp_path), f"file://{photos[2]}", "absent.jpg"]
+    pq.write_table(pa.table({"path": named, "id": range(4)}), tmp_path / "named.parquet")
+    held = {"path": ["a", "b", "c"], "image": [photo.read_bytes() for photo in photos]}
+    pq.write_table(pa.table(held), tmp_path / "held.parquet")
+    done = label_photos(model, [str(tmp_path / "named.parquet")], str(tmp_path / "out"), top_k=2)
+    assert (done.photos, done.unreadable) == (4, 1)
+    *found, absent = rows(tmp_path / "out")
+    assert absent["path"] == str(tmp_path / "absent.jpg")
+    assert absent["error"] == "there is no such file"
+    same(found, home, photos)
+    label_photos(model, [str(tmp_path / "held.parquet")], str(tmp_path / "more"), top_k=2)
+    same(rows(tmp_path / "more"), home, photos)
+
+
+def test_a_row_that_names_nothing_is_said(home, model, tmp_path):
+    pq.write_table(pa.table({"file_name": ["a.jpg", None]}), tmp_path / "named.parquet")
+    with pytest.raises(
+        DataError, match=r"named.parquet', row 2: the file_name is None; it must be the path"
+    ):
+        label_photos(model, [str(tmp_path / "named.parquet")], str(tmp_path / "out"))
+
+
+class Guarded(MemoryFileSystem):
+    """A storage that may refuse, as one does whose password has expired."""
+
+    protocol = "guarded"
+    store: dict = {}  # noqa: RUF012 - as in the class above
+    pseudo_dirs = [""]  # noqa: RUF012
+    refused = ()
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("guarded://"))
+
+    def cat_file(self, path, start=None, end=None, **more):
+        if path.endswith(self.refused):
+            raise PermissionError("the password has expired")
+        return super().cat_file(path, start, end, **more)
+
+
+def test_storage_that_refuses_everything_is_no_fault_of_the_photos(model, tmp_path, monkeypatch):
+    fsspec.register_implementation("guarded", Guarded)
+    content = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(content, "PNG")
+    for number in range(FILES + 1):
+        fsspec.filesystem("guarded").pipe_file(f"/all/{number:03}.png", content.getvalue())
+    monkeypatch.setattr(Guarded, "refused", (".png",))
+    wanted = (
+        rf"None of {FILES} files from 'guarded:///all/000.png' to 'guarded:///all/255.png' can be had "
+        r"\(it cannot be read: the password has expired\). .* the same command goes on"
+    )
+    with pytest.raises(DataError, match=wanted):
+        label_photos(model, ["guarded://all"], str(tmp_path))
+    assert parts(tmp_path) == []
+    monkeypatch.setattr(Guarded, "refused", ("007.png",))
+    done = label_photos(model, ["guarded://all"], str(tmp_path))
+    assert (done.photos, done.unreadable) == (FILES + 1, 1)
+    (bad,) = [row for row in rows(tmp_path) if row["error"]]
+    assert (bad["path"], bad["error"]) == ("guarded:///all/007.png", "it cannot be read: the password has expired")
+
+
+def test_without_pyarrow_it_is_said_how_to_get_it(home, model, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(ConfigError, match=r"--output needs the library pyarrow: pip install 'cocoop\[shards\]'"):
+        label_photos(model, [str(home / "photos")], str(tmp_path))
+
+
 def test_another_job_is_not_mixed_in(home, model, tmp_path):
     label_photos(model, [str(home / "photos" / "sun")], str(tmp_path))
     with pytest.raises(ConfigError, match=r"was begun with another top_k \(1, now 2\); go on with the same"):
@@ -148,6 +242,13 @@ def test_ray_without_an_output_is_refused(home, monkeypatch):
     monkeypatch.chdir(home)
     with pytest.raises(CocoopError, match="--engine ray writes files; say where with --output"):
         PredictCommand(source="run", images=("photos",), engine="ray").run()
+
+
+def test_photos_elsewhere_need_an_output():
+    with pytest.raises(
+        ConfigError, match="'s3://bucket/photos' is not on this machine; .* labelled with --output"
+    ):
+        PredictCommand(source="run", images=("s3://bucket/photos",)).run()
 
 
 def make_many(folder: Path, count: int) -> list[str]:

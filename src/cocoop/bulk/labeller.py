@@ -70,8 +70,8 @@ class Labeller:
         # An outage or an expired password must not be noted as the fault of millions of photos.
         if len(piece.files) == FILES and all((p.error or "").startswith(UNREACHABLE) for p in predictions):
             raise DataError(
-                f"None of {piece} can be had ({predictions[-1].error}). Is their storage there, and open to you? What is "
-                "labelled stays; the same command goes on."
+                f"None of {piece} can be had ({predictions[-1].error}). Is their storage there, and open to you? "
+                "What is labelled stays; the same command goes on."
             )
         self._job.write(piece.name, predictions)
         return Done(len(predictions), sum(p.error is not None for p in predictions))
