@@ -4,11 +4,13 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import filelock
 import fsspec
@@ -24,7 +26,7 @@ from cocoop.bulk.pieces import FILES
 from cocoop.cli.predict import PredictCommand
 from cocoop.errors import CheckpointError, CocoopError, ConfigError, DataError
 from cocoop.prediction import Model, predict
-from made_photos import cocoop, environment, make_photos
+from made_photos import SOURCE, cocoop, environment, make_photos
 from tiny_models import save_open_clip
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -160,9 +162,7 @@ def test_parquet_may_name_photos_or_hold_them(home, model, tmp_path):
 
 def test_a_row_that_names_nothing_is_said(home, model, tmp_path):
     pq.write_table(pa.table({"file_name": ["a.jpg", None]}), tmp_path / "named.parquet")
-    with pytest.raises(
-        DataError, match=r"named.parquet', row 2: the file_name is None; it must be the path"
-    ):
+    with pytest.raises(DataError, match=r"named.parquet', row 2: the file_name is None; it must be the path"):
         label_photos(model, [str(tmp_path / "named.parquet")], str(tmp_path / "out"))
 
 
@@ -245,9 +245,7 @@ def test_ray_without_an_output_is_refused(home, monkeypatch):
 
 
 def test_photos_elsewhere_need_an_output():
-    with pytest.raises(
-        ConfigError, match="'s3://bucket/photos' is not on this machine; .* labelled with --output"
-    ):
+    with pytest.raises(ConfigError, match=r"'s3://bucket/photos' is not on this machine; .* with --output"):
         PredictCommand(source="run", images=("s3://bucket/photos",)).run()
 
 
@@ -324,6 +322,84 @@ def test_a_killed_worker_and_a_killed_driver_lose_nothing_on_ray(count, home, tm
     check_each_once(output, paths)
     # What was done is not done again.
     assert all((output / name).stat().st_mtime_ns == changed for name, changed in before.items())
+
+
+@pytest.fixture
+def cluster(tmp_path_factory):
+    """A Ray cluster that was started from another folder, as those on other machines are; its environment."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    variables = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    ray = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--head", "--block"]
+    # The paths of its sockets must be short.
+    with TemporaryDirectory(prefix="ray") as temporary, (elsewhere / "log").open("w") as log:
+        options = ["--port", str(port), "--num-cpus", "2", "--include-dashboard", "false", "--temp-dir", temporary]
+        head = subprocess.Popen(
+            [*ray, *options],
+            cwd=elsewhere,
+            env=environment(**variables),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        wait_for(lambda: "Ray runtime started" in (elsewhere / "log").read_text(), head)
+        family = psutil.Process(head.pid).children(recursive=True)
+        yield variables | {"RAY_ADDRESS": f"127.0.0.1:{port}"}
+        for process in (*family, head):
+            process.kill()
+        psutil.wait_procs(family)
+        head.wait()
+
+
+@pytest.mark.slow
+def test_workers_elsewhere_read_and_write_what_the_command_means(home, cluster):
+    done = cocoop("predict", "run", "photos", "--output", "far", "--top-k", 2, "--engine", "ray", cwd=home, **cluster)
+    assert done.returncode == 0, done.stderr
+    assert "49 photos in" in done.stderr
+    assert "2 unreadable" in done.stderr
+    found = rows(home / "far")
+    assert len(found) == 49
+    same(found, home, [row["path"] for row in found])
+    # A cluster that runs here is not joined unasked, and does not stand in the way.
+    done = cocoop("predict", "run", "photos", "--output", "near", "--top-k", 2, "--engine", "ray", cwd=home)
+    assert done.returncode == 0, done.stderr
+    assert rows(home / "near") == found
+
+
+@pytest.mark.slow
+def test_a_photo_that_kills_its_workers_is_named_and_the_others_are_labelled(home, tmp_path):
+    paths = make_many(tmp_path / "many", 4 * FILES)
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "sitecustomize.py").write_text(
+        "import fsspec\nfsspec.register_implementation('deadly', 'deadly_files.Deadly')\n"
+    )
+    (tmp_path / "path" / "deadly_files.py").write_text(
+        "import os\n"
+        "from fsspec.implementations.local import LocalFileSystem\n"
+        "class Deadly(LocalFileSystem):\n"
+        "    protocol = 'deadly'\n"
+        "    @classmethod\n"
+        "    def _strip_protocol(cls, path):\n"
+        "        return super()._strip_protocol(path.removeprefix('deadly://'))\n"
+        "    def unstrip_protocol(self, name):\n"
+        "        return f'deadly://{name}'\n"
+        "    def cat_file(self, path, **options):\n"
+        f"        return os.abort() if path.endswith('{FILES:06}.jpg') else super().cat_file(path, **options)\n"
+    )
+    output = tmp_path / "labels"
+    done = cocoop(
+        *("predict", "run", f"deadly://{tmp_path}/many", "--output", output, "--engine", "ray"),
+        cwd=home,
+        PYTHONPATH=os.pathsep.join([str(tmp_path / "path"), str(SOURCE)]),
+    )
+    assert done.returncode == 1
+    first, last = paths[FILES], paths[2 * FILES - 1]
+    wanted = f"cocoop: 4 workers died over {FILES} files from 'deadly://{first}' to 'deadly://{last}': "
+    assert wanted in done.stderr
+    labelled = {row["path"] for row in rows(output)}
+    assert labelled == {f"deadly://{path}" for path in (*paths[:FILES], *paths[2 * FILES :])}
 
 
 def test_one_process_gives_the_same_and_goes_on_after_a_kill(home, tmp_path):
