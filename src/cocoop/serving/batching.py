@@ -98,7 +98,7 @@ class Batcher:
         try:
             features = self._engine.encode(torch.cat([job.images for job in jobs]))
         except Exception as error:
-            _fail(jobs, error)
+            self._fail(jobs, error)
             return
         same: dict[Classes, list[tuple[_Job, Tensor]]] = {}
         for job, part in zip(jobs, features.split([len(job.images) for job in jobs]), strict=True):
@@ -108,12 +108,15 @@ class Batcher:
             try:
                 scores = self._engine.score(torch.cat([part for _, part in members]), classes)
             except Exception as error:
-                _fail(together, error)
+                self._fail(together, error)
                 continue
             for job, part in zip(together, scores.split([len(job.images) for job in together]), strict=True):
                 job.scores.set_result(part)
 
-
-def _fail(jobs: list[_Job], error: Exception) -> None:
-    for job in jobs:
-        job.scores.set_exception(error)
+    def _fail(self, jobs: list[_Job], error: Exception) -> None:
+        """What fails together may be too much for the memory, or the fault of one: each is tried alone."""
+        if len(jobs) == 1:
+            jobs[0].scores.set_exception(error)
+        else:
+            for job in jobs:
+                self._answer([job])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 
 import anyio
+import h11
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -44,7 +46,9 @@ class Guard:
         async def send_safely(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *SECURITY_HEADERS.items()]
-            await send(message)
+            # A request that breaks in its middle has been answered by uvicorn before we know of it.
+            with contextlib.suppress(h11.LocalProtocolError):
+                await send(message)
 
         headers = Headers(scope=scope)
         refusal = self._refusal(scope["path"], headers)

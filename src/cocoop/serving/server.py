@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import signal
 import socket
@@ -9,6 +10,7 @@ import sys
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cocoop.errors import ConfigError
 
@@ -40,6 +42,54 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
+class _Door(H11Protocol):
+    """A connection that must have said what it wants within `PATIENCE`, at its start and after each answer."""
+
+    PATIENCE = 10.0
+    """Seconds for the headers of a request."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait."""
+        super().connection_made(transport)
+        self._expect()
+
+    def data_received(self, data: bytes) -> None:
+        """Wait for the rest, or no longer."""
+        super().data_received(data)
+        if self._is_at_work():
+            self._stop_waiting()
+        elif self._late is None:
+            self._expect()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request, if it has begun."""
+        super().on_response_complete()
+        self._stop_waiting()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Wait no longer."""
+        self._stop_waiting()
+        super().connection_lost(error)
+
+    def _expect(self) -> None:
+        self._late = self.loop.call_later(self.PATIENCE, self._give_up)
+
+    def _give_up(self) -> None:
+        self._late = None
+        if not self._is_at_work() and not self.transport.is_closing():
+            self.transport.close()
+
+    def _is_at_work(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _stop_waiting(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+
 def is_local(listener: socket.socket) -> bool:
     """Whether only this machine can connect."""
     return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
@@ -62,6 +112,7 @@ def serve(app: FastAPI, listener: socket.socket, *, timeout: float) -> None:
         access_log=False,
         lifespan="on",
         server_header=False,
+        http=_Door,
         timeout_graceful_shutdown=round(timeout) + GRACE,
     )
     # uvicorn raises the signal that stopped it again, once it has.
