@@ -14,6 +14,7 @@ from cocoop.errors import CheckpointError
 from cocoop.methods import CoCoOp, CoOp, ZeroShot
 from hub_server import TOKEN, Repository, serve_hub
 from made_photos import cocoop, make_photos
+from tiny_models import save_open_clip
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -307,3 +308,21 @@ def test_who_is_not_logged_in_is_told_so_in_one_line_by_a_real_process(home, tmp
         "cocoop: The hub does not know who pushes to 'ann/colours'; log in with `hf auth login`, or put a token that "
         "may write into HF_TOKEN.\n"
     )
+
+
+def test_a_prompt_is_for_the_commit_of_its_backbone_whatever_comes_after(hub, tmp_path):
+    def files(folder):
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    first = files(save_open_clip(tmp_path / "first", "vit"))
+    hub.repositories["ann/tiny"] = Repository(commits=[{}, first])
+    backbone = package.load_backbone("hf-hub:ann/tiny")
+    assert backbone.name == f"hf-hub:ann/tiny@{Repository.sha(1)}"
+    changed(CoCoOp(backbone, NAMES, seed=1)).save_pretrained(tmp_path / "prompt")
+    # Somebody trains on.
+    other = save_open_clip(tmp_path / "other", "vit_quick_gelu")
+    hub.repositories["ann/tiny"].commits.append(files(other))
+    assert package.load_backbone("hf-hub:ann/tiny").name.endswith(f"@{Repository.sha(2)}")
+    again = package.from_pretrained(tmp_path / "prompt")
+    assert again.backbone.name == backbone.name
+    assert again.backbone.text_tower.config.activation == backbone.text_tower.config.activation == "gelu"
