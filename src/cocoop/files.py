@@ -128,7 +128,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     Raises:
         CheckpointError: if the file is missing, damaged or holds something else.
     """
-    return [_unsealed(path, line) for line in _text(path).splitlines()]
+    return [_unsealed(path, line) for line in _text(path).split("\n") if line]
 
 
 def sha256_of(path: Path) -> str:
