@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import cocoop.text.tree
 from cocoop import CoCoOp, CoOp, ZeroShot, load_backbone
+from cocoop.export import graph
 from cocoop.export.folder import export
 from tiny_models import randomise, save_open_clip, save_transformers
 
@@ -29,11 +29,12 @@ def main(home: Path) -> None:
             write(home, f"{kind}-{name}", make(backbone))
         if kind == "vit":
             (home / "vit-cocoop.rows.json").write_text(json.dumps({"rows": METHODS["cocoop"](backbone).prompts.rows}))
-            cocoop.text.tree.CPU_ROWS = 12
-            method = METHODS["cocoop"](backbone)
-            assert len(method.prompts.trees) > 1
-            write(home, "vit-cocoop-two-trees", method)
-            cocoop.text.tree.CPU_ROWS = 2048
+            graph.GRAPH_ROWS, rows = 12, graph.GRAPH_ROWS
+            write(home, "vit-cocoop-several-trees", METHODS["cocoop"](backbone))
+            graph.GRAPH_ROWS = rows
+            graph.LARGEST_FILE, largest = 1, graph.LARGEST_FILE
+            write(home, "vit-cocoop-weights-apart", METHODS["cocoop"](backbone))
+            graph.LARGEST_FILE = largest
     save_transformers(home / "models" / "transformers")
     write(
         home, "transformers-cocoop", METHODS["cocoop"](load_backbone(f"local-dir:{home / 'models' / 'transformers'}"))
@@ -45,9 +46,11 @@ def write(home: Path, name: str, method) -> None:
     if hasattr(method, "meta_net"):
         randomise(method.meta_net)
     method.eval()
+    prompts = getattr(method, "prompts", None)
     report = export(method, home / name)
     assert report.difference < 1e-4
     assert report.logit_difference < 1e-4
+    assert getattr(method, "prompts", None) is prompts, "the method stays as it was"
     truth, size = {}, method.preprocessing.size
     for count in (1, 3, 7):
         images = torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(count))

@@ -1,6 +1,7 @@
 """ONNX: the file gives PyTorch's numbers for any number of images, and is used by the same command."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,7 +44,8 @@ CASES = [
     ("vit", "cocoop"),
     ("resnet", "cocoop"),
     ("transformers", "cocoop"),
-    ("vit", "cocoop-two-trees"),
+    ("vit", "cocoop-several-trees"),
+    ("vit", "cocoop-weights-apart"),
 ]
 
 
@@ -74,19 +76,53 @@ def test_the_prefix_is_computed_once_and_padding_not_at_all(exported):
     assert not any(77 in shape for shape in shapes)
 
 
+def test_only_the_tokens_of_the_prompts_go_along(exported):
+    tensors = onnx.load(exported / "vit-cocoop" / "model.onnx").graph.initializer
+    # The whole table has 49,408 rows.
+    assert max(tensor.dims[0] for tensor in tensors if tensor.dims) < 1000
+
+
+def test_a_graph_has_trees_of_its_own_size(exported):
+    shapes = {}
+    for name in ("vit-cocoop", "vit-cocoop-several-trees"):
+        tensors = onnx.load(exported / name / "model.onnx").graph.initializer
+        shapes[name] = [tuple(tensor.dims) for tensor in tensors]
+    rows = json.loads((exported / "vit-cocoop.rows.json").read_text())["rows"]
+    # Masks: all rows of one tree, against 12 rows at most in each of several.
+    assert shapes["vit-cocoop"].count((rows, rows)) == 1
+    assert (rows, rows) not in shapes["vit-cocoop-several-trees"]
+    assert sum(shape in [(n, n) for n in range(8, 13)] for shape in shapes["vit-cocoop-several-trees"]) > 1
+
+
 def test_classes_and_preprocessing_go_along(exported):
     prompt = OnnxPrompt(exported / "vit-cocoop")
     assert prompt.classnames == ("cat", "dog", "tree frog", "tree", "café au lait")
     assert (prompt.preprocessing.size, prompt.preprocessing.mean) == (32, (0.4, 0.5, 0.6))
 
 
-def test_a_changed_graph_is_refused(exported, tmp_path):
-    for name in ("model.onnx", "export.json"):
-        (tmp_path / name).write_bytes((exported / "vit-cocoop" / name).read_bytes())
-    content = bytearray((tmp_path / "model.onnx").read_bytes())
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("vit-cocoop", "model.onnx"),
+        ("vit-cocoop-weights-apart", "model.onnx"),
+        ("vit-cocoop-weights-apart", "model.onnx.data"),
+    ],
+)
+def test_a_changed_graph_is_refused(folder, name, exported, tmp_path):
+    shutil.copytree(exported / folder, tmp_path, dirs_exist_ok=True)
+    OnnxPrompt(tmp_path)
+    content = bytearray((tmp_path / name).read_bytes())
     content[len(content) // 2] ^= 1
-    (tmp_path / "model.onnx").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"model.onnx' is damaged: it is not the file that was exported"):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"/{name}' is damaged: it is not the file that was exported"):
+        OnnxPrompt(tmp_path)
+
+
+def test_a_graph_without_checksum_is_refused(exported, tmp_path):
+    shutil.copytree(exported / "vit-cocoop", tmp_path, dirs_exist_ok=True)
+    description = json.loads((tmp_path / "export.json").read_text())
+    (tmp_path / "export.json").write_text(json.dumps(description | {"sha256": {}}))
+    with pytest.raises(CheckpointError, match=r"model.onnx' is damaged"):
         OnnxPrompt(tmp_path)
 
 
@@ -132,7 +168,7 @@ def test_one_command_predicts_with_either(home):
 def test_what_cannot_be_is_said(arguments, message, home, monkeypatch):
     monkeypatch.chdir(home)
     with pytest.raises(CocoopError, match=message):
-        PredictCommand(**({"source": "run/onnx", "images": (Path("photos"),), "runtime": "onnx"} | arguments)).run()
+        PredictCommand(**({"source": "run/onnx", "images": ("photos",), "runtime": "onnx"} | arguments)).run()
 
 
 def test_what_lies_there_is_not_overwritten(home):
@@ -140,6 +176,14 @@ def test_what_lies_there_is_not_overwritten(home):
     done = cocoop("export", "run", cwd=home)
     assert (done.returncode, done.stderr) == (1, "cocoop: 'run/onnx' is there already; give another --output.\n")
     assert (home / "run" / "onnx" / "model.onnx").stat().st_mtime_ns == before
+
+
+def test_a_program_that_only_predicts_needs_onnxruntime_alone(home):
+    hide = "import sys; sys.modules.update(onnx=None, onnxscript=None); from cocoop.cli import main; "
+    hide += "main(['predict', 'run/onnx', 'photos/sun', '--runtime', 'onnx', '--format', 'csv'])"
+    done = subprocess.run([sys.executable, "-c", hide], cwd=home, env=environment(), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 7
 
 
 def test_without_the_libraries_one_line_says_how_to_install_them(home):

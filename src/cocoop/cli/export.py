@@ -35,9 +35,9 @@ class ExportCommand:
 
         from cocoop.checkpoint import from_pretrained
         from cocoop.export.comparison import milliseconds_an_image, pytorch_bytes
-        from cocoop.export.folder import OnnxPrompt, export, import_onnxruntime
+        from cocoop.export.folder import OnnxPrompt, check_libraries, export
 
-        import_onnxruntime()
+        check_libraries()
         method = from_pretrained(self.source, precision="fp32", device="cpu")
         if names is not None:
             method.set_classes(names)

@@ -1,7 +1,9 @@
 """The folder of an exported prompt: the graph, and what a program must know to use it.
 
 model.onnx      input `images` (B, 3, S, S), outputs `logits` and `probabilities` (B, C); any number B of images
-export.json     classes in their order, preprocessing, where it comes from, SHA-256 of model.onnx
+export.json     classes in their order, preprocessing, where it comes from, SHA-256 of the graph's files
+
+Weights of more than 2 GB lie in model.onnx.data.
 
 Shapes: B images of 3 channels and S x S pixels, C classes.
 """
@@ -9,9 +11,10 @@ Shapes: B images of 3 channels and S x S pixels, C classes.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,7 @@ from cocoop.files import make_folder, read_json, sha256_of, write_json
 from cocoop.methods import Method
 from cocoop.version import __version__
 
-__all__ = ["DESCRIPTION", "MODEL", "ExportReport", "OnnxPrompt", "export", "import_onnxruntime"]
+__all__ = ["DESCRIPTION", "MODEL", "ExportReport", "OnnxPrompt", "check_libraries", "export"]
 
 MODEL, DESCRIPTION = "model.onnx", "export.json"
 FORMAT = 1
@@ -50,20 +53,31 @@ class ExportReport:
     """The same for logits."""
 
 
-def import_onnxruntime() -> Any:
-    """The library.
+def _library(name: str) -> Any:
+    """A library of the extra.
+
+    Args:
+        name: `onnxruntime` to use a graph, `onnxscript` to write one.
 
     Raises:
         ConfigError: saying how to install it.
     """
     try:
-        import onnxruntime
-        import onnxscript  # noqa: F401 - torch.onnx.export needs it
+        return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"ONNX needs the library {error.name}, which is not installed: pip install 'cocoop[export]'"
         ) from error
-    return onnxruntime
+
+
+def check_libraries() -> None:
+    """Whether all is there to export.
+
+    Raises:
+        ConfigError: saying how to install what is not.
+    """
+    for name in ("onnxruntime", "onnxscript"):
+        _library(name)
 
 
 def export(method: Method, folder: Path, *, opset: int | None = None) -> ExportReport:
@@ -79,7 +93,7 @@ def export(method: Method, folder: Path, *, opset: int | None = None) -> ExportR
         ConfigError: without onnxruntime; if the model cannot be converted, or the file's probabilities are more than
             1e-4 from PyTorch's. Nothing is left then.
     """
-    import_onnxruntime()
+    check_libraries()
     if method.backbone.precision != "fp32" or method.backbone.device.type != "cpu":
         raise ConfigError("Only fp32 on the CPU is exported; load the method so (precision='fp32', device='cpu').")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -88,8 +102,9 @@ def export(method: Method, folder: Path, *, opset: int | None = None) -> ExportR
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         opset = write_graph(method.eval(), unfinished / MODEL, opset)
-        onnx_bytes = sum(file.stat().st_size for file in unfinished.iterdir())
-        write_json(unfinished / DESCRIPTION, _description(method, unfinished / MODEL, opset))
+        files = sorted(unfinished.iterdir())
+        onnx_bytes = sum(file.stat().st_size for file in files)
+        write_json(unfinished / DESCRIPTION, _description(method, files, opset))
         differences = _differences(method, OnnxPrompt(unfinished))
         if not max(differences) <= TOLERANCE:
             raise ConfigError(
@@ -127,12 +142,16 @@ class OnnxPrompt:
             raise CheckpointError(
                 f"'{folder}' holds no exported prompt (there is no {DESCRIPTION}); make one with: cocoop export RUN"
             )
-        runtime = import_onnxruntime()
+        runtime = _library("onnxruntime")
         description = _read_description(folder)
-        if sha256_of(folder / MODEL) != description["sha256"]:
-            raise CheckpointError(f"'{folder / MODEL}' is damaged: it is not the file that was exported. Export again.")
-        self.sha256: str = description["sha256"]
-        """Of the graph."""
+        checksums: dict[str, str | None] = {MODEL: None} | description["sha256"]
+        for name, wanted in checksums.items():
+            if sha256_of(folder / name) != wanted:
+                raise CheckpointError(
+                    f"'{folder / name}' is damaged: it is not the file that was exported. Export again."
+                )
+        self.sha256 = " ".join(map(str, checksums.values()))
+        """Of the graph, and of its weights where they are a file of their own."""
         self.classnames: tuple[str, ...] = tuple(description["classnames"])
         """The classes that were fixed at export, in the order of the outputs."""
         self.preprocessing = _preprocessing(folder / DESCRIPTION, description["preprocessing"])
@@ -174,7 +193,7 @@ def _differences(method: Method, exported: OnnxPrompt) -> tuple[float, float]:
     return worst[0], worst[1]
 
 
-def _description(method: Method, model: Path, opset: int) -> dict[str, Any]:
+def _description(method: Method, files: Sequence[Path], opset: int) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "cocoop": __version__,
@@ -186,7 +205,7 @@ def _description(method: Method, model: Path, opset: int) -> dict[str, Any]:
         "preprocessing": dataclasses.asdict(method.backbone.preprocessing),
         "input": INPUT,
         "outputs": list(OUTPUTS),
-        "sha256": sha256_of(model),
+        "sha256": {file.name: sha256_of(file) for file in files},
     }
 
 
@@ -196,7 +215,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"'{folder / DESCRIPTION}' has the format {description.get('format')!r}, this cocoop reads {FORMAT}."
         )
-    for name, kind in (("classnames", list), ("preprocessing", dict), ("sha256", str)):
+    for name, kind in (("classnames", list), ("preprocessing", dict), ("sha256", dict)):
         if not isinstance(description.get(name), kind):
             raise CheckpointError(
                 f"'{folder / DESCRIPTION}' is damaged: {name!r} is {description.get(name, 'missing')!r}."

@@ -166,15 +166,23 @@ class Prompts(nn.Module):
     Args:
         prefix: ids of the positions shared by all classes, SOS first.
         suffixes: for each class the ids of what follows, EOT last.
-        device: where they will be used; it decides how many rows a tree has, and so how many trees there are.
+        device: where they will be used.
+        rows_at_once: most rows of a tree, and so how many trees there are; None: what suits the device.
     """
 
     order: Int64[Tensor, " C"]
     trees: Sequence[PromptTree]
 
-    def __init__(self, prefix: Sequence[int], suffixes: Sequence[Sequence[int]], *, device: torch.device) -> None:
+    def __init__(
+        self,
+        prefix: Sequence[int],
+        suffixes: Sequence[Sequence[int]],
+        *,
+        device: torch.device,
+        rows_at_once: int | None = None,
+    ) -> None:
         super().__init__()
-        rows_at_once = CPU_ROWS if device.type == "cpu" else GPU_ROWS
+        rows_at_once = rows_at_once or (CPU_ROWS if device.type == "cpu" else GPU_ROWS)
         # Sorted, so that classes that share a branch fall into the same tree.
         by_ids = sorted(range(len(suffixes)), key=lambda c: tuple(suffixes[c]))
         trees, chunk, rows = [], [suffixes[by_ids[0]]], len(prefix) + len(suffixes[by_ids[0]])
