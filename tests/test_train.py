@@ -266,6 +266,21 @@ def test_with_fp16_a_gradient_that_overflows_is_left_out(data):
     assert method.context.isfinite().all()
 
 
+class AlwaysOverflowing(Overflowing):
+    """An engine whose gradients overflow at every step."""
+
+    def backward(self, loss, **kwargs):
+        (loss * math.inf).backward()
+
+
+def test_with_fp16_overflow_without_end_is_told(data):
+    method = make("coop", make_tiny_backbone(precision="fp16"), data)
+    start = learned(method)
+    with pytest.raises(TrainingError, match="overflow in fp16 again and again.*Use --precision bf16 or fp32"):
+        fit(method, data, settings(epochs=40), engine=AlwaysOverflowing(0))
+    assert torch.equal(method.context, start["context"])
+
+
 def test_accelerate_is_an_engine(data, tiny_backbone):
     from accelerate import Accelerator
 

@@ -66,6 +66,10 @@ class TrainResult:
     """Stopped by Ctrl-C (a second one would stop within a step); the method is as after the last whole epoch."""
 
 
+LEAST_SCALE = 2.0**-8
+"""Of fp16 gradients, which begins at 2 ** 16 and is halved by each overflow; below, the overflow is not theirs."""
+
+
 class _Step(NamedTuple):
     """Numbers of one batch, of all processes."""
 
@@ -202,6 +206,11 @@ class _Learner:
         # With fp16 a step whose gradients overflow is left out, and the scale lowered for the next.
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.scaler.is_enabled() and self.scaler.get_scale() < LEAST_SCALE:
+            raise TrainingError(
+                "The gradients overflow in fp16 again and again, however small their scale; nothing is learned so. Use "
+                "--precision bf16 or fp32. The last checkpoint is kept."
+            )
 
     def state(self, epoch: int) -> TrainingState:
         buffers = {name: self.optimizer.state[p].get("momentum_buffer") for name, p in self.learned.items()}
