@@ -276,7 +276,7 @@ class AlwaysOverflowing(Overflowing):
 def test_with_fp16_overflow_without_end_is_told(data):
     method = make("coop", make_tiny_backbone(precision="fp16"), data)
     start = learned(method)
-    with pytest.raises(TrainingError, match="overflow in fp16 again and again.*Use --precision bf16 or fp32"):
+    with pytest.raises(TrainingError, match=r"overflow in fp16 again and again.*Use --precision bf16 or fp32"):
         fit(method, data, settings(epochs=40), engine=AlwaysOverflowing(0))
     assert torch.equal(method.context, start["context"])
 
