@@ -35,14 +35,26 @@ class ServeCommand:
     """Largest request."""
     max_photos: int = ServeConfig.max_photos
     """Most photos of a request."""
+    max_pixels: int = ServeConfig.max_pixels
+    """Most pixels of a photo; decoded, each takes up to 20 bytes."""
+    max_classes: int = ServeConfig.max_classes
+    """Most class names of a request."""
     max_waiting: int = ServeConfig.max_waiting
     """Most photos that wait for their answers; beyond, requests are told to come again."""
+    max_held: Annotated[str, tyro.conf.arg(metavar="SIZE")] = "512MiB"
+    """Most of all requests that wait for their answers, together."""
+    max_connections: int = ServeConfig.max_connections
+    """Most connections at the same time."""
     timeout: float = ServeConfig.timeout
     """Seconds until a request is given up."""
+    upload_timeout: float = ServeConfig.upload_timeout
+    """Seconds until an upload is given up that comes too slowly."""
     batch_window_ms: float = ServeConfig.batch_window_ms
     """Milliseconds that a photo waits for others to be computed with."""
     max_batch: int = ServeConfig.max_batch
     """Photos that are enough to begin at once; 1 computes each request alone."""
+    log_requests: bool = False
+    """Print a line for each request: method, path, status, seconds, id."""
     precision: Annotated[Precision | None, left_out("{fp32,bf16,fp16}", "as in training")] = None
     """Number type of the frozen towers."""
     device: Device = "auto"
@@ -53,12 +65,18 @@ class ServeCommand:
         config = ServeConfig(
             max_upload=parse_bytes("max_upload", self.max_upload),
             max_photos=self.max_photos,
+            max_pixels=self.max_pixels,
+            max_classes=self.max_classes,
             max_waiting=self.max_waiting,
+            max_held=parse_bytes("max_held", self.max_held),
+            max_connections=self.max_connections,
             timeout=self.timeout,
+            upload_timeout=self.upload_timeout,
             batch_window_ms=self.batch_window_ms,
             max_batch=self.max_batch,
             token=(os.environ.get("COCOOP_TOKEN") or None) if self.token is None else self.token,
             page=not self.no_ui,
+            log_requests=self.log_requests,
         )
         try:
             from cocoop.serving.api import create_app
@@ -70,10 +88,11 @@ class ServeCommand:
         from cocoop.checkpoint import from_pretrained
 
         method = from_pretrained(self.source, precision=self.precision, device=pick_device(self.device))
+        app = create_app(method, config)
         with listen(self.host, self.port) as listener:
             port = listener.getsockname()[1]
             host = f"[{self.host}]" if ":" in self.host else self.host
             note(f"{method.key} on {method.backbone.name} is at http://{host}:{port} (API: /docs). Ctrl-C stops it.")
             if config.token is None and not is_local(listener):
                 note("Anyone who reaches this machine can use it; to ask for a secret, set --token or COCOOP_TOKEN.")
-            serve(create_app(method, config), listener, timeout=config.timeout)
+            serve(app, listener, config)

@@ -18,6 +18,7 @@ from cocoop.serving.refusals import ERROR_ANSWERS, explain_refusals
 from cocoop.serving.schemas import Answer, ErrorAnswer, Health
 from cocoop.serving.scoring import Classes
 from cocoop.serving.service import Service
+from cocoop.serving.watch import Watch
 from cocoop.version import __version__
 
 __all__ = ["create_app"]
@@ -48,11 +49,14 @@ def create_app(method: Method, config: ServeConfig) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
+        # It would send clients to whatever address their Host header names.
+        redirect_slashes=False,
         # The door has checked the token; this tells the OpenAPI page that there is one.
         dependencies=[Depends(HTTPBearer(auto_error=False))] if config.token else [],
         responses={code: {"model": ErrorAnswer, "description": text} for code, text in ERROR_ANSWERS.items()},
     )
     app.add_middleware(Guard, config=config)
+    app.add_middleware(Watch)
     explain_refusals(app)
 
     @app.get("/v1/health", summary="What is served, and how busy the server is")

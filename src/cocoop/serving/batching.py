@@ -15,16 +15,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cocoop.errors import CocoopError
 from cocoop.serving.scoring import Classes, Engine, Scores
 
 __all__ = ["Batcher"]
+
+PROMPTS = 4096
+"""Photos times classes that are scored before the next look at who still waits: seconds on a CPU."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Job:
     images: Float[Tensor, "n 3 S S"]
     classes: Classes
-    scores: Future[Scores] = field(default_factory=Future)
+    scores: Future[list[Scores]] = field(default_factory=Future)
+    """Of each photo; cancelled by those who wait no longer."""
 
 
 class Batcher:
@@ -56,15 +61,16 @@ class Batcher:
         self._queue.put(None)
         self._worker.join()
 
-    def submit(self, images: Float[Tensor, "n 3 S S"], classes: Classes) -> Future[Scores]:
-        """Have the photos of a request scored; a result that is cancelled before its turn is not computed.
+    def submit(self, images: Float[Tensor, "n 3 S S"], classes: Classes) -> Future[list[Scores]]:
+        """Have the photos of a request scored; what is cancelled is not computed, or not to its end.
 
         Args:
             images: preprocessed.
             classes: what to score them among.
 
         Returns:
-            What will be the scores, or the error: `PromptError` for names that cannot be made into prompts.
+            What will be the scores of each photo, or the error: `PromptError` for names that cannot be made into
+            prompts.
         """
         job = _Job(images, classes)
         self._queue.put(job)
@@ -74,7 +80,7 @@ class Batcher:
         is_over = False
         while not is_over:
             jobs, is_over = self._gather()
-            self._answer([job for job in jobs if job.scores.set_running_or_notify_cancel()])
+            self._answer([job for job in jobs if not job.scores.cancelled()])
 
     def _gather(self) -> tuple[list[_Job], bool]:
         """The jobs of the next batch, and whether they are the last."""
@@ -104,19 +110,34 @@ class Batcher:
         for job, part in zip(jobs, features.split([len(job.images) for job in jobs]), strict=True):
             same.setdefault(job.classes, []).append((job, part))
         for classes, members in same.items():
-            together = [job for job, _ in members]
             try:
-                scores = self._engine.score(torch.cat([part for _, part in members]), classes)
+                scores = self._score(members, classes)
             except Exception as error:
-                self._fail(together, error)
+                self._fail([job for job, _ in members], error)
                 continue
-            for job, part in zip(together, scores.split([len(job.images) for job in together]), strict=True):
-                job.scores.set_result(part)
+            for job, found in scores.items():
+                if job.scores.set_running_or_notify_cancel():
+                    job.scores.set_result(found)
+
+    def _score(self, members: list[tuple[_Job, Tensor]], classes: Classes) -> dict[_Job, list[Scores]]:
+        """Some photos after the other: those of requests that are given up by then cost nothing more."""
+        at_once = max(1, PROMPTS // len(classes.names))
+        left = [(job, photo) for job, features in members for photo in features.split(1)]
+        found: dict[_Job, list[Scores]] = {job: [] for job, _ in members}
+        while left:
+            now, left = left[:at_once], left[at_once:]
+            scores = self._engine.score(torch.cat([photo for _, photo in now]), classes)
+            for (job, _), one in zip(now, scores.split([1] * len(now)), strict=True):
+                found[job].append(one)
+            left = [(job, photo) for job, photo in left if not job.scores.cancelled()]
+        return found
 
     def _fail(self, jobs: list[_Job], error: Exception) -> None:
         """What fails together may be too much for the memory, or the fault of one: each is tried alone."""
-        if len(jobs) == 1:
-            jobs[0].scores.set_exception(error)
-        else:
+        if len(jobs) > 1 and not isinstance(error, CocoopError):
             for job in jobs:
                 self._answer([job])
+            return
+        for job in jobs:
+            if job.scores.set_running_or_notify_cancel():
+                job.scores.set_exception(error)

@@ -26,8 +26,15 @@ class ServeConfig:
     """Characters of a class name."""
     max_waiting: int = 512
     """Photos that are accepted and not yet answered, over all requests."""
+    max_held: int = 512 * 2**20
+    """Bytes of all requests that are not yet answered."""
+    max_connections: int = 256
+    """Connections that are open at the same time, idle ones too."""
     timeout: float = 30.0
-    """Seconds from the end of an upload to its answer, and between two pieces of an upload."""
+    """Seconds from the end of an upload to its answer, between two pieces of an upload, for the head of a request, and
+    for a client to take its answer."""
+    upload_timeout: float = 120.0
+    """Seconds of a whole upload."""
     batch_window_ms: float = 5.0
     """Milliseconds that a first photo waits for others to be computed with."""
     max_batch: int = 32
@@ -36,6 +43,8 @@ class ServeConfig:
     """What a request to the API must bring as `Authorization: Bearer TOKEN`; None: nothing."""
     page: bool = True
     """Whether there is a page for people, beside the API."""
+    log_requests: bool = False
+    """Whether each request is a line of the log."""
 
     def __post_init__(self) -> None:
         """Check every range.
@@ -45,10 +54,14 @@ class ServeConfig:
         """
         for flag in ("max_upload", "max_photos", "max_pixels", "max_classes", "max_name_length", "max_batch"):
             check_whole(flag, getattr(self, flag), 1)
+        check_whole("max_connections", self.max_connections, 1)
         # A larger request could never be accepted.
         check_whole("max_waiting", self.max_waiting, self.max_photos)
-        if not 0 < self.timeout <= 86_400:
-            raise ConfigError(f"--timeout is {self.timeout!r}; it must be seconds above 0, up to 86400.")
+        check_whole("max_held", self.max_held, self.max_upload)
+        for flag in ("timeout", "upload_timeout"):
+            if not 0 < getattr(self, flag) <= 86_400:
+                seen = f"--{flag.replace('_', '-')} is {getattr(self, flag)!r}"
+                raise ConfigError(f"{seen}; it must be seconds above 0, up to 86400.")
         if not 0 <= self.batch_window_ms <= 10_000:
             raise ConfigError(f"--batch-window-ms is {self.batch_window_ms!r}; it must be from 0 to 10000.")
         # It travels in a header.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hmac
+from functools import partial
 
 import anyio
-import h11
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,15 +17,9 @@ __all__ = ["Guard"]
 PROTECTED = "/v1/"
 """Paths that need the token. The page and the description of the API tell nothing about the run."""
 
-SECURITY_HEADERS = {
-    b"x-content-type-options": b"nosniff",
-    b"referrer-policy": b"no-referrer",
-    b"x-frame-options": b"DENY",
-}
-
 
 class Guard:
-    """Middleware that checks the token, the size of a request, and that its pieces keep coming.
+    """Middleware that checks the token, the size of a request and of all together, and that uploads come in time.
 
     Args:
         app: what is behind the door.
@@ -36,30 +29,27 @@ class Guard:
     def __init__(self, app: ASGIApp, config: ServeConfig) -> None:
         self.app = app
         self.config = config
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve or refuse one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-
-        async def send_safely(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *SECURITY_HEADERS.items()]
-            # A request that breaks in its middle has been answered by uvicorn before we know of it.
-            with contextlib.suppress(h11.LocalProtocolError):
-                await send(message)
-
         headers = Headers(scope=scope)
         refusal = self._refusal(scope["path"], headers)
         if refusal is None:
-            await self.app(scope, self._counted(receive), send_safely)
+            upload = _Upload(receive, self.config.upload_timeout)
+            try:
+                await self.app(scope, partial(self._receive, upload), send)
+            finally:
+                self._held -= upload.seen
             return
         # A client that is still sending would see a broken connection in place of the reason. One that waits to be
         # told to go on has nothing on the way.
         if "expect" not in headers:
             await self._drain(receive)
-        await refusal_response(refusal)(scope, receive, send_safely)
+        await refusal_response(refusal)(scope, receive, send)
 
     def _refusal(self, path: str, headers: Headers) -> Refusal | None:
         if path.startswith(PROTECTED) and not self._knows_token(headers.get("authorization", "")):
@@ -82,29 +72,33 @@ class Guard:
         limit = f"{self.config.max_upload / 2**20:.3g} MiB"
         return Refusal(413, "too_large", f"The request is larger than {limit}; send fewer or smaller photos at once.")
 
-    def _counted(self, receive: Receive) -> Receive:
-        """`receive` for requests that do not say how long they are, or stop in the middle."""
-        seen, complete = 0, False
-
-        async def count() -> Message:
-            nonlocal seen, complete
-            if complete:
-                # What comes now is the news that the client has left.
-                return await receive()
-            try:
-                with anyio.fail_after(self.config.timeout):
-                    message = await receive()
-            except TimeoutError:
-                wait = f"for {self.config.timeout:g} seconds"
-                raise Refusal(408, "upload_timeout", f"Nothing came of the rest of the request {wait}.") from None
-            seen += len(message.get("body", b""))
-            complete = not message.get("more_body", False)
-            if seen > self.config.max_upload:
-                await self._drain(receive)
-                raise self._too_large()
-            return message
-
-        return count
+    async def _receive(self, upload: _Upload) -> Message:
+        """The next piece of an upload, for requests that do not say how long they are, stop, or trickle."""
+        if upload.is_complete:
+            # What comes now is the news that the client has left.
+            return await upload.receive()
+        config = self.config
+        now = anyio.current_time()
+        try:
+            with anyio.fail_after(min(config.timeout, upload.until - now)):
+                message = await upload.receive()
+        except TimeoutError:
+            said = f"Nothing came of the rest of the request for {config.timeout:g} seconds."
+            if now + config.timeout > upload.until:
+                said = f"The upload took longer than {config.upload_timeout:g} seconds; send fewer photos at once."
+            raise Refusal(408, "upload_timeout", said) from None
+        size = len(message.get("body", b""))
+        upload.seen += size
+        self._held += size
+        upload.is_complete = not message.get("more_body", False)
+        if upload.seen > config.max_upload:
+            await self._drain(upload.receive)
+            raise self._too_large()
+        if self._held > config.max_held:
+            await self._drain(upload.receive)
+            said = f"The server holds {self._held / 2**20:.3g} MiB of other requests; try again in a moment."
+            raise Refusal(429, "queue_full", said, {"Retry-After": "1"})
+        return message
 
     async def _drain(self, receive: Receive) -> None:
         """Let the rest of a request go nowhere, within bounds."""
@@ -115,3 +109,13 @@ class Guard:
                 left -= len(message.get("body", b""))
                 if not message.get("more_body", False):
                     return
+
+
+class _Upload:
+    """What is known of one request's body."""
+
+    def __init__(self, receive: Receive, timeout: float) -> None:
+        self.receive = receive
+        self.until = anyio.current_time() + timeout
+        self.seen = 0
+        self.is_complete = False

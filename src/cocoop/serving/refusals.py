@@ -17,11 +17,12 @@ __all__ = ["ERROR_ANSWERS", "Refusal", "explain_refusals", "refusal_response"]
 ERROR_ANSWERS = {
     400: "The form cannot be read.",
     401: "No token, or a wrong one.",
-    408: "The upload stalled.",
+    408: "The upload stalled, or took too long.",
     413: "The request is too large.",
     422: "Too many photos or classes, or names that cannot be made into prompts.",
-    429: "Too many photos are waiting; try again later.",
+    429: "Too much is waiting; try again later.",
     500: "A mistake of the server.",
+    503: "Too many connections, or the server stops; try again later.",
     504: "The time limit was reached.",
 }
 """Status codes of refusals, for the OpenAPI page."""
@@ -50,7 +51,7 @@ def refusal_response(refusal: HTTPException) -> JSONResponse:
 
 
 def explain_refusals(app: FastAPI) -> None:
-    """Answer every error of an application in the one shape."""
+    """Answer the refusals of an application in the one shape; its failures are answered by `Watch`."""
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> JSONResponse:
@@ -61,8 +62,3 @@ def explain_refusals(app: FastAPI) -> None:
         # The first part of a place is `body`; what was sent may be long, and is not repeated.
         said = "; ".join(f"{'.'.join(map(str, e['loc'][1:])) or 'request'}: {e['msg']}" for e in error.errors())
         return refusal_response(Refusal(422, "invalid_request", f"{said}."))
-
-    @app.exception_handler(Exception)
-    async def failed(_: Request, __: Exception) -> JSONResponse:
-        # The server logs it.
-        return refusal_response(Refusal(500, "internal_error", "The server made a mistake; its log tells more."))

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
+import logging
 import signal
 import socket
 import sys
+import warnings
+from functools import partial
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from PIL import Image
 
 from cocoop.errors import ConfigError
+from cocoop.serving.config import ServeConfig
+from cocoop.serving.connection import Connection
+from cocoop.serving.watch import LOG
 
 __all__ = ["is_local", "listen", "serve"]
 
@@ -42,79 +47,51 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-class _Door(H11Protocol):
-    """A connection that must have said what it wants within `PATIENCE`, at its start and after each answer."""
-
-    PATIENCE = 10.0
-    """Seconds for the headers of a request."""
-
-    _late: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait."""
-        super().connection_made(transport)
-        self._expect()
-
-    def data_received(self, data: bytes) -> None:
-        """Wait for the rest, or no longer."""
-        super().data_received(data)
-        if self._is_at_work():
-            self._stop_waiting()
-        elif self._late is None:
-            self._expect()
-
-    def on_response_complete(self) -> None:
-        """Wait for the next request, if it has begun."""
-        super().on_response_complete()
-        self._stop_waiting()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """Wait no longer."""
-        self._stop_waiting()
-        super().connection_lost(error)
-
-    def _expect(self) -> None:
-        self._late = self.loop.call_later(self.PATIENCE, self._give_up)
-
-    def _give_up(self) -> None:
-        self._late = None
-        if not self._is_at_work() and not self.transport.is_closing():
-            self.transport.close()
-
-    def _is_at_work(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
-
-    def _stop_waiting(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
-
-
 def is_local(listener: socket.socket) -> bool:
     """Whether only this machine can connect."""
     return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
-def serve(app: FastAPI, listener: socket.socket, *, timeout: float) -> None:
-    """Serve until SIGTERM, which ends the process with 0, or Ctrl-C, which raises; a second Ctrl-C does not wait.
+def serve(app: FastAPI, listener: socket.socket, config: ServeConfig) -> None:
+    """Serve until SIGTERM or Ctrl-C, answer what is in flight, and end the process with 0.
 
     Args:
         app: what to serve.
         listener: from `listen`.
-        timeout: seconds that a request may take.
+        config: the limits.
 
     Raises:
-        KeyboardInterrupt: after Ctrl-C.
+        KeyboardInterrupt: after a second Ctrl-C, which does not wait.
     """
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        lifespan="on",
-        server_header=False,
-        http=_Door,
-        timeout_graceful_shutdown=round(timeout) + GRACE,
+    if config.log_requests:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        LOG.addHandler(handler)
+        LOG.setLevel(logging.INFO)
+    # Photos are refused by their size before they are decoded; Pillow's own warning would only fill the log.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            # uvicorn's warnings are about what clients send; they are told, and could fill the log.
+            log_level="error",
+            access_log=False,
+            lifespan="on",
+            ws="none",
+            http=partial(Connection, limits=config),  # type: ignore[arg-type]
+            server_header=False,
+            # Nothing here asks where a request came from.
+            proxy_headers=False,
+            timeout_graceful_shutdown=round(config.timeout) + GRACE,
+        )
     )
+
+    def leave(*_: object) -> None:
+        if server.force_exit:
+            raise KeyboardInterrupt
+        sys.exit(0)
+
     # uvicorn raises the signal that stopped it again, once it has.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    uvicorn.Server(config).run(sockets=[listener])
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, leave)
+    server.run(sockets=[listener])

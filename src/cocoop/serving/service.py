@@ -79,7 +79,7 @@ class Service:
         """The class names of a request.
 
         Raises:
-            Refusal: for too many, or one that is too long.
+            Refusal: for too many, or one that is too long or no text.
         """
         names = tuple(name.strip() for lines in fields or () for name in lines.splitlines() if name.strip())
         limit, longest = self._config.max_classes, self._config.max_name_length
@@ -90,6 +90,9 @@ class Service:
             if len(name) > longest:
                 message = f"The class name '{name[:50]}…' has {len(name)} characters; the limit is {longest}."
                 raise Refusal(422, "class_name_too_long", message)
+            if name != _as_text(name):
+                message = f"The class name '{_as_text(name)}' is no valid Unicode (shown with ? for what is wrong)."
+                raise Refusal(422, "class_name_not_text", message)
         return names or self._method.classnames
 
     async def predict(self, photos: Sequence[UploadFile], classes: Classes, top_k: int) -> Answer:
@@ -118,13 +121,13 @@ class Service:
         return Answer(method=self._method.key, photos=answers)
 
     async def _answers(self, photos: Sequence[UploadFile], classes: Classes, top_k: int) -> list[PhotoAnswer]:
-        files = [photo.filename or f"photo {number}" for number, photo in enumerate(photos, 1)]
+        files = [_as_text(photo.filename or f"photo {number}") for number, photo in enumerate(photos, 1)]
         read = await asyncio.gather(*map(self._read, photos, files))
         images = [image for image in read if isinstance(image, Tensor)]
         scored: Iterator[Scores] = iter(())
         if images:
             scores = await asyncio.wrap_future(self._batcher.submit(torch.stack(images), classes))
-            scored = iter(scores.split([1] * len(images)))
+            scored = iter(scores)
         return [
             _unreadable(file, image)
             if isinstance(image, str)
@@ -169,6 +172,11 @@ class Service:
             return None
         length = float(scores.shifts[0])
         return Shift(length=length, relative=length / self._context_norm)
+
+
+def _as_text(sent: str) -> str:
+    """Without halves of characters, which forms of odd encodings can bring and JSON cannot."""
+    return sent.encode("utf-8", "replace").decode()
 
 
 def _unreadable(file: str, reason: str) -> PhotoAnswer:
