@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 import cocoop as package
 from cocoop.serving import batching
@@ -201,6 +201,19 @@ def test_each_photo_has_its_answer_or_its_reason(name, server):
         assert found["error"] is None
     else:
         assert reason in found["error"]["message"]
+
+
+def test_a_photo_that_was_turned_by_its_camera_is_turned_back(server, home):
+    upright = Image.open(sorted((home / "photos").rglob("*.png"))[0])
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    turned, plain = io.BytesIO(), io.BytesIO()
+    upright.rotate(90, expand=True).save(turned, "PNG", exif=exif)
+    upright.save(plain, "PNG")
+    status, answer = server.predict([("turned.png", turned.getvalue()), ("plain.png", plain.getvalue())])
+    assert status == 200
+    first, second = ([one["probability"] for one in found["top"]] for found in answer["photos"])
+    assert first == pytest.approx(second, abs=1e-5)
 
 
 @pytest.mark.parametrize(
