@@ -203,6 +203,18 @@ def test_each_photo_has_its_answer_or_its_reason(name, server):
         assert reason in found["error"]["message"]
 
 
+def test_large_photos_leave_no_memory_behind(server):
+    large = picture("PNG", (6000, 6000), "RGBA")
+    process = psutil.Process(server.process.pid)
+    assert server.predict([("small.png", picture("PNG"))] * 4)[0] == 200
+    before = process.memory_info().rss
+    for _ in range(2):
+        status, answer = server.predict([("large.png", large)] * 2)
+        assert (status, answer["photos"][0]["error"]) == (200, None)
+    # Decoded, each of the four takes 144 MB and more.
+    assert process.memory_info().rss - before < 140e6
+
+
 def test_a_photo_that_was_turned_by_its_camera_is_turned_back(server, home):
     upright = Image.open(sorted((home / "photos").rglob("*.png"))[0])
     exif = Image.Exif()

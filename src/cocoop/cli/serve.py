@@ -36,7 +36,7 @@ class ServeCommand:
     max_photos: int = ServeConfig.max_photos
     """Most photos of a request."""
     max_pixels: int = ServeConfig.max_pixels
-    """Most pixels of a photo; decoded, each takes up to 20 bytes."""
+    """Most pixels of a photo; each takes up to 25 bytes of memory while it is decoded."""
     max_classes: int = ServeConfig.max_classes
     """Most class names of a request."""
     max_waiting: int = ServeConfig.max_waiting
@@ -62,6 +62,9 @@ class ServeCommand:
 
     def run(self) -> None:
         """Load, listen, serve until stopped."""
+        # The C library gives back to the system what was taken in pieces above 32 MiB; of smaller ones, large photos
+        # would leave gigabytes behind. Pillow reads this when it is imported.
+        os.environ.setdefault("PILLOW_BLOCK_SIZE", "64m")
         config = ServeConfig(
             max_upload=parse_bytes("max_upload", self.max_upload),
             max_photos=self.max_photos,
