@@ -167,6 +167,36 @@ def test_a_part_that_is_longer_than_the_file_is_dropped(web: WebServer, tmp_path
     assert web.ranges_asked == ["bytes=300004-", None]
 
 
+def test_a_part_that_was_damaged_meanwhile_is_fetched_anew(web: WebServer, tmp_path: Path) -> None:
+    url = web.put("/a.zip", CONTENT)
+    (tmp_path / "a.zip.part").write_bytes(CONTENT[:500] + b"x" + CONTENT[501:1000])
+    get(url, tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+    assert web.ranges_asked == ["bytes=1000-", None]
+    assert everything_below(tmp_path) == ["a.zip"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills a process")
+def test_a_kill_as_another_version_begins_does_not_join_it_to_the_old_one(web: WebServer, tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    web.put("/a.txt", b"old" * 1000, tag='"old"', cuts=[1000, 0])
+    with pytest.raises(DataError, match="stopped after 1,000 bytes"):
+        get(f"{web.address}/a.txt", target, None, tries=1)
+    url = web.put("/a.txt", b"new" * 1000, tag='"new"')
+    # The name of the new version is written before its first byte.
+    code = (
+        "import os, sys; from pathlib import Path; from cocoop.data.downloads import download;"
+        "write = Path.write_text;"
+        "Path.write_text = lambda *a, **k: (write(*a, **k), os.kill(os.getpid(), 9));"
+        "download(sys.argv[1], Path(sys.argv[2]), checksum=None)"
+    )
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    assert subprocess.run([sys.executable, "-c", code, url, str(target)], env=paths).returncode == -signal.SIGKILL
+    assert (tmp_path / "a.txt.part.version").read_text() == '"new"'
+    get(url, target, None)
+    assert target.read_bytes() == b"new" * 1000
+
+
 def test_another_file_than_the_published_one_is_refused(web: WebServer, tmp_path: Path) -> None:
     url = web.put("/a.zip", b"other")
     seen = hashlib.sha256(b"other").hexdigest()

@@ -25,6 +25,7 @@ __all__ = [
     "read_json_lines",
     "remove_unfinished",
     "sha256_of",
+    "sync_folder",
     "write_json",
     "write_json_lines",
     "write_whole",
@@ -73,7 +74,7 @@ def write_whole(path: Path, content: bytes) -> None:
         # A temporary file is private; what a user keeps has the usual permissions.
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise CheckpointError(f"Cannot write '{path}': {error.strerror or error}.") from error
     finally:
@@ -147,6 +148,17 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def sync_folder(folder: Path) -> None:
+    """Have the disk keep what was renamed in a folder, where the system can."""
+    # Not every system lets a folder be opened; the rename is atomic there too, only less durable.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
@@ -191,13 +203,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _sync_folder(folder: Path) -> None:
-    # Not every system lets a folder be opened; the rename is atomic there too, only less durable.
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -12,6 +12,7 @@ import bz2
 import functools
 import gzip
 import lzma
+import os
 import shutil
 import stat
 import tarfile
@@ -24,6 +25,7 @@ from typing import IO, Any, NoReturn, Protocol, cast, runtime_checkable
 
 from cocoop.data.downloads import ByteProgress
 from cocoop.errors import DataError
+from cocoop.files import sync_folder
 
 __all__ = ["Limits", "Metered", "tar_refusal", "unpack"]
 
@@ -91,7 +93,11 @@ def unpack(
     try:
         staging.mkdir(parents=True)
         _unpack(archive, staging, limits or Limits(), on_progress)
+        if hasattr(os, "sync"):
+            # Once for all files: after the rename nobody looks whether they are whole.
+            os.sync()
         staging.replace(target)
+        sync_folder(target.parent)
     except _BROKEN as error:
         raise _damaged(archive, error) from error
     except OSError as error:

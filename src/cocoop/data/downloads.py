@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from cocoop.errors import DataError
+from cocoop.files import sync_folder
 
 __all__ = ["ByteProgress", "checksum_of", "download"]
 
@@ -68,6 +69,7 @@ def download(
         _check(target, checksum, url, advice="Remove it and run the command again")
         return
     part = target.with_name(f"{target.name}.part")
+    continued = _size(part) > 0
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         failed = 0
@@ -85,10 +87,17 @@ def download(
             _check(part, checksum, url, advice=f"It was removed; {_by_hand(url, target)}")
         except DataError:
             _remove(part)
-            raise
+            if not continued:
+                raise
+            # What another call had left may have been damaged since.
+            download(
+                url, target, checksum=checksum, on_progress=on_progress, tries=tries, pause=pause, timeout=timeout
+            )
+            return
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(target)
+        sync_folder(target.parent)
         _version_file(part).unlink(missing_ok=True)
     except OSError as error:
         raise DataError(f"Cannot write '{error.filename or part}': {error.strerror or error}.") from error
@@ -133,6 +142,9 @@ def _fetch(
         start = _start(response, have)
         length = response.headers.get("Content-Length", "")
         total = start + int(length) if length.isdigit() else None
+        if not start:
+            # A crash must not leave bytes of the old version beside the name of the new one.
+            _remove(part)
         _check_room(part, start, total)
         _version_file(part).write_text(_version(response.headers), encoding="utf-8")
         with part.open("rb+" if start else "wb") as file:
