@@ -3,8 +3,9 @@
 Usage: python benchmarks/soak.py RUN PHOTOS [--minutes 6] [--clients 8]
 
 Clients that ask well, with photos and names at random, among others that send what is no photo, too much, broken forms,
-bombs, half a request, or leave without waiting. Prints requests by kind and status, times, and memory over time; the
-exit code is 1 if the server ends, answers 5xx, loses a good request, or grows by more than 5 % after the warm-up.
+bombs, half a request or half a head, or leave without waiting. Prints requests by kind and status, times, and memory
+over time; the exit code is 1 if the server ends, answers 5xx, loses a good request, or grows by more than 5 % after the
+warm-up.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ def main() -> None:
             threading.Thread(target=client, args=(port, photos[:500], seed, until, tally))
             for seed in range(arguments.clients)
         ]
+        clients.append(threading.Thread(target=half_heads, args=(port, until, tally)))
         for one in clients:
             one.start()
         memory = watch(server.pid, until)
@@ -62,8 +64,8 @@ def main() -> None:
         alive = server.poll() is None
         server.terminate()
         code = server.wait(timeout=60)
-        tracebacks = Path(said.name).read_text().count("Traceback")
-    problems = report(tally, memory, alive, code, tracebacks)
+        log = Path(said.name).read_text()
+    problems = report(tally, memory, alive, code, log)
     sys.exit(1 if problems else 0)
 
 
@@ -104,6 +106,17 @@ def client(port: int, photos: list[bytes], seed: int, until: float, tally: Tally
         except (OSError, http.client.HTTPException) as error:
             outcome = type(error).__name__
         tally.add(kind, outcome, time.monotonic() - started if kind == "good" else None)
+
+
+def half_heads(port: int, until: float, tally: Tally) -> None:
+    """Twenty connections at a time that never say what they want; counted by how the server gives them up."""
+    while time.monotonic() < until:
+        connections = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(20)]
+        for connection in connections:
+            connection.sendall(b"GET /v1/health HTTP/1.1\r\nX-Slow: ")
+        for connection in connections:
+            with connection:
+                tally.add("half a head", connection.recv(100).split()[1].decode())
 
 
 def good(port: int, photos: list[bytes], chance: random.Random) -> str:
@@ -229,21 +242,23 @@ def watch(pid: int, until: float) -> list[tuple[float, int]]:
     return seen
 
 
-def report(tally: Tally, memory: list[tuple[float, int]], alive: bool, code: int, tracebacks: int) -> list[str]:
+def report(tally: Tally, memory: list[tuple[float, int]], alive: bool, code: int, log: str) -> list[str]:
     """Print all, and what is wrong."""
     print("| client | requests | answers |\n|---|---|---|")
-    for kind in KINDS:
+    for kind in [*KINDS, "half a head"]:
         found = {outcome: n for (one, outcome), n in sorted(tally.outcomes.items()) if one == kind}
         print(f"| {kind} | {sum(found.values()):,} | {', '.join(f'{o}: {n:,}' for o, n in found.items())} |")
     print(f"\n{sum(tally.outcomes.values()):,} requests in {memory[-1][0] / 60:.1f} minutes.")
     times = sorted(tally.seconds)
     print(f"Good ones: p50 {statistics.median(times):.2f} s, p99 {times[int(0.99 * len(times))]:.2f} s.")
-    warm = [rss for second, rss in memory if second >= min(60 * WARM_UP, memory[-1][0] / 4)]
+    seconds, warm = zip(*[one for one in memory if one[0] >= min(60 * WARM_UP, memory[-1][0] / 4)], strict=True)
+    slope = statistics.linear_regression(seconds, warm).slope
     early, late = (statistics.median(part) for part in (warm[: len(warm) // 4], warm[-len(warm) // 4 :]))
     print(
         f"Memory: {memory[0][1] / 2**20:.0f} MiB at the start, {early / 2**20:.0f} later, {late / 2**20:.0f} "
-        f"at the end, {max(rss for _, rss in memory) / 2**20:.0f} at most."
+        f"at the end, {max(rss for _, rss in memory) / 2**20:.0f} at most; {60 * slope / 2**20:+.2f} MiB a minute."
     )
+    tracebacks = log.count("Traceback")
     print(f"Stopped with {code}; {tracebacks} tracebacks in its log.")
     problems = [f"{n} x {kind}: {o}" for (kind, o), n in tally.outcomes.items() if o.startswith("5") or o == "lost"]
     problems += [f"{n} x good: {o}" for (kind, o), n in tally.outcomes.items() if kind == "good" and o != "200"]
@@ -251,6 +266,8 @@ def report(tally: Tally, memory: list[tuple[float, int]], alive: bool, code: int
     problems += ["memory grew"] * (late > 1.05 * early) + ["tracebacks"] * (tracebacks > 0)
     for problem in problems:
         print(f"PROBLEM: {problem}")
+    if problems:
+        print("The end of the log:", log[-5000:], sep="\n")
     return problems
 
 

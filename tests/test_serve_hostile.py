@@ -1,6 +1,8 @@
 """The server faces strangers: its own description fuzzed, broken requests of every kind, clients that never finish."""
 
+import asyncio
 import contextlib
+import gc
 import io
 import json
 import re
@@ -13,11 +15,14 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from fastapi import UploadFile
 from PIL import ExifTags, Image
 
 import cocoop as package
-from cocoop.serving import batching
+from cocoop.serving import batching, service
 from cocoop.serving.batching import Batcher
+from cocoop.serving.config import ServeConfig
+from cocoop.serving.refusals import Refusal
 from cocoop.serving.scoring import Classes
 from made_photos import environment, make_photos
 from test_serve import NAMES, CountingEngine, Server, form, serving
@@ -327,6 +332,39 @@ def test_requests_that_fail_together_are_tried_alone(tiny_backbone):
     assert [len(job.result()) for job in jobs[:2]] == [2, 2]
     with pytest.raises(torch.OutOfMemoryError):
         jobs[2].result()
+
+
+@pytest.mark.parametrize(
+    ("engine", "names", "refusal", "said"),
+    [
+        (CountingEngine, ("dog", "Dog"), Refusal, "Two classes would have the same prompt"),
+        (OneIsTooMuch, NAMES, torch.OutOfMemoryError, "CUDA out of memory"),
+    ],
+)
+def test_a_request_that_fails_leaves_no_photo_behind(tiny_backbone, home, monkeypatch, engine, names, refusal, said):
+    monkeypatch.setattr(service, "Engine", engine)
+    # pytest keeps what is logged.
+    monkeypatch.setattr(batching.LOG, "disabled", True)
+    served = service.Service(package.CoCoOp(tiny_backbone, NAMES, seed=1), ServeConfig())
+    served.start()
+    photo = sorted((home / "photos").rglob("*.png"))[0]
+
+    async def ask():
+        with contextlib.ExitStack() as files, pytest.raises(refusal, match=said):
+            photos = [UploadFile(files.enter_context(photo.open("rb"))) for _ in range(5)]
+            await served.predict(photos, Classes(names, False), 1)
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(ask())
+        served.stop()
+        shapes = [one.shape for one in gc.get_objects() if type(one) is torch.Tensor]
+    finally:
+        gc.enable()
+    size = tiny_backbone.preprocessing.size
+    assert (3, size, size) not in shapes
+    assert (5, 3, size, size) not in shapes
 
 
 class LeavingEngine(CountingEngine):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cocoop.errors import CocoopError
 from cocoop.serving.scoring import Classes, Engine, Scores
+from cocoop.serving.watch import LOG
 
 __all__ = ["Batcher"]
 
@@ -138,6 +139,11 @@ class Batcher:
             for job in jobs:
                 self._answer([job])
             return
+        if not isinstance(error, CocoopError):
+            LOG.error("Scoring failed", exc_info=error)
+        # The frames that it came through hold the photos, and these the error: in a circle, all would stay in memory
+        # until Python looks for circles, which may be after gigabytes.
+        error.__cause__ = error.__context__ = error.__traceback__ = None
         for job in jobs:
             if job.scores.set_running_or_notify_cancel():
                 job.scores.set_exception(error)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
 from fastapi import UploadFile
@@ -110,7 +112,8 @@ class Service:
             raise Refusal(429, "queue_full", message, {"Retry-After": "1"})
         self._waiting += len(photos)
         try:
-            answers = await asyncio.wait_for(self._answers(photos, classes, top_k), config.timeout)
+            with _forgetting_photos():
+                answers = await asyncio.wait_for(self._answers(photos, classes, top_k), config.timeout)
         except asyncio.TimeoutError:
             message = f"The answer took longer than {config.timeout:g} seconds; send fewer photos or classes at once."
             raise Refusal(504, "timeout", message) from None
@@ -172,6 +175,16 @@ class Service:
             return None
         length = float(scores.shifts[0])
         return Shift(length=length, relative=length / self._context_norm)
+
+
+@contextmanager
+def _forgetting_photos() -> Iterator[None]:
+    """Let what fails keep no photo: a task holds its error, whose frames hold the photos and the task."""
+    try:
+        yield
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)
+        raise
 
 
 def _as_text(sent: str) -> str:
