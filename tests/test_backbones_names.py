@@ -187,7 +187,7 @@ def test_what_is_cached_needs_no_network(tmp_path):
         HF_HUB_OFFLINE="1",
     )
     numbers = [line.partition(" ")[2] for line in found]
-    assert found[0].startswith("hf-hub:org/plain [")
+    assert re.match(r"hf-hub:org/plain@[0-9a-f]{40} \[", found[0])
     assert numbers[0] != numbers[1]
     assert numbers[1] == numbers[2]
     assert numbers[3] == numbers[4]
