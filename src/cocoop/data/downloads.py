@@ -90,9 +90,7 @@ def download(
             if not continued:
                 raise
             # What another call had left may have been damaged since.
-            download(
-                url, target, checksum=checksum, on_progress=on_progress, tries=tries, pause=pause, timeout=timeout
-            )
+            download(url, target, checksum=checksum, on_progress=on_progress, tries=tries, pause=pause, timeout=timeout)
             return
         with part.open("rb+") as file:
             os.fsync(file.fileno())
