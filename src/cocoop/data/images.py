@@ -5,7 +5,9 @@ The transforms are those of CLIP (test) and of the CoOp code (train). Shapes: H 
 
 from __future__ import annotations
 
+import contextlib
 import io
+import stat
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ from torchvision.transforms import InterpolationMode
 
 from cocoop.config import Preprocessing
 from cocoop.data.dataset import PhotoFile
+from cocoop.data.formats import JPEG, MAX_BYTES, costly_jpeg, decoders
 from cocoop.errors import DataError
 
 __all__ = ["PhotoError", "Transform", "convert_photo", "open_photo", "test_transform", "train_transform"]
@@ -74,14 +77,13 @@ def open_photo(source: str | PhotoFile | io.BytesIO) -> Image.Image:
         An image of mode RGB, with no file kept open.
 
     Raises:
-        PhotoError: a `DataError` with the file's name, if it is missing, empty, damaged, cut off, too large
-            to be decoded safely (Pillow's `MAX_IMAGE_PIXELS`), or more than 100 times as long as wide.
+        PhotoError: a `DataError` with the file's name, if it is missing, empty, damaged, cut off, none of `FORMATS`,
+            too large to be decoded safely (`MAX_BYTES`, Pillow's `MAX_IMAGE_PIXELS`, the scans of a JPEG), or more
+            than 100 times as long as wide.
     """
     name = "upload" if isinstance(source, io.BytesIO) else str(source)
-    with _explained(name):
-        content = source if isinstance(source, str | Path | io.BytesIO) else io.BytesIO(source.read_bytes())
-        with Image.open(content) as image:
-            return _photo(image, name)
+    with _explained(name), _opened(source, name) as file, Image.open(file, formats=decoders()) as image:
+        return _photo(image, name)
 
 
 def convert_photo(image: Image.Image, name: str) -> Image.Image:
@@ -96,6 +98,28 @@ def convert_photo(image: Image.Image, name: str) -> Image.Image:
     """
     with _explained(name):
         return _photo(image, name)
+
+
+@contextmanager
+def _opened(source: str | PhotoFile | io.BytesIO, name: str) -> Iterator[io.BytesIO | io.BufferedReader]:
+    """The bytes of a photo that ends, and does not take hours."""
+    with contextlib.ExitStack() as stack:
+        if isinstance(source, str | Path):
+            facts = Path(source).stat()
+            # A folder says itself what it is; a pipe or a device might never end.
+            if not stat.S_ISREG(facts.st_mode) and not stat.S_ISDIR(facts.st_mode):
+                raise PhotoError(name, "it is no plain file")
+            if facts.st_size > MAX_BYTES:
+                raise PhotoError(name, f"it has {facts.st_size:,} bytes, more than {MAX_BYTES:,}")
+            file: io.BytesIO | io.BufferedReader = stack.enter_context(Path(source).open("rb"))
+        else:
+            file = source if isinstance(source, io.BytesIO) else io.BytesIO(source.read_bytes())
+        head = file.read(len(JPEG))
+        costly = costly_jpeg(head + file.read()) if head == JPEG else None
+        if costly:
+            raise PhotoError(name, costly)
+        file.seek(0)
+        yield file
 
 
 @contextmanager

@@ -5,29 +5,16 @@ Shapes: H = W = `Preprocessing.size`.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from functools import cache
-from itertools import islice
 from typing import BinaryIO
 
 from jaxtyping import Float
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from cocoop.data.formats import costly_jpeg, decoders
 from cocoop.data.images import PhotoError, Transform, convert_photo
 
-__all__ = ["FORMATS", "read_upload"]
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
-"""Kinds that are decoded. Pillow knows more, some by starting other programs (EPS), and nobody's camera makes them."""
-
-
-MAX_SEGMENTS, MAX_SCANS = 2000, 64
-"""Of a JPEG. Each scan of a progressive one passes over all pixels and may be a few bytes; cameras write about ten."""
-
-MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
-"""What begins a segment: within compressed data, 0xff is followed by 0x00 or by a restart marker (0xd0 to 0xd7)."""
+__all__ = ["read_upload"]
 
 
 def read_upload(file: BinaryIO, name: str, transform: Transform, max_pixels: int) -> Float[Tensor, "3 H W"]:
@@ -42,14 +29,14 @@ def read_upload(file: BinaryIO, name: str, transform: Transform, max_pixels: int
     Raises:
         PhotoError: saying what is wrong with it.
     """
-    kinds = list(islice(_segments(file.read()), MAX_SEGMENTS + 1))
-    if len(kinds) > MAX_SEGMENTS or kinds.count(b"\xda") > MAX_SCANS:
-        raise PhotoError(name, f"it is a JPEG of more than {MAX_SEGMENTS} segments or {MAX_SCANS} scans; save it anew")
+    costly = costly_jpeg(file.read())
+    if costly:
+        raise PhotoError(name, costly)
     file.seek(0)
     try:
-        image = Image.open(file, formats=_decoders())
+        image = Image.open(file, formats=decoders())
     except UnidentifiedImageError as error:
-        raise PhotoError(name, f"it is empty, damaged or none of {', '.join(FORMATS)}") from error
+        raise PhotoError(name, f"it is empty, damaged or none of {', '.join(decoders())}") from error
     except Image.DecompressionBombError as error:
         raise PhotoError(name, f"it has more than {_millions(max_pixels)} pixels") from error
     except Exception as error:
@@ -60,23 +47,6 @@ def read_upload(file: BinaryIO, name: str, transform: Transform, max_pixels: int
             size = f"{image.width} x {image.height} pixels"
             raise PhotoError(name, f"it has {size}, more than {_millions(max_pixels)}; send a smaller copy")
         return transform(convert_photo(image, name))
-
-
-def _segments(content: bytes) -> Iterator[bytes]:
-    """The markers of a JPEG from its start to its end (0xd9), without those of previews in it; none of other kinds."""
-    found = MARKER.match(content)
-    while found is not None and found[1] != b"\xd9":
-        yield found[1]
-        # The head of a segment may contain anything; the start of the picture (0xd8) has none.
-        size = 0 if found[1] == b"\xd8" else int.from_bytes(content[found.end() : found.end() + 2], "big")
-        found = MARKER.search(content, found.end() + size)
-
-
-@cache
-def _decoders() -> tuple[str, ...]:
-    """Those of `FORMATS` that this machine's Pillow was built with."""
-    Image.init()
-    return tuple(kind for kind in FORMATS if kind in Image.OPEN)
 
 
 def _millions(pixels: int) -> str:

@@ -1,0 +1,48 @@
+"""Files made to do harm: nothing in them runs, nothing in them lasts, and what they are called is only text."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cocoop.data import open_photo
+from cocoop.data.images import PhotoError
+
+
+def picture() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8))
+
+
+def test_what_would_start_another_program_is_never_opened(tmp_path):
+    # Pillow hands EPS files to Ghostscript, whatever their names are.
+    file = io.BytesIO()
+    picture().save(file, "EPS")
+    (tmp_path / "a.jpg").write_bytes(file.getvalue())
+    with pytest.raises(PhotoError, match=r"a\.jpg' cannot be used: it is empty, damaged or no image"):
+        open_photo(str(tmp_path / "a.jpg"))
+
+
+def test_files_without_an_end_are_not_begun(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(PhotoError, match=r"pipe\.jpg' cannot be used: it is no plain file"):
+        open_photo(tmp_path / "pipe.jpg")
+    with (tmp_path / "long.jpg").open("wb") as file:
+        file.truncate((1 << 30) + 1)
+    message = r"long\.jpg' cannot be used: it has 1,073,741,825 bytes, more than 1,073,741,824"
+    with pytest.raises(PhotoError, match=message):
+        open_photo(tmp_path / "long.jpg")
+
+
+def test_a_jpeg_that_passes_over_its_pixels_for_hours_is_refused(tmp_path):
+    picture().save(tmp_path / "a.jpg", progressive=True)
+    whole = (tmp_path / "a.jpg").read_bytes()
+    last = whole.rindex(b"\xff\xda")
+    (tmp_path / "a.jpg").write_bytes(whole[:last] + 100 * whole[last:-2] + whole[-2:])
+    with pytest.raises(PhotoError, match="it is a JPEG of more than 2000 segments or 64 scans; save it anew"):
+        open_photo(tmp_path / "a.jpg")
+    # Markers of a preview within a head are none of the photo's.
+    head = b"\xff\xe1" + (2 + 4 * 500).to_bytes(2, "big") + b"\xff\xda\x00\x02" * 500
+    (tmp_path / "a.jpg").write_bytes(whole[:2] + head + whole[2:])
+    assert open_photo(tmp_path / "a.jpg").size == (48, 32)
