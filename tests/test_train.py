@@ -4,6 +4,9 @@ import hashlib
 import json
 import math
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,7 +23,7 @@ from cocoop.features import encode_split
 from cocoop.methods import CoCoOp, CoOp, ZeroShot
 from cocoop.train import fit
 from conftest import make_tiny_backbone
-from made_photos import make_photos
+from made_photos import environment, make_photos
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -334,30 +337,32 @@ def test_no_readable_photo_at_all_is_an_error_that_counts_them(cached, tmp_path,
 
 
 class Tight:
-    """An engine on a device with little memory: gradients of more than a budget do not fit."""
+    """An engine on a device with little memory: so many gradients do not fit."""
 
     num_processes = 1
 
-    def __init__(self, tower, fits):
-        self.tower, self.fits = tower, fits
+    def __init__(self, failures):
+        self.failures = failures
 
     def backward(self, loss, **kwargs):
         loss.backward()
-        if self.tower.memory_budget is None or self.tower.memory_budget > self.fits:
+        self.failures -= 1
+        if self.failures >= 0:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
 
-@pytest.mark.parametrize("key", ["coop", "cocoop"])
-def test_where_memory_does_not_suffice_less_is_kept_and_the_numbers_are_the_same(key, data):
+@pytest.mark.parametrize(("key", "failures"), [("coop", 1), ("cocoop", 3)])
+def test_where_memory_does_not_suffice_less_is_kept_and_the_numbers_are_the_same(key, failures, data):
     plain, tight = make_tiny_backbone(), make_tiny_backbone()
     reference, method = make(key, plain, data), make(key, tight, data)
     fit(reference, data, settings())
-    tight.text_tower.memory_budget = 64_000_000
-    with pytest.warns(MemoryWarning, match=r"training goes on with a budget of \d+ MiB, more slowly") as told:
-        fit(method, data, settings(), engine=Tight(tight.text_tower, 5_000_000))
-    # 64 MB is halved four times, once and for all.
-    assert len(told) == 4
-    assert tight.text_tower.memory_budget == 4_000_000
+    with pytest.warns(MemoryWarning) as told:
+        fit(method, data, settings(), engine=Tight(failures))
+    how = [str(warning.message) for warning in told]
+    assert len(how) == failures
+    assert how[0].startswith("Memory does not suffice; training goes on with a budget of 0 MiB (--memory-budget sets")
+    assert all(text.endswith(", more slowly.") for text in how)
+    assert tight.text_tower.memory_budget is not None
     for name, tensor in learned(reference).items():
         torch.testing.assert_close(method.learned()[name], tensor, rtol=0, atol=1e-6)
 
@@ -366,9 +371,12 @@ def test_where_even_the_least_does_not_fit_it_is_an_error(data):
     backbone = make_tiny_backbone()
     method = make("cocoop", backbone, data)
     start = learned(method)
-    with pytest.warns(MemoryWarning), pytest.raises(torch.OutOfMemoryError):
-        fit(method, data, settings(), engine=Tight(backbone.text_tower, -1))
-    assert backbone.text_tower.memory_budget == 0
+    with pytest.warns(MemoryWarning) as told, pytest.raises(torch.OutOfMemoryError):
+        fit(method, data, settings(), engine=Tight(1000))
+    # Nothing kept, and image by image: there is no less.
+    assert str(told[-1].message).startswith("Memory does not suffice; training goes on with")
+    assert any("with fewer images at once (1), more slowly." in str(warning.message) for warning in told)
+    assert len(told) < 10
     for name, tensor in start.items():
         assert torch.equal(method.learned()[name], tensor)
 
@@ -391,3 +399,40 @@ def test_images_are_encoded_fewer_at_once_where_memory_does_not_suffice(tiny_bac
         "Memory does not suffice; images are encoded 1 at once from n",
     ]
     torch.testing.assert_close(features, tiny_backbone.encode_image(images))
+
+
+def test_photos_are_classified_fewer_at_once_where_memory_does_not_suffice(data):
+    backbone = make_tiny_backbone()
+    method = make("cocoop", backbone, data)
+    features = torch.randn(6, backbone.embed_dim)
+    wanted = method.scorer()(features)
+    roomy = method.text_features
+
+    def small(images):
+        if len(images) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return roomy(images)
+
+    method.text_features = small
+    with pytest.warns(MemoryWarning) as told:  # noqa: PT031 - the second call has nothing more to tell
+        found = method.scorer()(features)
+        method.scorer()(features)
+    assert [str(warning.message)[:65] for warning in told] == [
+        "Memory does not suffice; images are classified 3 at once from now",
+        "Memory does not suffice; images are classified 1 at once from now",
+    ]
+    torch.testing.assert_close(found, wanted)
+
+
+def test_a_limit_of_the_system_on_memory_makes_a_training_slower_and_no_other(tmp_path):
+    """A real limit (RLIMIT_AS) in a process of its own, which PyTorch learns of by being refused."""
+    photos = make_photos(tmp_path / "photos", per_class=4)
+    # Whatever is free again is the system's again at once, so that the limit is one on what is in use.
+    paths = environment(MALLOC_MMAP_THRESHOLD_="65536")
+    command = [sys.executable, Path(__file__).parent / "memory_driver.py", photos, "200"]
+    done = subprocess.run(command, env=paths, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    warned, refused, difference, moved = done.stdout.splitlines()
+    assert re.match(r"Memory does not suffice; training goes on with a budget of \d+ MiB", warned)
+    assert refused == "Memory does not suffice; try a smaller --batch-size, --precision bf16 or a smaller --backbone."
+    assert float(difference) <= 1e-6 < float(moved)

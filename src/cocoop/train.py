@@ -145,32 +145,32 @@ class _Learner:
     def _own_part(self, batch: FeatureBatch, weight: float) -> Tensor:
         """This process's part of the gradients; its part of the loss, and how many photos were right.
 
-        Where memory does not suffice, less is kept for the gradients and more computed twice.
+        Where memory does not suffice, it is tried again with less.
         """
         tower = self.method.backbone.text_tower
         while True:
-            facts = torch.zeros(2, device=batch.features.device)
-            start = 0
-            parts = self.method.losses(batch.features, batch.labels, self._logits) if len(batch.labels) else ()
             try:
-                for loss, logits in parts:
-                    self.processes.backward(self.scaler.scale(loss * weight))
-                    hits = logits.detach().argmax(-1) == batch.labels[start : start + len(logits)]
-                    facts += torch.stack([loss.detach() * weight, hits.sum()])
-                    start += len(logits)
-                return facts
+                return self._in_parts(batch, weight)
             except (RuntimeError, MemoryError) as error:
                 # With classes shared out, other processes wait within this step.
-                if not is_out_of_memory(error) or self._replicas > 1 or not tower.halve_budget():
+                if not is_out_of_memory(error) or self._replicas > 1:
+                    raise
+                how = tower.use_less_memory()
+                if how is None:
                     raise
             self.optimizer.zero_grad()
-            budget = (tower.memory_budget or 0) / 2**20
-            warnings.warn(
-                f"Memory does not suffice; training goes on with a budget of {budget:,.0f} MiB, more slowly. "
-                "--memory-budget sets it from the start.",
-                MemoryWarning,
-                stacklevel=2,
-            )
+            warnings.warn(f"Memory does not suffice; training goes on {how}, more slowly.", MemoryWarning, stacklevel=2)
+
+    def _in_parts(self, batch: FeatureBatch, weight: float) -> Tensor:
+        facts = torch.zeros(2, device=batch.features.device)
+        start = 0
+        parts = self.method.losses(batch.features, batch.labels, self._logits) if len(batch.labels) else ()
+        for loss, logits in parts:
+            self.processes.backward(self.scaler.scale(loss * weight))
+            hits = logits.detach().argmax(-1) == batch.labels[start : start + len(logits)]
+            facts += torch.stack([loss.detach() * weight, hits.sum()])
+            start += len(logits)
+        return facts
 
     def _added_up(self, facts: Tensor) -> list[Tensor]:
         """The gradients of all processes, added up as the facts are."""

@@ -5,15 +5,14 @@ Shapes: B images of 3 channels and S x S pixels, N texts of L tokens, e joint em
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cocoop.config import PRECISIONS, Precision, Preprocessing
-from cocoop.errors import BackboneError, MemoryWarning, is_out_of_memory
+from cocoop.errors import BackboneError
+from cocoop.text.memory import InParts
 from cocoop.text.prompts import Tokenizer
 from cocoop.text.tower import TextTower
 
@@ -59,7 +58,7 @@ class Backbone(nn.Module):
         self.preprocessing = preprocessing
         self.image_tower = image_tower.to(DTYPES[precision])
         self.text_tower = text_tower.to(DTYPES[precision])
-        self._images_at_once = 2**16
+        self._in_parts = InParts("encoded")
         self.register_buffer("logit_scale", torch.tensor(logit_scale, dtype=torch.float32))
         self.requires_grad_(False)
         self.eval()
@@ -85,23 +84,8 @@ class Backbone(nn.Module):
         # A processor's cache holds a few images' activations; many at once are mapped and unmapped, at three times the
         # cost (24 ms an image alone, 75 in batches of 64, one thread, backbone lite).
         at_once = CPU_IMAGES if self.device.type == "cpu" else max(1, len(images))
-        features = self._encode(images, min(at_once, self._images_at_once))
+        features = self._in_parts(lambda part: self.image_tower(part).float(), images, at_once)
         return F.normalize(features, dim=-1) if normalize else features
-
-    def _encode(self, images: Float[Tensor, "B 3 S S"], at_once: int) -> Float[Tensor, "B e"]:
-        """Image features, fewer images at once where memory does not suffice."""
-        while True:
-            try:
-                return torch.cat([self.image_tower(part).float() for part in images.split(at_once)])
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or at_once == 1:
-                    raise
-            at_once = self._images_at_once = at_once // 2
-            warnings.warn(
-                f"Memory does not suffice; images are encoded {at_once} at once from now on, with the same numbers.",
-                MemoryWarning,
-                stacklevel=4,
-            )
 
     @torch.no_grad()
     def encode_text(self, tokens: Int[Tensor, "N L"], *, normalize: bool = False) -> Float[Tensor, "N e"]:

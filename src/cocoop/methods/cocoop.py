@@ -21,6 +21,7 @@ from cocoop.config import check_whole
 from cocoop.errors import PromptError
 from cocoop.methods.base import Method, seeded
 from cocoop.methods.context import pack_prompts, prompt_ids, random_context, word_context
+from cocoop.text.memory import InParts
 from cocoop.text.prompts import check_classnames
 from cocoop.text.tree import Prompts
 
@@ -88,6 +89,7 @@ class CoCoOp(Method):
             )
         self.context = nn.Parameter(start)
         self.meta_net = meta_net.to(backbone.device)
+        self._in_parts = InParts("classified")
         self.set_classes(self.classnames)
 
     @property
@@ -134,8 +136,7 @@ class CoCoOp(Method):
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return super().logits(image_features)
         # Class features of all images at once would need (B, C, e).
-        parts = image_features.split(self.prompts.images_at_once)
-        return torch.cat([super(CoCoOp, self).logits(part) for part in parts])
+        return self._in_parts(super().logits, image_features, self.prompts.images_at_once)
 
     def logits_of(self, classes: Sequence[int]) -> Callable[[Tensor], Tensor]:
         """`logits` of some of the classes, without the work for the others.

@@ -1,14 +1,19 @@
-"""How much memory a device has free."""
+"""How much memory a device has free, and what to do where it does not suffice."""
 
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import torch
+from torch import Tensor
 
-__all__ = ["free_in_container", "free_memory"]
+from cocoop.errors import MemoryWarning, is_out_of_memory
+
+__all__ = ["InParts", "free_in_container", "free_memory"]
 
 SHARE = 0.7
 """Of what is free, what may be planned with; the rest is for temporary results and for others."""
@@ -35,3 +40,38 @@ def free_in_container(root: Path = Path("/sys/fs/cgroup")) -> int:
     except (OSError, ValueError):
         # No container, or the limit is the word "max".
         return 2**62
+
+
+class InParts:
+    """A computation without gradients for each of many images, of which fewer are taken at once if memory is short.
+
+    Args:
+        what: is done to images, for the warning (`encoded`).
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._fit = 2**16
+
+    def __call__(self, work: Callable[[Tensor], Tensor], images: Tensor, at_once: int) -> Tensor:
+        """The results for all images.
+
+        Args:
+            work: the computation.
+            images: the images, or their features.
+            at_once: how many to take at most; what did not suffice once is not tried again.
+        """
+        while True:
+            size = min(at_once, self._fit)
+            try:
+                return torch.cat([work(part) for part in images.split(size)])
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or size == 1:
+                    raise
+            self._fit = min(size, len(images)) // 2 or 1
+            warnings.warn(
+                f"Memory does not suffice; images are {self._what} {self._fit} at once from now on, with the same "
+                "numbers.",
+                MemoryWarning,
+                stacklevel=4,
+            )

@@ -97,6 +97,9 @@ class TextTower(nn.Module):
             nn.Linear(d, config.embed_dim, bias=config.projection_bias) if config.projection else nn.Identity()
         )
         self.memory_budget: int | None = None
+        self._images_at_once = 2**16
+        # Of the last pass that a gradient is taken of: bytes that were kept, images that were taken at once.
+        self._kept, self._together = 0, 1
         self.requires_grad_(False)
 
     @property
@@ -116,7 +119,8 @@ class TextTower(nn.Module):
         """
         # A graph that is exported takes any number of images in one pass.
         at_once = context is None or torch.compiler.is_compiling()
-        images = [context] if context is None or at_once else list(context.split(prompts.images_at_once))
+        size = min(prompts.images_at_once, self._images_at_once)
+        images = [context] if context is None or at_once else list(context.split(size))
         parts = [(own, tree) for own in images for tree in prompts.trees]
         encode = self._encoders(parts)
         features = [f(own, tree) for f, (own, tree) in zip(encode, parts, strict=True)]
@@ -161,15 +165,21 @@ class TextTower(nn.Module):
         values += c.heads * tree.every_row.columns
         return images * tree.rows * c.layers * values * self.dtype.itemsize
 
-    def halve_budget(self) -> bool:
-        """Plan with half the memory from now on; whether that changes anything.
+    def use_less_memory(self) -> str | None:
+        """Plan with about half of what the last pass took, after memory did not suffice for it or its gradient.
 
-        Below the size of one tree, nothing more is kept than what a single part needs.
+        First less is kept for the gradient and more computed twice; then fewer images are taken at once.
+
+        Returns:
+            How the work goes on; None if it cannot be done with less.
         """
-        device = self.positional_embedding.device
-        budget = free_memory(device) if self.memory_budget is None else self.memory_budget
-        self.memory_budget = budget // 2
-        return budget > 0
+        if self._kept:
+            self.memory_budget = self._kept = self._kept // 2
+            return f"with a budget of {self.memory_budget / 2**20:,.0f} MiB (--memory-budget sets it from the start)"
+        if self._together > 1:
+            self._images_at_once = self._together = self._together // 2
+            return f"with fewer images at once ({self._images_at_once})"
+        return None
 
     def _encoders(self, parts: Sequence[tuple[Tensor | None, PromptTree]]) -> list[Callable[..., Tensor]]:
         """How to encode each part: keeping what the gradient needs, or computing it again when it is needed.
@@ -182,12 +192,14 @@ class TextTower(nn.Module):
             return encode
         sizes = [self.activation_bytes(tree, 1 if own is None else len(own)) for own, tree in parts]
         budget = free_memory(self.positional_embedding.device) if self.memory_budget is None else self.memory_budget
-        if sum(sizes) <= budget:
+        self._kept, self._together = sum(sizes), max(1 if own is None else len(own) for own, _ in parts)
+        if self._kept <= budget:
             return encode
         left = budget - max(sizes)
         for i in reversed(range(len(parts))):
             left -= sizes[i]
             if left < 0:
+                self._kept -= sizes[i]
                 encode[i] = partial(checkpoint, self._tree, use_reentrant=False, preserve_rng_state=False)
         return encode
 
