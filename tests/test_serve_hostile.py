@@ -43,7 +43,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(home):
-    """A server that is still there, and quick, when all tests have done their worst; it may say what it refused."""
+    """A server that is still there when all tests have done their worst, and has nothing to say about it."""
     stderr = home / "server.err"
     command = [sys.executable, "-m", "cocoop", "serve", "run", "--port", "0", "--device", "cpu", "--max-upload", "2MiB"]
     with stderr.open("w") as said:
@@ -53,9 +53,7 @@ def server(home):
         yield server
         assert server.predict(sorted((home / "photos").rglob("*.png")))[0] == 200
         process.terminate()
-        code, said = server.ended()
-        assert code == 0
-        assert "Traceback" not in said
+        assert server.ended() == (0, "")
     finally:
         process.kill()
         process.wait()
@@ -417,20 +415,30 @@ def test_a_head_that_comes_slowly_is_given_up(hasty):
 def test_a_second_head_that_comes_slowly_is_given_up_too(hasty):
     with connected(hasty) as connection:
         connection.sendall(b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert told(connection.recv(1 << 16))[:2] == (401, "unauthorized")
+        answer = b""
+        while not answer.endswith(b"}}"):
+            answer += connection.recv(1 << 16)
+        assert told(answer)[:2] == (401, "unauthorized")
         connection.sendall(b"GET /v1")
         assert told(rest(connection))[:2] == (408, "request_timeout")
+
+
+def trickle(connection: socket.socket) -> bytes:
+    """The answer to a client that goes on slowly."""
+    connection.settimeout(0.2)
+    answer = b""
+    while not answer.endswith(b"}}"):
+        with contextlib.suppress(TimeoutError):
+            answer += connection.recv(1 << 16)
+            continue
+        connection.sendall(b"-")
+    return answer
 
 
 def test_a_body_that_trickles_is_given_up(hasty):
     with connected(hasty) as connection:
         connection.sendall(post(b"--xyz", KEY, MULTIPART, "Content-Length: 1000"))
-        connection.settimeout(0.3)
-        answer = b""
-        while not answer:
-            connection.sendall(b"-")
-            with contextlib.suppress(TimeoutError):
-                answer = connection.recv(1 << 16)
+        answer = trickle(connection)
     message = "The upload took longer than 3 seconds; send fewer photos at once."
     assert told(answer) == (408, "upload_timeout", message)
 
@@ -513,12 +521,7 @@ def test_a_stop_waits_for_a_time_only(home):
         with connected(server) as connection:
             connection.sendall(post(b"--xyz", MULTIPART, "Content-Length: 1000"))
             server.process.terminate()
-            connection.settimeout(0.2)
-            answer = b""
-            while not answer:
-                connection.sendall(b"-")
-                with contextlib.suppress(TimeoutError):
-                    answer = connection.recv(1 << 16)
+            answer = trickle(connection)
         assert told(answer) == (503, "stopping", "The server stops; try again later.")
         code, said = server.ended()
         assert (code, "Cancel 1 running task(s)" in said, "Traceback" in said) == (0, True, False)

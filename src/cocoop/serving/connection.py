@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from http import HTTPStatus
 from typing import Any
@@ -122,7 +123,9 @@ class Connection(H11Protocol):
                 headers=[*response.raw_headers, (b"connection", b"close")],
                 reason=HTTPStatus(response.status_code).phrase.encode(),
             )
-            for event in (head, h11.Data(data=bytes(response.body)), h11.EndOfMessage()):
-                self.transport.write(self.conn.send(event) or b"")
-        self.transport.write_eof()
+            events = (head, h11.Data(data=bytes(response.body)), h11.EndOfMessage())
+            self.transport.write(b"".join(self.conn.send(event) or b"" for event in events))
+        # Who has read it may have left by now.
+        with contextlib.suppress(OSError):
+            self.transport.write_eof()
         self.loop.call_later(LINGER, self.transport.abort)

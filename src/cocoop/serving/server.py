@@ -68,12 +68,12 @@ def serve(app: FastAPI, listener: socket.socket, config: ServeConfig) -> None:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         LOG.addHandler(handler)
         LOG.setLevel(logging.INFO)
-    # Photos are refused by their size before they are decoded; Pillow's own warning would only fill the log.
+    # What others warn of is what clients send; they are told, and it could fill the log.
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     server = uvicorn.Server(
         uvicorn.Config(
             app,
-            # uvicorn's warnings are about what clients send; they are told, and could fill the log.
             log_level="error",
             access_log=False,
             lifespan="on",
