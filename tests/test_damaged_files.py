@@ -1,5 +1,6 @@
 """One wrong byte, or a file cut anywhere: named and refused, or made anew, never half-used."""
 
+import hashlib
 import json
 import random
 from pathlib import Path
@@ -10,16 +11,19 @@ import torch
 import cocoop
 from cocoop.config import TrainConfig
 from cocoop.data import load_data
-from cocoop.errors import CocoopError
+from cocoop.data.downloads import download
+from cocoop.errors import CocoopError, DamageWarning
 from cocoop.feature_cache import FeatureCache
 from cocoop.features import encode_split
 from cocoop.files import read_json, write_json
 from cocoop.methods import CoCoOp
+from cocoop.prediction import Prediction
 from cocoop.protocols import Grid, base_to_new, sweep
 from cocoop.records import read_sweep
 from cocoop.runs import epochs_done, photos_learned
 from cocoop.train import fit
 from made_photos import make_photos
+from web_server import serve
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -134,11 +138,89 @@ def test_damaged_features_are_passed_over_and_made_anew(photos, tiny_backbone, t
     for content in damaged(whole, seed=4):
         shard.write_bytes(content)
         cache = FeatureCache(tmp_path, tiny_backbone)
-        again = encode_split(tiny_backbone, photos, workers=0, cache=cache)
+        with pytest.warns(DamageWarning, match=shard.name):
+            again = encode_split(tiny_backbone, photos, workers=0, cache=cache)
         assert torch.equal(again.features, true.features)
         assert cache.damaged == [shard]
         # The same content has the same name: the shard is whole again.
         assert shard.read_bytes() == whole
+
+
+def test_every_damage_of_settings_is_refused_or_reads_as_an_edit(run, tiny_backbone, tmp_path):
+    """config.json has no checksum, since people may edit it; but what it says must make sense, and the weights stay."""
+    for name in ("config.json", "prompt.safetensors"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    whole = (run / "config.json").read_bytes()
+    true = cocoop.from_pretrained(run, backbone=tiny_backbone)
+    refused = 0
+    for content in damaged(whole, seed=5):
+        (tmp_path / "config.json").write_bytes(content)
+        message, method = refusal(lambda: cocoop.from_pretrained(tmp_path, backbone=tiny_backbone))
+        refused += message is not None
+        if method is not None:
+            assert len(content) >= len(whole) - 1, "a file that was cut is refused"
+            assert torch.equal(method.context, true.context)
+    assert refused >= DAMAGES
+
+
+def test_every_damage_of_a_description_of_an_export_is_noticed(tmp_path):
+    """The graph is known by the checksum in it; see test_export.py for the graph."""
+    description = {"format": 1, "classnames": ["ant", "bee"], "sha256": {"model.onnx": "0" * 64}}
+    write_json(tmp_path / "export.json", description, sealed=True)
+    whole = (tmp_path / "export.json").read_bytes()
+    for content in damaged(whole, seed=6):
+        (tmp_path / "export.json").write_bytes(content)
+        message, found = refusal(lambda: read_json(tmp_path / "export.json"))
+        assert without_odd_checksum(found) == description if message is None else "export.json" in message
+
+
+def test_every_damage_of_labels_in_bulk_is_named(tmp_path):
+    from cocoop.bulk.parts import Job
+
+    job = Job(str(tmp_path))
+    job.write("files-1.parquet", [Prediction(f"photos/{n}.jpg", (f"class {n}",), (0.5,)) for n in range(200)])
+    part = tmp_path / "files-1.parquet"
+    whole, true = part.read_bytes(), job.files_in(["files-1.parquet"])
+    assert len(true) == 200
+    for content in damaged(whole, seed=7):
+        part.write_bytes(content)
+        message, found = refusal(lambda: job.files_in(["files-1.parquet"]))
+        # What does not concern the paths is not read when a job goes on.
+        assert found == true if message is None else "files-1.parquet' is damaged" in message
+
+
+def test_every_damage_of_the_index_of_a_shard_is_told_and_made_anew(tmp_path, monkeypatch):
+    import tarfile
+
+    monkeypatch.setenv("COCOOP_CACHE", str(tmp_path / "cache"))
+    photos = make_photos(tmp_path / "photos", per_class=3)
+    with tarfile.open(tmp_path / "all-0.tar", "w") as tar:
+        for number, photo in enumerate(sorted(photos.rglob("*.png"))):
+            tar.add(photo, f"{number}.png")
+            (tmp_path / "class").write_text(photo.parent.name)
+            tar.add(tmp_path / "class", f"{number}.cls")
+    true = load_data(tmp_path / "all-0.tar")
+    (index,) = (tmp_path / "cache" / "shards").iterdir()
+    whole = index.read_bytes()
+    for content in damaged(whole, seed=8):
+        index.write_bytes(content)
+        with pytest.warns(DamageWarning, match=index.name):
+            assert load_data(tmp_path / "all-0.tar") == true
+        assert index.read_bytes() == whole
+
+
+def test_every_damage_of_a_part_of_a_download_is_fetched_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    whole = random.Random(9).randbytes(20_000)
+    checksum = f"sha256:{hashlib.sha256(whole).hexdigest()}"
+    part, target = tmp_path / "a.zip.part", tmp_path / "a.zip"
+    with serve() as web:
+        url = web.put("/a.zip", whole)
+        for content in damaged(whole, seed=9):
+            part.write_bytes(content)
+            download(url, target, checksum=checksum)
+            assert target.read_bytes() == whole
+            target.unlink()
 
 
 def test_settings_may_be_edited_and_records_not(run, tiny_backbone, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cocoop.backbones.fingerprint import image_side_key, model_key
-from cocoop.errors import CheckpointError
+from cocoop.errors import CheckpointError, DamageWarning
 from cocoop.feature_cache import FeatureCache, default_cache_folder, photo_key
 from conftest import make_tiny_backbone
 
@@ -52,7 +52,8 @@ def test_a_damaged_shard_is_named_and_passed_over(tmp_path, tiny_backbone, damag
     whole = shard.read_bytes()
     shard.write_bytes({"cut": whole[:-3], "flip": whole[:-1] + b"\x01"}.get(damage, damage))
     cache = FeatureCache(tmp_path, tiny_backbone)
-    assert cache.find(["a" * 64]) == {}
+    with pytest.warns(DamageWarning, match=f"'{shard}' is damaged; its photos are encoded again. It can be deleted."):
+        assert cache.find(["a" * 64]) == {}
     assert cache.damaged == [shard]
     # What is encoded anew takes its place.
     cache.add({"a" * 64: torch.ones(48)})

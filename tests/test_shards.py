@@ -22,7 +22,7 @@ from cocoop.data import Dataset, epoch_order, load_data, open_photo, photo_batch
 from cocoop.data.dataset import SPLITS
 from cocoop.data.merge import merge
 from cocoop.data.shards import find_shards, read_shard, scan_shard
-from cocoop.errors import DataError
+from cocoop.errors import DamageWarning, DataError
 from cocoop.feature_cache import FeatureCache, photo_key
 from cocoop.features import encode_split, learned_photos, overlap
 from cocoop.methods import CoCoOp
@@ -259,7 +259,11 @@ def test_the_index_is_made_once(packed, memory, own_cache, monkeypatch):
     for number, file in enumerate(kept):
         whole = file.read_bytes()
         file.write_bytes([b"", whole[:-5], whole.replace(b".png", b".pnf")][number])
-    assert load_data(source) == first
+    with pytest.warns(DamageWarning) as told:
+        assert load_data(source) == first
+    # One of the three is that of a shard as it was before.
+    assert len(told) == 2
+    assert {str(w.message) for w in told} <= {f"The index '{file}' is damaged; it is made anew." for file in kept}
     assert len(opened) == 3
     assert contents(load_data(source), "val") == contents(first, "val")
 

@@ -10,6 +10,7 @@ import time
 import pytest
 
 import cocoop as package
+from cocoop.errors import DamageWarning
 from cocoop.protocols import Grid, base_to_new, sweep
 from cocoop.records import read_record
 from made_photos import cocoop, environment, make_photos
@@ -182,7 +183,8 @@ def test_a_damaged_record_is_made_again_from_its_training(home, tiny_backbone):
     (record,) = files(folder).values()
     record.write_text(record.read_text()[:100])
     weights = record.with_name("training.safetensors").stat().st_mtime_ns
-    assert sweep(folder, runs, tiny_backbone, workers=0) == {"done": 1, "done before": 0, "failed": 0}
+    with pytest.warns(DamageWarning, match=rf"'{record}' is damaged: .*\. It is made anew\."):
+        assert sweep(folder, runs, tiny_backbone, workers=0) == {"done": 1, "done before": 0, "failed": 0}
     assert numbers(folder) == before
     assert record.with_name("training.safetensors").stat().st_mtime_ns == weights
 

@@ -4,7 +4,9 @@ __all__ = [
     "BackboneError",
     "CheckpointError",
     "CocoopError",
+    "CocoopWarning",
     "ConfigError",
+    "DamageWarning",
     "DataError",
     "MemoryWarning",
     "PromptError",
@@ -54,7 +56,15 @@ class TrainingError(CocoopError):
     """Training cannot go on, for example because the loss is not finite."""
 
 
-class MemoryWarning(UserWarning):
+class CocoopWarning(UserWarning):
+    """Root of what a user should know though the work goes on; the command line prints it as a note."""
+
+
+class DamageWarning(CocoopWarning):
+    """A file is damaged, and what it held is made anew."""
+
+
+class MemoryWarning(CocoopWarning):
     """Memory did not suffice, and the work goes on in smaller parts, more slowly, with the same numbers."""
 
 

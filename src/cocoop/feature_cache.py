@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from torch import Tensor
 from cocoop.backbones.backbone import Backbone
 from cocoop.backbones.fingerprint import image_side_key
 from cocoop.data.dataset import PhotoFile
+from cocoop.errors import DamageWarning
 from cocoop.files import cache_folder, write_whole
 
 __all__ = ["FeatureCache", "default_cache_folder", "photo_key"]
@@ -96,6 +98,8 @@ class FeatureCache:
             return dict(zip(json.loads(header["__metadata__"]["photos"]), features, strict=True))
         except (OSError, ValueError, KeyError, safetensors.SafetensorError):
             self.damaged.append(shard)
+            told = f"'{shard}' is damaged; its photos are encoded again. It can be deleted."
+            warnings.warn(told, DamageWarning, stacklevel=3)
             return {}
 
 

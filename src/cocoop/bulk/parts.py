@@ -134,7 +134,8 @@ class Job:
 
         try:
             with self._filesystem.open(f"{self._path}/{name}", "rb") as file:
-                paths: list[str] = pq.read_table(file, columns=["path"])["path"].to_pylist()
+                table = pq.read_table(file, columns=["path"], page_checksum_verification=True)
+                paths: list[str] = table["path"].to_pylist()
                 return paths
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             raise CheckpointError(
@@ -151,7 +152,7 @@ class Job:
         import pyarrow.parquet as pq
 
         buffer = pa.BufferOutputStream()
-        pq.write_table(_table(predictions), buffer, compression="zstd")
+        pq.write_table(_table(predictions), buffer, compression="zstd", write_page_checksum=True)
         self._write(name, buffer.getvalue().to_pybytes())
 
     def _names(self) -> list[str]:

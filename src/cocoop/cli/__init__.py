@@ -19,7 +19,7 @@ from typing import Annotated, Any, NamedTuple
 import tyro
 
 from cocoop.cli.console import fail, note
-from cocoop.errors import CocoopError, MemoryWarning, about_memory
+from cocoop.errors import CocoopError, CocoopWarning, about_memory
 from cocoop.version import __version__
 
 __all__ = ["main"]
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _shown(message: Warning | str, category: type[Warning], *place: Any) -> None:
     """What a user should know is a note; other warnings, of libraries, look as they always do."""
-    if issubclass(category, MemoryWarning):
+    if issubclass(category, CocoopWarning):
         note(str(message))
     else:
         sys.stderr.write(warnings.formatwarning(message, category, *place[:2]))

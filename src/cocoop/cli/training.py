@@ -155,8 +155,6 @@ class _Job:
         tests = encode_photos(
             backbone, data, workers=workers, skip_bad_images=skip, cache=cache, processes=self.processes
         )
-        for shard in cache.damaged:
-            note(f"'{shard}' is damaged; its photos were encoded again. It can be deleted.")
         twice = overlap(tests, data.image_root, learned_photos(self.data))
         if twice:
             note(f"Left out of the test: {len(twice)} photos that are, byte for byte, among those to learn from.")

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from cocoop.data.rows import SPLIT_NAMES, Listing, Row, check_unique, divide
 from cocoop.data.shard_parquet import forget_photos, read_parquet_photo
 from cocoop.data.shard_source import Entry, Shard, checked_kind, filesystem_of, kind_of, named_errors
 from cocoop.data.shards import find_shards, scan_shard
-from cocoop.errors import CheckpointError, DataError
+from cocoop.errors import CheckpointError, DamageWarning, DataError
 from cocoop.files import cache_folder, write_whole
 
 __all__ = ["ShardIndex", "ShardedPhoto", "is_sharded", "name_of_shards", "read_shards"]
@@ -201,10 +202,11 @@ def _indexed(urls: list[str], on_progress: Callable[[int, int], None] | None) ->
 def _kept(file: Path) -> list[Entry] | None:
     """The entries that a file keeps; None if there is no such file, or it is damaged."""
     try:
-        digest, content = file.read_bytes().split(b"\n", 1)
-    except (OSError, ValueError):
+        digest, _, content = file.read_bytes().partition(b"\n")
+    except OSError:
         return None
     if digest.decode(errors="replace") != _digest(content):
+        warnings.warn(f"The index '{file}' is damaged; it is made anew.", DamageWarning, stacklevel=2)
         return None
     return [Entry(member, name, split, (start, length)) for member, name, split, (start, length) in json.loads(content)]
 

@@ -104,7 +104,7 @@ def export(method: Method, folder: Path, *, opset: int | None = None) -> ExportR
         opset = write_graph(method.eval(), unfinished / MODEL, opset)
         files = sorted(unfinished.iterdir())
         onnx_bytes = sum(file.stat().st_size for file in files)
-        write_json(unfinished / DESCRIPTION, _description(method, files, opset))
+        write_json(unfinished / DESCRIPTION, _description(method, files, opset), sealed=True)
         differences = _differences(method, OnnxPrompt(unfinished))
         if not max(differences) <= TOLERANCE:
             raise ConfigError(

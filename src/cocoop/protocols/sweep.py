@@ -14,6 +14,7 @@ import importlib.metadata
 import platform
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -29,7 +30,7 @@ from cocoop.backbones.fingerprint import model_key
 from cocoop.config import check_whole
 from cocoop.data import Dataset, Item
 from cocoop.data.dataset import PhotoFile
-from cocoop.errors import CheckpointError, CocoopError, about_memory
+from cocoop.errors import CheckpointError, CocoopError, DamageWarning, about_memory
 from cocoop.evaluation import harmonic_mean
 from cocoop.feature_cache import FeatureCache, photo_key
 from cocoop.features import Features, Progress, encode_split, learned_photos, overlap
@@ -243,7 +244,9 @@ def _record_before(run: Path) -> dict[str, Any] | None:
     """The record of a run; None if there is none, or a damaged one, which is made again from the run's training."""
     try:
         return read_record(run / RECORD) if (run / RECORD).exists() else None
-    except CheckpointError:
+    except CheckpointError as error:
+        # From one place, so that it is shown once.
+        warnings.warn(f"{error} It is made anew.", DamageWarning, stacklevel=1)
         return None
 
 
