@@ -12,6 +12,7 @@ import torch
 from cocoop.data import load_data
 from cocoop.feature_cache import FeatureCache
 from cocoop.features import encode_split
+from cocoop.records import read_sweep
 from cocoop.runs import epochs_done
 from cocoop.saved import read_tensors
 from conftest import make_tiny_backbone
@@ -26,8 +27,8 @@ FEW_OR_MANY = [8, pytest.param(50, marks=pytest.mark.slow)]
 """Kills; how many there really were depends on when they struck."""
 
 
-def drive(work: str, folder: Path, kills: int) -> int:
-    command = [sys.executable, HERE / "crash_driver.py", work, folder, str(kills), "1"]
+def drive(work: str, folder: Path, kills: int, *, workers: int = 0) -> int:
+    command = [sys.executable, HERE / "crash_driver.py", work, folder, str(kills), str(workers)]
     paths = environment(PYTHONPATH=f"{HERE}:{HERE.parent / 'src'}", no_proxy="127.0.0.1")
     done = subprocess.run(command, env=paths, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
@@ -49,6 +50,43 @@ def test_a_training_that_is_killed_ends_with_the_same_bits(kills, tmp_path):
         # What a kill in the middle of writing left is swept away when the run goes on.
         assert not [path.name for path in run.iterdir() if path.name.startswith(".") and path.name != ".lock"]
         assert read_tensors(run / "training.safetensors")[1]["epoch"] == 8
+
+
+def test_the_same_seed_gives_the_same_bits_in_any_process_with_any_workers(tmp_path):
+    for workers in (0, 2):
+        make_photos(tmp_path / str(workers) / "photos", per_class=6)
+        drive("train", tmp_path / str(workers), 0, workers=workers)
+    for number in range(len(CASES)):
+        one, other = (tmp_path / workers / f"undisturbed-{number}" / "training.safetensors" for workers in "02")
+        assert one.read_bytes() == other.read_bytes(), CASES[number]
+
+
+@pytest.mark.parametrize("kills", [4, FEW_OR_MANY[1]])
+def test_a_sweep_that_is_killed_ends_with_the_same_numbers(kills, tmp_path):
+    make_photos(tmp_path / "photos", per_class=10)
+    assert drive("sweep", tmp_path, kills) >= kills
+    wanted = records(tmp_path / "undisturbed")
+    assert len(wanted) == 3
+    sweeps = [path for path in tmp_path.iterdir() if path.name.isdecimal()]
+    assert sweeps
+    for folder in sweeps:
+        assert records(folder) == wanted
+        for run in (folder / "runs").iterdir():
+            for name in ("training.safetensors", "prompt.safetensors"):
+                whole = tmp_path / "undisturbed" / "runs" / run.name / name
+                assert not whole.exists() or (run / name).read_bytes() == whole.read_bytes(), f"{run}: {name}"
+
+
+def records(folder):
+    """Of a sweep, without what depends on clock and machine."""
+    found = read_sweep(folder)
+    assert found.failures == []
+    for record in found.records:
+        for name in ("seconds", "peak_memory_bytes", "finished"):
+            del record[name]
+        for epoch in record["history"]:
+            del epoch["seconds"]
+    return found.records
 
 
 @pytest.mark.parametrize("kills", FEW_OR_MANY)
