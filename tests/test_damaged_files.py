@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 from pathlib import Path
 
@@ -221,6 +222,27 @@ def test_every_damage_of_a_part_of_a_download_is_fetched_anew(tmp_path, monkeypa
             download(url, target, checksum=checksum)
             assert target.read_bytes() == whole
             target.unlink()
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """What a loss of power needs: content, then name, then the folder that holds the name, each synced in turn."""
+    path, order = tmp_path / "a.json", []
+    sync, replace = os.fsync, Path.replace
+
+    def note_sync(descriptor):
+        place = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        order.append(("sync", "folder" if place.is_dir() else "content", path.exists()))
+        sync(descriptor)
+
+    def note_replace(source, target):
+        order.append(("rename", target.name, path.exists()))
+        return replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(Path, "replace", note_replace)
+    write_json(path, {"epoch": 1})
+    assert order == [("sync", "content", False), ("rename", "a.json", False), ("sync", "folder", True)]
+    assert read_json(path) == {"epoch": 1}
 
 
 def test_settings_may_be_edited_and_records_not(run, tiny_backbone, tmp_path):

@@ -1,6 +1,9 @@
 """A full disk: one line that names the file, the last good state stays, and the work goes on once there is room."""
 
 import contextlib
+import random
+import re
+import resource
 import subprocess
 from pathlib import Path
 
@@ -11,46 +14,72 @@ from cocoop import load_backbone
 from cocoop.bulk.job import label_photos
 from cocoop.config import TrainConfig
 from cocoop.data import load_data
-from cocoop.errors import CheckpointError, CocoopError
+from cocoop.data.downloads import download
+from cocoop.errors import CheckpointError, CocoopError, DataError
 from cocoop.feature_cache import FeatureCache
 from cocoop.features import encode_split
 from cocoop.methods import CoCoOp
 from cocoop.prediction import Model
-from cocoop.protocols import Grid, base_to_new, sweep
+from cocoop.protocols import Grid, Watch, base_to_new, sweep
 from cocoop.records import read_sweep
 from cocoop.runs import epochs_done
 from cocoop.train import fit
-from made_photos import make_photos
+from made_photos import cocoop, make_photos
 from tiny_models import save_open_clip
+from web_server import serve
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture
-def disk(tmp_path):
-    """A disk of two MB of its own."""
+FULL = "(No space left on device|File too large)"
+
+
+class Disk:
+    """A disk of two MB of its own; without the right to mount one, a folder in which the process may write no byte."""
+
+    def __init__(self, folder: Path, *, mounted: bool) -> None:
+        self.folder = folder
+        self.mounted = mounted
+
+    def __truediv__(self, name: str) -> Path:
+        return self.folder / name
+
+    def fill(self, *_) -> None:
+        """Take all that is left."""
+        if not self.mounted:
+            limit(0)
+            return
+        with (self / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(512))
+
+    def free(self) -> None:
+        if self.mounted:
+            (self / "filler").unlink()
+        else:
+            limit(resource.RLIM_INFINITY)
+
+
+def limit(size: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+@pytest.fixture(params=["mounted", "limited"])
+def disk(request, tmp_path):
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], capture_output=True, text=True)
-    if mounted.returncode:
-        # Without the right to mount: an image file of that size cannot be had either.
-        pytest.fail(f"this test makes a small disk, which takes root: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder]
+    mounted = request.param == "mounted" and subprocess.run(command, capture_output=True).returncode == 0
+    yield Disk(folder, mounted=mounted)
+    if mounted:
+        subprocess.run(["umount", folder], check=True)
+    else:
+        limit(resource.RLIM_INFINITY)
 
 
 @pytest.fixture
 def data(tmp_path):
     return load_data(make_photos(tmp_path / "photos", per_class=6)).few_shot(2, seed=1)
-
-
-def fill(disk: Path) -> Path:
-    """Take all that is left; deleted, it is free again."""
-    filler = disk / "filler"
-    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(512))
-    return filler
 
 
 def train(backbone, data, run, **options):
@@ -62,14 +91,14 @@ def train(backbone, data, run, **options):
 def test_a_training_stops_with_its_last_epoch_and_goes_on(disk, data, tiny_backbone, tmp_path):
     def fill_after_two(entry):
         if entry["epoch"] == 2:
-            fill(disk)
+            disk.fill()
 
     run = disk / "run"
-    with pytest.raises(CheckpointError, match=rf"^Cannot write '{run}/[a-z.]+': No space left on device\.$"):
+    with pytest.raises(CheckpointError, match=rf"^Cannot write '{run}/[a-z.]+': {FULL}\.$"):
         train(tiny_backbone, data, run, on_epoch=fill_after_two)
     assert epochs_done(run) == 2
     assert not [path for path in run.iterdir() if path.name.startswith(".") and path.name != ".lock"]
-    (disk / "filler").unlink()
+    disk.free()
     resumed, result = train(tiny_backbone, data, run)
     assert len(result.history) == 4
     undisturbed, _ = train(tiny_backbone, data, tmp_path / "undisturbed")
@@ -77,31 +106,32 @@ def test_a_training_stops_with_its_last_epoch_and_goes_on(disk, data, tiny_backb
         assert torch.equal(resumed.learned()[name], tensor), name
 
 
-def test_a_sweep_records_why_and_does_the_run_again(disk, data, tiny_backbone):
-    plan = base_to_new(data, Grid(methods=("coop",), seeds=(1,), shots=(2,), preset="cached", changes={"epochs": 2}))
-    filler = fill(disk)
-    with pytest.raises(CocoopError, match="No space left on device"):
-        sweep(disk / "sweep", plan, tiny_backbone, workers=0)
-    filler.unlink()
-    sweep(disk / "sweep", plan, tiny_backbone, workers=0)
-    found = read_sweep(disk / "sweep")
-    assert (len(found.records), found.failures) == (1, [])
+def test_a_sweep_keeps_its_runs_and_goes_on_with_the_rest(disk, data, tiny_backbone):
+    few = {"seeds": (1,), "shots": (2,), "changes": {"epochs": 2}}
+    plan = base_to_new(data, Grid(methods=("zero-shot", "coop"), preset="cached", **few))
+    with pytest.raises(CocoopError, match=rf"^Cannot write '{disk / 'sweep'}/.*': {FULL}\.$"):
+        sweep(disk / "sweep", plan, tiny_backbone, workers=0, watch=Watch(run=disk.fill))
+    assert [record["method"] for record in read_sweep(disk / "sweep").records] == ["zero-shot"]
+    disk.free()
+    counts = sweep(disk / "sweep", plan, tiny_backbone, workers=0)
+    assert counts == {"done": 1, "done before": 1, "failed": 0}
+    assert read_sweep(disk / "sweep").failures == []
 
 
 def test_features_and_prompts_are_whole_or_not_there(disk, data, tiny_backbone):
     method = CoCoOp(tiny_backbone, data.classnames, seed=1)
     method.save_pretrained(disk / "prompt")
     before = {path.name: path.read_bytes() for path in (disk / "prompt").iterdir()}
-    filler = fill(disk)
+    disk.fill()
     with torch.no_grad():
         method.context += 1
-    with pytest.raises(CheckpointError, match=r"Cannot write '.*prompt.safetensors': No space left on device"):
+    with pytest.raises(CheckpointError, match=rf"Cannot write '.*prompt.safetensors': {FULL}"):
         method.save_pretrained(disk / "prompt")
     assert {path.name: path.read_bytes() for path in (disk / "prompt").iterdir()} == before
-    with pytest.raises(CheckpointError, match="No space left on device"):
+    with pytest.raises(CheckpointError, match=rf"Cannot write '.*': {FULL}"):
         encode_split(tiny_backbone, data, workers=0, cache=FeatureCache(disk / "cache", tiny_backbone))
-    assert not list(disk.rglob("*.safetensors.*"))
-    filler.unlink()
+    assert not list(disk.folder.rglob("*.safetensors.*"))
+    disk.free()
     cache = FeatureCache(disk / "cache", tiny_backbone)
     encode_split(tiny_backbone, data, workers=0, cache=cache)
     assert cache.damaged == []
@@ -115,8 +145,36 @@ def test_labels_in_bulk_go_on_once_there_is_room(disk, data, tmp_path):
     )
     model = Model(source=str(tmp_path / "prompt"))
     label_photos(model, [str(tmp_path / "photos" / "sun")], str(disk / "labels"))
-    filler = fill(disk)
-    with pytest.raises(CheckpointError, match=r"Cannot write '.*labels/files-.*parquet': No space left on device"):
+    disk.fill()
+    with pytest.raises(CheckpointError, match=rf"Cannot write '.*labels/files-.*parquet': {FULL}"):
         label_photos(model, [str(tmp_path / "photos")], str(disk / "labels"))
-    filler.unlink()
+    disk.free()
     assert label_photos(model, [str(tmp_path / "photos")], str(disk / "labels")).photos == 18
+
+
+def test_a_download_goes_on_once_there_is_room(disk, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    content = random.Random(0).randbytes(300_000)
+    with serve() as web:
+        # Of a length that the server does not say, or it would not be begun.
+        url = web.put("/a.zip", content, chunked=True)
+        disk.fill()
+        with pytest.raises(DataError, match=rf"^Cannot write '.*a\.zip\.part.*': {FULL}\.$"):
+            download(url, disk / "a.zip", checksum=None)
+        assert not (disk / "a.zip").exists()
+        disk.free()
+        download(url, disk / "a.zip", checksum=None)
+    assert (disk / "a.zip").read_bytes() == content
+
+
+def test_the_command_line_says_it_in_one_line(disk, data, tmp_path):
+    save_open_clip(tmp_path / "tiny", "vit")
+    disk.fill()
+    options = ("--backbone", f"local-dir:{tmp_path / 'tiny'}", "--shots", "2", "--epochs", "1", "--compare", "none")
+    # The processes that decode photos need files in memory, which the limit is on as well.
+    options += ("--workers", "0")
+    done = cocoop("train", tmp_path / "photos", *options, "--output", disk / "run", cwd=tmp_path)
+    disk.free()
+    assert done.returncode == 1
+    assert re.fullmatch(rf"cocoop: Cannot write '{disk / 'run'}.*': {FULL}\.", done.stderr.splitlines()[-1])
+    assert "Traceback" not in done.stderr

@@ -17,7 +17,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -356,7 +356,7 @@ def _learned(
         experiment.method,
         experiment.drawn,
         tests,
-        experiment.settings.train,
+        replace(experiment.settings.train, workers=lab.workers),
         settings=experiment.settings.method,
         run=run,
         resume=True,
