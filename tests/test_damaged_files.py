@@ -230,7 +230,7 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     sync, replace = os.fsync, Path.replace
 
     def note_sync(descriptor):
-        place = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        place = Path(f"/proc/self/fd/{descriptor}").readlink()
         order.append(("sync", "folder" if place.is_dir() else "content", path.exists()))
         sync(descriptor)
 
