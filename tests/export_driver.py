@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from cocoop import CoCoOp, CoOp, ZeroShot, load_backbone
-from cocoop.export import graph
+from cocoop.errors import ConfigError
+from cocoop.export import folder, graph
 from cocoop.export.folder import export
 from tiny_models import randomise, save_open_clip, save_transformers
 
@@ -35,10 +36,31 @@ def main(home: Path) -> None:
             graph.LARGEST_FILE, largest = 1, graph.LARGEST_FILE
             write(home, "vit-cocoop-weights-apart", METHODS["cocoop"](backbone))
             graph.LARGEST_FILE = largest
+            refuse_what_is_not_pytorchs(home, backbone)
     save_transformers(home / "models" / "transformers")
     write(
         home, "transformers-cocoop", METHODS["cocoop"](load_backbone(f"local-dir:{home / 'models' / 'transformers'}"))
     )
+
+
+def refuse_what_is_not_pytorchs(home: Path, backbone) -> None:
+    """Keep what is said of a graph that is further away than allowed, and of one whose numbers are none."""
+    far, nan = METHODS["cocoop"](backbone), METHODS["cocoop"](backbone)
+    next(nan.meta_net.parameters()).data.fill_(float("nan"))
+    folder.TOLERANCE, tolerance = 1e-12, folder.TOLERANCE
+    said = {"far": refusal(far, home / "refused" / "far")}
+    folder.TOLERANCE = tolerance
+    said["nan"] = refusal(nan, home / "refused" / "nan")
+    (home / "refused.json").write_text(json.dumps(said))
+
+
+def refusal(method, output: Path) -> str:
+    """What an export says that must not succeed."""
+    try:
+        export(method, output)
+    except ConfigError as error:
+        return str(error)
+    raise SystemExit(f"{output} was exported.")
 
 
 def write(home: Path, name: str, method) -> None:

@@ -1,6 +1,7 @@
 """ONNX: the file gives PyTorch's numbers for any number of images, and is used by the same command."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -64,6 +65,18 @@ def test_the_file_gives_pytorchs_numbers_for_any_number_of_images(tower, method,
         np.testing.assert_allclose(logits, wanted, atol=1e-4, rtol=0)
         np.testing.assert_allclose(probabilities, torch.tensor(wanted).softmax(-1).numpy(), atol=1e-4, rtol=0)
         assert np.ptp(wanted, axis=1).min() > 1e-2, "the classes differ by more than the tolerance"
+
+
+def test_a_graph_that_is_not_pytorchs_is_refused_and_nothing_is_left(exported):
+    said = json.loads((exported / "refused.json").read_text())
+    assert re.fullmatch(
+        r"The ONNX file of local-dir:\S+ gives probabilities \d\.\de-\d\d and similarities \d\.\de-\d\d from "
+        r"PyTorch's, more than 1e-12; nothing was written. Please report it, with the versions of torch and "
+        r"onnxruntime.",
+        said["far"],
+    )
+    assert "gives probabilities nan and similarities nan from PyTorch's, more than 0.0001; nothing was" in said["nan"]
+    assert list((exported / "refused").iterdir()) == []
 
 
 def test_the_prefix_is_computed_once_and_padding_not_at_all(exported):

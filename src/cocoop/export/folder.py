@@ -34,7 +34,7 @@ __all__ = ["DESCRIPTION", "MODEL", "ExportReport", "OnnxPrompt", "check_librarie
 MODEL, DESCRIPTION = "model.onnx", "export.json"
 FORMAT = 1
 TOLERANCE = 1e-4
-"""Largest difference of a probability from PyTorch's that an export may have."""
+"""Largest difference of a probability, or of a logit over its scale, from PyTorch's that an export may have."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ExportReport:
     difference: float
     """Largest difference of a probability from PyTorch's, on random images."""
     logit_difference: float
-    """The same for logits."""
+    """The same for logits over their scale, which are cosine similarities."""
 
 
 def _library(name: str) -> Any:
@@ -90,8 +90,8 @@ def export(method: Method, folder: Path, *, opset: int | None = None) -> ExportR
 
     Raises:
         CheckpointError: if the folder is in use or the disk refuses.
-        ConfigError: without onnxruntime; if the model cannot be converted, or the file's probabilities are more than
-            1e-4 from PyTorch's. Nothing is left then.
+        ConfigError: without onnxruntime; if the model cannot be converted, or the file's probabilities or
+            similarities are more than 1e-4 from PyTorch's, or no numbers. Nothing is left then.
     """
     check_libraries()
     if method.backbone.precision != "fp32" or method.backbone.device.type != "cpu":
@@ -105,14 +105,13 @@ def export(method: Method, folder: Path, *, opset: int | None = None) -> ExportR
         files = sorted(unfinished.iterdir())
         onnx_bytes = sum(file.stat().st_size for file in files)
         write_json(unfinished / DESCRIPTION, _description(method, files, opset), sealed=True)
-        differences = _differences(method, OnnxPrompt(unfinished))
-        if not max(differences) <= TOLERANCE:
+        logit_difference, difference = _differences(method, OnnxPrompt(unfinished))
+        if not (logit_difference <= TOLERANCE and difference <= TOLERANCE):
             raise ConfigError(
-                f"The ONNX file of {method.backbone.name} gives probabilities {max(differences):.1e} from PyTorch's, "
-                f"more than {TOLERANCE:g}; nothing was written. Please report it, with the versions of torch and "
-                "onnxruntime."
+                f"The ONNX file of {method.backbone.name} gives probabilities {difference:.1e} and similarities "
+                f"{logit_difference:.1e} from PyTorch's, more than {TOLERANCE:g}; nothing was written. Please report "
+                "it, with the versions of torch and onnxruntime."
             )
-        logit_difference = differences[0]
         unfinished.chmod(0o755)
         if folder.exists():
             folder.rmdir()
@@ -121,7 +120,7 @@ def export(method: Method, folder: Path, *, opset: int | None = None) -> ExportR
         raise CheckpointError(f"Cannot write '{folder}': {error.strerror or error}.") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return ExportReport(folder, opset, onnx_bytes, differences[1], logit_difference)
+    return ExportReport(folder, opset, onnx_bytes, difference, logit_difference)
 
 
 class OnnxPrompt:
@@ -182,15 +181,16 @@ def _differences(method: Method, exported: OnnxPrompt) -> tuple[float, float]:
     """Largest differences of logits over their scale, and of probabilities, on batches of other sizes than traced."""
     size = method.backbone.preprocessing.size
     scorer, generator = method.image_scorer(), torch.Generator().manual_seed(0)
-    worst = [0.0, 0.0]
+    gaps = []
     for batch in (1, 3):
         images = torch.randn(batch, 3, size, size, generator=generator)
         logits = scorer(images)
         found = exported(images)
         scale = float(method.backbone.logit_scale.exp())
-        gaps = ((found[0] - logits).abs().max() / scale, (found[1] - logits.softmax(-1)).abs().max())
-        worst = [max(a, float(b)) for a, b in zip(worst, gaps, strict=True)]
-    return worst[0], worst[1]
+        gaps.append(torch.stack([(found[0] - logits).abs().max() / scale, (found[1] - logits.softmax(-1)).abs().max()]))
+    # Unlike Python's max, this one keeps NaN.
+    logit_difference, difference = torch.stack(gaps).amax(0).tolist()
+    return logit_difference, difference
 
 
 def _description(method: Method, files: Sequence[Path], opset: int) -> dict[str, Any]:
