@@ -71,7 +71,8 @@ def work(photos: Path, out: Path, run: Path | None, engine) -> None:
 
 def stop_and_go_on(data, run, engine, processes):
     """A training of six epochs that is stopped in the third, in the last process; if it was stopped, the rest of it."""
-    begun = run.exists()
+    # Asked before any process may have made the folder, or the last one might take a new run for an old one.
+    begun = processes.gather(run.exists())[0]
 
     def on_step(report):
         if not begun and report.epoch == 3 and processes.index == processes.count - 1:
