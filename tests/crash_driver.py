@@ -43,10 +43,17 @@ def begin(work, *arguments) -> int:
 
 def killed(processes: list[int], after: float) -> int:
     """Kill processes after some seconds; how many were still at work."""
-    time.sleep(after)
+    until = time.monotonic() + after
+    codes = []
     for process in processes:
-        os.kill(process, signal.SIGKILL)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
+        # The time of all ends at once, but who is done before is not waited for.
+        while not (ended := os.waitpid(process, os.WNOHANG))[0] and time.monotonic() < until:
+            time.sleep(0.002)
+        if not ended[0]:
+            for still_there in processes[len(codes) :]:
+                os.kill(still_there, signal.SIGKILL)
+            ended = os.waitpid(process, 0)
+        codes.append(os.waitstatus_to_exitcode(ended[1]))
     assert set(codes) <= {0, -signal.SIGKILL}, codes
     return sum(code != 0 for code in codes)
 
