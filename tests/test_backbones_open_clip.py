@@ -238,7 +238,7 @@ def test_missing_and_damaged_files_are_named(vit_folder, tmp_path):
     (folder / "open_clip_config.json").write_text("{")
     refused(folder, "open_clip_config.json' is damaged: Expecting")
     (folder / "open_clip_config.json").write_text("{}")
-    refused(folder, "open_clip_config.json' is damaged: it has no model_cfg")
+    refused(folder, "open_clip_config.json' is damaged: model_cfg is missing")
 
 
 def test_weights_of_any_name_are_found_unless_there_are_several(vit_folder, tmp_path):

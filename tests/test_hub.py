@@ -14,6 +14,7 @@ from cocoop.errors import CheckpointError
 from cocoop.methods import CoCoOp, CoOp, ZeroShot
 from hub_server import TOKEN, Repository, serve_hub
 from made_photos import cocoop, make_photos
+from test_sweep_report import record
 from tiny_models import save_open_clip
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -234,16 +235,13 @@ def test_a_card_shows_any_class_name_as_it_is_and_a_thousand_of_them_in_short(ti
 
 
 def test_a_card_of_an_experiment_has_its_numbers(method, tmp_path):
-    numbers = {"data": "bugs", "classes": 2, "photos": 30, "accuracy": 81.25, "macro_f1": 80.0}
-    record = {
-        **{"protocol": "base-to-new", "data": "bugs", "seed": 3, "shots": 16, "preset": "cached", "classes": 2},
-        **{"train": {"epochs": 10, "workers": 2}, "tests": {"base": numbers, "new": numbers}, "harmonic_mean": 81.25},
-    }
-    (tmp_path / "record.json").write_text(json.dumps(record))
+    whole = record("cocoop", {"base": 81.25, "new": 81.25}, data="bugs", seed=3, preset="cached")
+    whole["train"]["workers"] = 2
+    (tmp_path / "record.json").write_text(json.dumps(whole))
     _, text = sections(str(method.generate_model_card(folder=tmp_path)))
     assert "The experiment base-to-new, preset cached. H of base and new: 81.2 %." in text
-    assert "| new | 2 | 30 | 81.2 | 80.0 |" in text
-    for fact in ("| data | bugs |", "| photos a class | 16 |", "| seed | 3 |", "| epochs | 10 |"):
+    assert "| new | 3 | 700 | 81.2 | 80.2 |" in text
+    for fact in ("| data | bugs |", "| photos a class | 16 |", "| seed | 3 |", "| epochs | 4 |"):
         assert fact in text
     assert "workers" not in text
 

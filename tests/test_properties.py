@@ -14,17 +14,23 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score
 
 import cocoop.text.tree as tree_module
+from cocoop import from_pretrained
 from cocoop.backbones.tokenizers import clip_tokenizer
 from cocoop.config import TrainConfig, parse_bytes
 from cocoop.data import Item, load_data
 from cocoop.data.draw import chosen_labels, draw_few_shot
-from cocoop.errors import CocoopError, PromptError
+from cocoop.errors import CocoopError
 from cocoop.evaluation import Evaluation, harmonic_mean
 from cocoop.files import read_json, read_json_lines, write_json, write_json_lines
 from cocoop.methods import CoCoOp
+from cocoop.records import read_sweep
 from cocoop.report.explanation import explanation_page
+from cocoop.report.sweep_tables import sweep_tables
+from cocoop.report.sweep_text import sweep_csv, sweep_markdown
 from cocoop.speed.published import conditional_logits
+from cocoop.text.prompts import prompt_name
 from conftest import make_tiny_backbone
+from test_sweep_report import record, write_sweep
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -92,9 +98,17 @@ def test_any_text_is_a_class_name_or_an_error_that_says_which(texts):
         assert method.logits(torch.ones(1, BACKBONE.embed_dim)).isfinite().all()
 
 
-def test_a_name_longer_than_the_tower_is_named_with_its_length():
-    with pytest.raises(PromptError, match=r"long long .* \d+ tokens.*77"):
-        CoCoOp(BACKBONE, ["cat", "long " * 100])
+@quick
+@given(st.text(st.characters(exclude_categories=[]), min_size=20, max_size=200).filter(prompt_name))
+def test_a_name_longer_than_the_tower_is_named_with_its_length(name):
+    tokens = 1 + 4 + len(BACKBONE.tokenizer.encode(f"{prompt_name(name)}.")) + 1
+    message, _ = refusal(lambda: CoCoOp(BACKBONE, ["cat", name]))
+    if tokens > 77:
+        told = f"The prompt of class {name!r} has {tokens} tokens, more than the text tower's 77; shorten the name,"
+        # The middle of a name as long as a page is left out.
+        assert message == str(CocoopError(f"{told} the template or the context."))
+    else:
+        assert message is None
 
 
 def test_ten_thousand_names():
@@ -214,6 +228,63 @@ def test_any_record_comes_back_as_it_was(content, rows, sealed):
         assert read_json(Path(folder) / "a.json") == content
         write_json_lines(Path(folder) / "b.jsonl", rows)
         assert read_json_lines(Path(folder) / "b.jsonl") == rows
+
+
+def places(node):
+    """All places of values in plain JSON: container and key."""
+    for key in list(node) if isinstance(node, dict) else range(len(node)):
+        yield node, key
+        if isinstance(node[key], dict | list):
+            yield from places(node[key])
+
+
+def edited(content, data):
+    """Plain JSON in which one value is another, or is missing."""
+    copied = json.loads(json.dumps(content))
+    container, key = data.draw(st.sampled_from(list(places(copied))))
+    if data.draw(st.booleans()):
+        container[key] = data.draw(json_values)
+    else:
+        del container[key]
+    return copied
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    CoCoOp(BACKBONE, WORDS[:3], context="a photo of a", seed=1).save_pretrained(folder)
+    return folder
+
+
+@quick
+@given(st.data())
+def test_any_edit_of_a_config_is_refused_or_loads_what_it_says(saved, data):
+    whole = read_json(saved / "config.json")
+    changed = edited(whole, data)
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "prompt.safetensors").write_bytes((saved / "prompt.safetensors").read_bytes())
+        (Path(folder) / "config.json").write_text(json.dumps(changed), encoding="utf-8")
+        message, method = refusal(lambda: from_pretrained(folder, backbone=BACKBONE))
+    if message is None:
+        assert list(method.classnames) == changed["classnames"]
+        assert torch.equal(method.context, from_pretrained(saved, backbone=BACKBONE).context)
+    else:
+        assert "config.json" in message or "prompt.safetensors" in message
+
+
+@quick
+@given(st.data())
+def test_any_edit_of_a_record_is_refused_or_reported(data):
+    changed = edited(record("cocoop", {"base": 80, "new": 60}), data)
+    with TemporaryDirectory() as folder:
+        message, sweep = refusal(lambda: read_sweep(write_sweep(Path(folder), [changed])))
+    if message is None:
+        assert sweep.records == [changed]
+        tables = sweep_tables(sweep, "match")
+        assert sweep_csv(tables)
+        assert sweep_markdown(tables, [])
+    else:
+        assert "record.json" in message
 
 
 answers = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.floats(0, 1)), min_size=1, max_size=40)

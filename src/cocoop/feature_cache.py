@@ -95,8 +95,11 @@ class FeatureCache:
             features = safetensors.torch.load(content)["features"]
             # The header is a length of 8 bytes and as many bytes of JSON.
             header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-            return dict(zip(json.loads(header["__metadata__"]["photos"]), features, strict=True))
-        except (OSError, ValueError, KeyError, safetensors.SafetensorError):
+            keys = json.loads(header["__metadata__"]["photos"])
+            if not all(isinstance(key, str) for key in keys) or (features.dim(), features.dtype) != (2, torch.float32):
+                raise ValueError("it holds something else")
+            return dict(zip(keys, features, strict=True))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError):
             self.damaged.append(shard)
             told = f"'{shard}' is damaged; its photos are encoded again. It can be deleted."
             warnings.warn(told, DamageWarning, stacklevel=3)

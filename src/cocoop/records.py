@@ -57,13 +57,102 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import NonNegativeFloat
+
 from cocoop.errors import CheckpointError
 from cocoop.files import read_json
+from cocoop.forms import Form, Percent, Whole, misfit
 
 __all__ = ["FAILURE", "FORMAT", "RECORD", "RUNS", "Sweep", "read_record", "read_sweep"]
 
 FORMAT = 1
 RUNS, RECORD, FAILURE = "runs", "record.json", "failure.json"
+
+
+class _Run(Form):
+    protocol: str
+    data: str
+    method: str
+    preset: str
+    changes: dict[str, str | float | bool | None]
+    backbone: str
+
+
+class _Test(Form):
+    data: str
+    classes: Whole
+    photos: Whole
+    skipped: Whole
+    overlap: Whole
+    accuracy: Percent
+    macro_f1: Percent
+    ece: Percent
+    per_class: dict[str, Percent]
+    confusions: list[tuple[str, str, Whole]]
+    reliability: list[tuple[Whole, Percent, Percent]]
+
+
+class _Training(Form):
+    epochs: Whole
+    batch_size: Whole
+    learning_rate: float
+
+
+class _Epoch(Form):
+    epoch: Whole
+    loss: float
+    accuracy: Percent
+
+
+class _Seconds(Form):
+    training: NonNegativeFloat
+    evaluation: NonNegativeFloat
+
+
+class _Versions(Form):
+    cocoop: str
+    python: str
+    torch: str
+
+
+class _Machine(Form):
+    processor: str
+    threads: Whole
+    device: str
+
+
+class _Measured(_Run):
+    precision: str
+    settings: dict[str, Any]
+    classes: Whole
+    train_photos: Whole
+    tests: dict[str, _Test]
+    harmonic_mean: Percent | None
+    history: list[_Epoch]
+    seconds: _Seconds
+    peak_memory_bytes: Whole
+    versions: _Versions
+    machine: _Machine
+    finished: str
+
+
+class _Learned(_Measured):
+    seed: Whole
+    shots: Whole
+    train: _Training
+
+
+class _NotLearned(_Measured):
+    seed: Whole | None
+    shots: Whole | None
+    train: _Training | None
+
+
+class _Failure(_Run):
+    seed: Whole | None
+    shots: Whole | None
+    reason: str
+    details: str
 
 
 @dataclass(frozen=True)
@@ -109,4 +198,8 @@ def read_record(path: Path) -> dict[str, Any]:
             f"'{path}' is a record of format {record.get('format')!r}, and this cocoop reads {FORMAT}; "
             "measure again in another folder, or use the cocoop that wrote it."
         )
+    form = _NotLearned if record.get("method") == "zero-shot" else _Learned
+    fault = misfit(record, _Failure if path.name == FAILURE else form)
+    if fault is not None:
+        raise CheckpointError(f"'{path}' is damaged: {fault}.")
     return record

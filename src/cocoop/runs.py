@@ -25,6 +25,7 @@ from torch import Tensor
 
 from cocoop.errors import CheckpointError, ConfigError
 from cocoop.files import make_folder, read_json, read_json_lines, remove_unfinished, write_json, write_json_lines
+from cocoop.forms import Form, Whole, misfit
 from cocoop.methods import Method
 from cocoop.saved import CONFIG, LEARNED, read_tensors, write_tensors
 
@@ -174,7 +175,22 @@ def photos_learned(folder: Path) -> frozenset[str]:
         CheckpointError: if their file is damaged.
     """
     path = folder / PHOTOS
-    return frozenset(map(str, read_json(path).get("sha256", ()))) if path.exists() else frozenset()
+    if not path.exists():
+        return frozenset()
+    content = read_json(path)
+    fault = misfit(content, _Photos)
+    if fault is not None:
+        raise CheckpointError(f"'{path}' is damaged: {fault}.")
+    return frozenset(content["sha256"])
+
+
+class _Photos(Form):
+    sha256: list[str]
+
+
+class _Facts(Form):
+    epoch: Whole
+    scaler: dict[str, Any]
 
 
 def _packed(state: TrainingState) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -188,14 +204,16 @@ def _read_state(path: Path) -> TrainingState:
     try:
         # Before there was a checksum, it was one text.
         facts = json.loads(metadata["training"]) if "training" in metadata else metadata
-        epoch, scaler = int(facts["epoch"]), dict(facts["scaler"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"'{path}' is no state of a training: {error!r}.") from error
+    fault = misfit(facts, _Facts)
+    if fault is not None:
+        raise CheckpointError(f"'{path}' is no state of a training: {fault}.")
     parts: dict[str, dict[str, Tensor]] = {"learned": {}, "momentum": {}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
         parts.setdefault(part, {})[rest] = tensor
-    return TrainingState(epoch, parts["learned"], parts["momentum"], scaler)
+    return TrainingState(facts["epoch"], parts["learned"], parts["momentum"], facts["scaler"])
 
 
 def _read_history(path: Path, epochs: int) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from cocoop.backbones.tokenizers import check_tokenizer, open_clip_tokenizer
 from cocoop.backbones.weights import find_weights, read_config, readable
 from cocoop.config import Preprocessing
 from cocoop.errors import BackboneError
+from cocoop.forms import Colours, Form, misfit
 from cocoop.text.tower import TextTowerConfig
 
 __all__ = ["CONFIG", "OPENAI_NAMES", "build", "from_folder", "from_hub", "from_tag"]
@@ -229,7 +230,8 @@ def _network(config: Mapping[str, Any], model: str) -> Any:
     settings["vision_cfg"]["timm_model_pretrained"] = False
     try:
         return (open_clip.CustomTextCLIP if custom_text else open_clip.CLIP)(**settings)
-    except (TypeError, KeyError, ValueError, RuntimeError, AssertionError) as error:
+    # Every kind of tower checks settings in its own way, with errors that have nothing in common.
+    except Exception as error:
         raise BackboneError(f"The configuration of {model} makes no model: {' '.join(str(error).split())}.") from error
 
 
@@ -278,10 +280,30 @@ def _no_such_tag(architecture: str, tag: str) -> str:
     return f"open_clip publishes no weights of {architecture or tag!r}; the nearest names are {', '.join(near)}."
 
 
+class _Towers(Form):
+    vision_cfg: dict[str, Any]
+    text_cfg: dict[str, Any]
+
+
+class _Preprocessing(Form):
+    mean: Colours | float | None = None
+    std: Colours | float | None = None
+    interpolation: str | None = None
+    resize_mode: str | None = None
+
+
+class _Config(Form):
+    """What of a configuration is used here; open_clip itself reads the rest."""
+
+    model_cfg: _Towers
+    preprocess_cfg: _Preprocessing | None = None
+
+
 def _read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     content = read_config(folder / CONFIG)
-    if not isinstance(content.get("model_cfg"), dict):
-        raise BackboneError(f"'{folder / CONFIG}' is damaged: it has no model_cfg.")
+    fault = misfit(content, _Config)
+    if fault is not None:
+        raise BackboneError(f"'{folder / CONFIG}' is damaged: {fault}.")
     return content["model_cfg"], content.get("preprocess_cfg") or {}
 
 

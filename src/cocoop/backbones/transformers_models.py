@@ -130,7 +130,7 @@ def from_folder(folder: Path, model: str) -> Parts:
 
 def _check_kind(config: dict[str, Any], model: str) -> None:
     kind = config.get("model_type")
-    if kind in OTHER_KINDS:
+    if isinstance(kind, str) and kind in OTHER_KINDS:
         raise refusal(model, OTHER_KINDS[kind])
     if kind != "clip":
         raise BackboneError(f"{model} is a model of type {kind!r}; of transformers, cocoop reads CLIPModel ('clip').")

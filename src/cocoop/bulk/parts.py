@@ -104,7 +104,7 @@ class Job:
             return
         try:
             known = dict(json.loads(before))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise CheckpointError(f"'{self.output}/{JOB}' is damaged: {error}.") from error
         for name in facts:
             if known.get(name) != facts[name]:

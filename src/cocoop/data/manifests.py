@@ -92,7 +92,7 @@ def _jsonl_entries(path: Path, text: str) -> Iterator[tuple[str, dict[str, str]]
         where = line_of(path, number)
         try:
             entry = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: not valid JSON: {error}.") from error
         if not isinstance(entry, dict):
             raise DataError(

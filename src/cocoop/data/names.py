@@ -111,7 +111,7 @@ def _json_pairs(path: Path, text: str) -> list[tuple[str, str]]:
 
     try:
         content = json.loads(text, object_pairs_hook=Pairs)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"The renames file '{path}' is not valid JSON: {error}.") from error
     if not isinstance(content, Pairs) or not all(isinstance(new, str) for _, new in content):
         raise DataError(f'The renames file \'{path}\' must hold one JSON object of texts, like {{"old": "new"}}.')

@@ -26,7 +26,7 @@ def read_split_file(path: Path, image_root: Path) -> Listing:
     text = read_text(path, "split file")
     try:
         content = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(
             f"The split file '{path}' is not valid JSON: {error}. A file with one object a line must end in .jsonl."
         ) from error

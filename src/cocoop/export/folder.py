@@ -14,18 +14,21 @@ import dataclasses
 import importlib
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from cocoop.config import Preprocessing
 from cocoop.errors import CheckpointError, ConfigError
 from cocoop.export.graph import INPUT, OUTPUTS, write_graph
 from cocoop.files import make_folder, read_json, sha256_of, write_json
+from cocoop.forms import Colours, Form, misfit
 from cocoop.methods import Method
 from cocoop.version import __version__
 
@@ -159,7 +162,9 @@ class OnnxPrompt:
         options.log_severity_level = 3
         if threads is not None:
             options.intra_op_num_threads = threads
-        self._session = runtime.InferenceSession(str(folder / MODEL), options, providers=["CPUExecutionProvider"])
+        with _explained(folder / MODEL):
+            self._session = runtime.InferenceSession(str(folder / MODEL), options, providers=["CPUExecutionProvider"])
+        self._graph = folder / MODEL
 
     def image_scorer(self, shortlist: int | None = None) -> Callable[[Tensor], Tensor]:
         """From preprocessed images (B, 3, S, S) to logits (B, C).
@@ -173,8 +178,19 @@ class OnnxPrompt:
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and probabilities of preprocessed images, (B, C) each."""
-        logits, probabilities = self._session.run(list(OUTPUTS), {INPUT: images.float().numpy()})
-        return torch.from_numpy(logits), torch.from_numpy(probabilities)
+        with _explained(self._graph):
+            logits, probabilities = self._session.run(list(OUTPUTS), {INPUT: images.float().numpy()})
+            return torch.from_numpy(logits), torch.from_numpy(probabilities)
+
+
+@contextmanager
+def _explained(graph: Path) -> Iterator[None]:
+    """Turn onnxruntime's errors, which have nothing in common, into one that names the graph."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"'{graph}' cannot be used by onnxruntime: {reason}") from error
 
 
 def _differences(method: Method, exported: OnnxPrompt) -> tuple[float, float]:
@@ -209,17 +225,29 @@ def _description(method: Method, files: Sequence[Path], opset: int) -> dict[str,
     }
 
 
+class _Preprocessing(Form):
+    size: Annotated[int, Field(ge=1, le=4096)]
+    mean: Colours
+    std: Colours
+
+
+class _Description(Form):
+    """What a program needs of a description."""
+
+    classnames: list[str]
+    preprocessing: _Preprocessing
+    sha256: dict[str, str]
+
+
 def _read_description(folder: Path) -> dict[str, Any]:
     description = read_json(folder / DESCRIPTION)
     if description.get("format") != FORMAT:
         raise CheckpointError(
             f"'{folder / DESCRIPTION}' has the format {description.get('format')!r}, this cocoop reads {FORMAT}."
         )
-    for name, kind in (("classnames", list), ("preprocessing", dict), ("sha256", dict)):
-        if not isinstance(description.get(name), kind):
-            raise CheckpointError(
-                f"'{folder / DESCRIPTION}' is damaged: {name!r} is {description.get(name, 'missing')!r}."
-            )
+    fault = misfit(description, _Description)
+    if fault is not None:
+        raise CheckpointError(f"'{folder / DESCRIPTION}' is damaged: {fault}.")
     return description
 
 

@@ -57,7 +57,7 @@ def from_pretrained(
         backbone = load_backbone(config["backbone"], precision=precision or config["precision"], device=device)
     try:
         method = METHODS[config["method"]](backbone, config["classnames"], **config["settings"])
-    except (TypeError, CocoopError) as error:
+    except (TypeError, AttributeError, CocoopError) as error:
         raise CheckpointError(f"'{folder / CONFIG}' cannot be used: {error}") from error
     load_learned(method, tensors, folder / LEARNED)
     return method.eval()

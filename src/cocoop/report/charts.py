@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Bars", "Line", "bars", "curves", "level_bars", "level_changes", "points", "reliability"]
 
+NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 INK, SOFT, LINE = "#0a0b01", "#0a0b02", "#0a0b03"
 METHODS = ("#0a0b11", "#0a0b12", "#0a0b13")
 VARIABLES = {
@@ -316,7 +317,8 @@ def _markup(figure: Figure, description: str) -> Markup:
     """
     file = io.BytesIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    root = ElementTree.fromstring(file.getvalue())
+    # What XML cannot hold, a name may.
+    root = ElementTree.fromstring(NO_XML.sub("\N{REPLACEMENT CHARACTER}", file.getvalue().decode()))
     salt = hashlib.sha256(file.getvalue() + description.encode(errors="replace")).hexdigest()[:8]
     for parent in list(root.iter()):
         for child in list(parent):

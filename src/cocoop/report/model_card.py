@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
+from pydantic import Field
 
 from cocoop.errors import CheckpointError
 from cocoop.files import read_json
-from cocoop.records import RECORD
+from cocoop.forms import Form, Percent, Whole, misfit
+from cocoop.records import RECORD, read_record
 from cocoop.report.tables import COLUMNS, METHOD_NAMES, base_to_new_caption, base_to_new_values, summary
 
 __all__ = ["MOST_CLASSES", "NOWHERE", "model_card"]
@@ -83,10 +85,11 @@ def model_card(config: Mapping[str, Any], folder: Path | None, repo_id: str, **c
     own = {} if folder is None else {name: folder / name for name in (CARD, *RECORDS) if (folder / name).is_file()}
     if CARD in own:
         return _written(own[CARD], repo_id, card_data)
-    records = {name: read_json(path) for name, path in own.items()}
+    records = {name: _read(path) for name, path in own.items()}
     about: dict[str, Any] = {}
     for record in records.values():
         about |= {**record, **record.get("about", {})}
+    _check(about, _About, Path(folder or NOWHERE))
     method, backbone = config["method"], config["backbone"]
     source, _, identifier = backbone.partition(":")
     data: dict[str, Any] = {
@@ -124,6 +127,18 @@ def _written(path: Path, repo_id: str, card_data: Mapping[str, Any]) -> ModelCar
     for name, value in card_data.items():
         card.data[name] = value
     return card
+
+
+def _read(path: Path) -> dict[str, Any]:
+    record = read_record(path) if path.name == RECORD else read_json(path)
+    _check(record, FORMS[path.name], path)
+    return record
+
+
+def _check(record: Mapping[str, Any], form: type[Form], path: Path) -> None:
+    fault = misfit(record, form)
+    if fault is not None:
+        raise CheckpointError(f"The records of '{path}' are damaged: {fault}.")
 
 
 def _facts(config: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -202,6 +217,48 @@ RECORDS: dict[str, Callable[[Mapping[str, Any]], Iterable[_Table]]] = {
     "base_to_new.json": _base_to_new,
 }
 """Records that may lie beside a method, and the tables that are made of each."""
+
+
+class _About(Form):
+    """What of any record is told."""
+
+    data: str | None = None
+    shots: Whole | None = None
+    seed: Whole | None = None
+    train: dict[str, Any] | None = None
+
+
+class _Trained(Form):
+    about: dict[str, Any] = Field(default_factory=dict)
+
+
+class _Accuracy(Form):
+    accuracy: Percent
+
+
+class _Measured(_Trained, _Accuracy):
+    photos: Whole
+    macro_f1: Percent
+
+
+class _Method(Form):
+    method: str
+    base: _Accuracy
+    new: _Accuracy
+    harmonic_mean: Percent
+
+
+class _BaseToNew(_Trained):
+    methods: list[_Method]
+
+
+FORMS: dict[str, type[Form]] = {
+    "training.json": _Trained,
+    RECORD: _Trained,
+    "results.json": _Measured,
+    "base_to_new.json": _BaseToNew,
+}
+"""Of each record, what its tables are made of."""
 
 
 def _plain(text: object) -> str:

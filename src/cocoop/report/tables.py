@@ -38,7 +38,7 @@ def summary(values: Sequence[float]) -> str:
 def base_to_new_caption(records: Sequence[Mapping[str, Any]]) -> str:
     """What the numbers of a base-to-new table are."""
     caption = "accuracy in %; H = 2 base new / (base + new)"
-    seeds = max(len(columns["H"]) for columns in base_to_new_values(records).values())
+    seeds = max((len(columns["H"]) for columns in base_to_new_values(records).values()), default=0)
     if seeds > 1:
         caption += f"; mean ± standard deviation (n - 1) over {seeds} seeds; H is the mean of the seeds' H"
     return caption
