@@ -63,13 +63,14 @@ ALLOWED = {
     "version": set(),
     "config": {"errors"},
     "files": {"errors"},
+    "forms": set(),
     "saved": {"errors", "files"},
     "text": {"errors", "config"},
-    "backbones": {"errors", "config", "files", "text"},
+    "backbones": {"errors", "config", "files", "forms", "text"},
     "methods": {"errors", "config", "files", "saved", "text", "backbones", "report"},
     "data": {"errors", "config", "files"},
-    "records": {"errors", "files"},
-    "report": {"errors", "files", "records"},
+    "records": {"errors", "files", "forms"},
+    "report": {"errors", "files", "forms", "records"},
 }
 """What the lower rooms may look into."""
 
