@@ -22,9 +22,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
 from cocoop.bulk.job import label_photos
-from cocoop.bulk.pieces import FILES
+from cocoop.bulk.pieces import FILES, find
 from cocoop.cli.predict import PredictCommand
-from cocoop.errors import CheckpointError, CocoopError, ConfigError, DataError
+from cocoop.errors import CheckpointError, CocoopError, CocoopWarning, ConfigError, DataError
 from cocoop.prediction import Model, predict
 from made_photos import SOURCE, cocoop, environment, make_photos
 from tiny_models import save_open_clip
@@ -101,6 +101,19 @@ def test_shards_get_the_same_labels(home, model, tmp_path):
         labels = [found[f"{tmp_path}/part-{number}.tar::{photo.parent.name}-{photo.name}"] for photo in mine]
         same(labels, home, mine)
     assert "is cut off" in found[str(last)]["error"] or "cannot be read" in found[str(last)]["error"]
+
+
+def test_shards_beside_photos_are_passed_over_and_it_is_said(tmp_path):
+    (tmp_path / "sea").mkdir()
+    for name in ("1.png", "sea/2.jpg", "a.tar", "sea/b.parquet"):
+        (tmp_path / name).touch()
+    with pytest.warns(CocoopWarning) as told:
+        found = find([str(tmp_path)])
+    assert found == ((), (f"{tmp_path}/1.png", f"{tmp_path}/sea/2.jpg"))
+    assert str(told[0].message) == (
+        f"'{tmp_path}' has photos and 2 shards (.tar, .parquet), which are passed over; name them too to have the "
+        "photos in them labelled."
+    )
 
 
 def test_any_file_system_will_do_and_new_photos_alone_are_labelled(home, model):
@@ -318,7 +331,7 @@ def test_a_killed_worker_and_a_killed_driver_lose_nothing_on_ray(count, home, tm
     kill_a_worker(again)
     _, said = again.communicate(timeout=900)
     assert again.returncode == 0, said
-    assert f"{len(before)} parts were there before." in said
+    assert f"Parts that were there before: {len(before)}." in said
     check_each_once(output, paths)
     # What was done is not done again.
     assert all((output / name).stat().st_mtime_ns == changed for name, changed in before.items())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os.path
+import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -18,7 +19,7 @@ from cocoop.bulk.lists import is_local, photos_listed
 from cocoop.data.folders import PHOTO_SUFFIXES
 from cocoop.data.shard_source import filesystem_of, kind_of, named_errors
 from cocoop.data.shards import find_shards, read_shard
-from cocoop.errors import DataError
+from cocoop.errors import CocoopWarning, DataError
 
 __all__ = ["FILES", "UNREACHABLE", "Found", "Piece", "Read", "as_text", "find", "pieces_of", "read", "read_file"]
 
@@ -73,8 +74,9 @@ def find(sources: Sequence[str]) -> Found:
     """List photos and shards; none is opened.
 
     Args:
-        sources: photos; folders, all photos in and below which are meant; shards, patterns and folders of shards as
-            `find_shards` knows them; Parquet files with paths of photos in place of photos.
+        sources: photos; folders, all photos in and below which are meant, and shards only where there are no photos;
+            shards, patterns and folders of shards as `find_shards` knows them; Parquet files with paths of photos in
+            place of photos.
 
     Raises:
         ConfigError: if a package that a file system needs is not installed.
@@ -97,8 +99,15 @@ def find(sources: Sequence[str]) -> Found:
             below = sorted(filesystem.find(path))
         own = [_address(filesystem, name) for name in below if _is_photo(name, path)]
         files |= dict.fromkeys(own)
+        passed = sum(kind_of(name) is not None for name in below)
         if not own:
             _add_shards(source, shards, files)
+        elif passed:
+            # One may be the archive that the photos came in, or a table of their labels.
+            told = (
+                f"'{source}' has photos and {passed:,} shards (.tar, .parquet), which are passed over; name them too to"
+            )
+            warnings.warn(f"{told} have the photos in them labelled.", CocoopWarning, stacklevel=2)
     return Found(tuple(shards), tuple(files))
 
 

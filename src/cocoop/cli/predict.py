@@ -130,7 +130,7 @@ class PredictCommand:
         rate = done.photos / max(done.seconds, 1e-9)
         note(f"{done.photos:,} photos in {done.seconds:.0f} s, {rate:.1f} a second; {done.unreadable:,} unreadable.")
         if done.pieces_before:
-            note(f"{done.pieces_before:,} parts were there before.")
+            note(f"Parts that were there before: {done.pieces_before:,}.")
         note(f"Labels are in {output}: pandas.read_parquet({output!r}), for example.")
 
     def _check_exported(self) -> None:
