@@ -57,7 +57,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import NonNegativeFloat
+from pydantic import Field, NonNegativeFloat
 
 from cocoop.errors import CheckpointError
 from cocoop.files import read_json
@@ -109,10 +109,9 @@ class _Seconds(Form):
     evaluation: NonNegativeFloat
 
 
-class _Versions(Form):
+class _Versions(Form, extra="allow"):
+    __pydantic_extra__: dict[str, str] = Field(init=False)
     cocoop: str
-    python: str
-    torch: str
 
 
 class _Machine(Form):
@@ -126,6 +125,7 @@ class _Measured(_Run):
     settings: dict[str, Any]
     classes: Whole
     train_photos: Whole
+    split_sha256: str
     tests: dict[str, _Test]
     harmonic_mean: Percent | None
     history: list[_Epoch]

@@ -94,6 +94,7 @@ _DAMAGED = (
     EOFError,
     RuntimeError,
     LookupError,
+    ArithmeticError,
     AttributeError,
     ValueError,
     TypeError,
