@@ -60,6 +60,11 @@ def serve_hub() -> Iterator[Hub]:
         del _Handler.hubs[server.server_port]
 
 
+def oid(content: bytes) -> str:
+    """Git's."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hubs: dict[int, Hub] = {}  # noqa: RUF012
@@ -134,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
             case ["tree", revision]:
                 if found := self._found(name, revision):
                     files = [
-                        {"type": "file", "path": file, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+                        {"type": "file", "path": file, "size": len(content), "oid": oid(content)}
                         for file, content in found[1].items()
                     ]
                     self._answer(200, files)
@@ -174,8 +179,11 @@ class _Handler(BaseHTTPRequestHandler):
         if path not in files:
             self._answer(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
             return
-        etag = f'"{hashlib.sha1(files[path]).hexdigest()}"'
-        self._answer(200, files[path], {"ETag": etag, "X-Repo-Commit": sha})
+        headers = {"ETag": f'"{oid(files[path])}"', "X-Repo-Commit": sha}
+        if path.endswith(".safetensors"):
+            # Of Git LFS.
+            headers["X-Linked-ETag"] = f'"{hashlib.sha256(files[path]).hexdigest()}"'
+        self._answer(200, files[path], headers)
 
     def _answer(self, status: int, content: object, headers: dict[str, str] | None = None) -> None:
         plain = content if isinstance(content, bytes) else json.dumps(content).encode()

@@ -2,7 +2,9 @@
 
 import json
 import re
+from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 import yaml
@@ -82,6 +84,23 @@ def test_a_revision_is_what_it_was_and_the_name_alone_is_the_latest(hub, method,
     assert same(method, package.from_pretrained(f"ann/bugs@{first}", backbone=tiny_backbone))
     assert same(method, package.from_pretrained("ann/bugs", revision=first, backbone=tiny_backbone))
     assert same(later, package.from_pretrained("ann/bugs", backbone=tiny_backbone))
+
+
+@pytest.mark.parametrize(("name", "length"), [("prompt.safetensors", 64), ("config.json", 40)])
+def test_what_is_damaged_in_the_cache_is_named_and_fetched_again_once_deleted(name, length, hub, method, tiny_backbone):
+    method.push_to_hub("ann/bugs")
+    assert same(method, package.from_pretrained("ann/bugs", backbone=tiny_backbone))
+    (snapshot,) = Path(huggingface_hub.constants.HF_HUB_CACHE).glob(f"models--ann--bugs/snapshots/*/{name}")
+    blob = snapshot.resolve()
+    assert len(blob.name) == length
+    whole = blob.read_bytes()
+    # Another number, or another class, of the same length: what no reader of the file itself could tell.
+    blob.write_bytes(whole.replace(b"bumble", b"humble") if length == 40 else whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(CheckpointError) as caught:
+        package.from_pretrained("ann/bugs", backbone=tiny_backbone)
+    assert f"'{snapshot}' is damaged: it is not what the hub has. Delete '{blob}'" in str(caught.value)
+    blob.unlink()
+    assert same(method, package.from_pretrained("ann/bugs", backbone=tiny_backbone))
 
 
 def test_a_folder_of_that_name_comes_first(hub, method, tiny_backbone, tmp_path, monkeypatch):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from cocoop.errors import BackboneError, CheckpointError, CocoopError
+from cocoop.files import sha256_of
 
 __all__ = ["TOKENIZER_FILES", "check_private", "fetch", "pinned", "publishing", "unreachable"]
 
@@ -45,8 +49,8 @@ def fetch(
         options: further ones of `huggingface_hub.snapshot_download`, such as `token`.
 
     Raises:
-        CocoopError: of the class `raises`, if there is no such repository or revision, or it is not cached and cannot
-            be reached.
+        CocoopError: of the class `raises`, if there is no such repository or revision, it is not cached and cannot be
+            reached, or a file is not what the hub has.
     """
     import huggingface_hub
     from huggingface_hub.errors import (
@@ -58,7 +62,7 @@ def fetch(
 
     name, _, revision = repository.partition("@")
     try:
-        return Path(
+        folder = Path(
             huggingface_hub.snapshot_download(name, revision=revision or None, allow_patterns=list(files), **options)
         )
     except HFValidationError as error:
@@ -76,6 +80,28 @@ def fetch(
                 f"The hub does not accept your token for {name!r}; log in again with `hf auth login`, or mend HF_TOKEN."
             ) from error
         raise unreachable(model, error, raises, instead) from error
+    for path in folder.rglob("*"):
+        if path.is_file() and any(fnmatch(path.relative_to(folder).as_posix(), pattern) for pattern in files):
+            _check_content(path, raises)
+    return folder
+
+
+def _check_content(path: Path, raises: type[CocoopError]) -> None:
+    """That a file in the hub's cache is what the hub has, by the hash that the cache calls it by.
+
+    Large files are known by their SHA-256, small ones by git's SHA-1. Where the cache cannot make links, as on some
+    Windows, it keeps no hashes, and nothing is checked.
+    """
+    blob = path.resolve()
+    if re.fullmatch(r"[0-9a-f]{64}", blob.name):
+        found = sha256_of(blob)
+    elif re.fullmatch(r"[0-9a-f]{40}", blob.name):
+        content = blob.read_bytes()
+        found = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    else:
+        return
+    if found != blob.name:
+        raise raises(f"'{path}' is damaged: it is not what the hub has. Delete '{blob}'; it is then fetched again.")
 
 
 def pinned(repository: str, folder: Path) -> str:
