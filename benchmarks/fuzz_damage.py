@@ -109,7 +109,8 @@ def _misshapen_safetensors(content: bytes, chance: random.Random) -> bytes | Non
     for name, text in facts.items():
         # Facts are JSON once more.
         try:
-            facts[name] = _dumped(_changed(json.loads(text), chance), chance).decode()
+            nested = "[" * 100_000 if chance.random() < 0.05 else None
+            facts[name] = nested or _dumped(_changed(json.loads(text), chance), chance).decode()
         except ValueError:
             continue
     if not facts or chance.random() < 0.5:

@@ -146,7 +146,7 @@ def make_readers() -> Iterator[Reader]:
     yield Reader("_job.json", job_of, [json.dumps(JOB).encode()], {})
     yield Reader("files-1.parquet", lambda path: Job(str(path.parent)).files_in([path.name]), [labels], {})
     for name, packed in archives.items():
-        yield Reader(name, lambda path: unpack(path, path.parent / "unpacked"), [packed], {})
+        yield Reader(name, lambda path: unpack(path, path.parent / "unpacked"), packed, {})
     for name, packed in shards.items():
         yield Reader(name, lambda path: list(read_shard(str(path))), [packed], {})
 
@@ -244,15 +244,23 @@ def make_labels(home: Path) -> bytes:
     return (home / "labels" / "files-1.parquet").read_bytes()
 
 
-def make_archives(home: Path) -> dict[str, bytes]:
-    """Photos in a zip file, and in tar files."""
+def make_archives(home: Path) -> dict[str, list[bytes]]:
+    """Photos in a zip file, and in tar files; then tar files whose members say odd things of their holes."""
     with zipfile.ZipFile(home / "photos.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted((home / "photos").rglob("*.png")):
             archive.write(path, path.relative_to(home))
     for name in ("photos.tar", "photos.tar.gz"):
         with tarfile.open(home / name, "w:gz" if name.endswith("gz") else "w") as tar:
             tar.add(home / "photos", "photos")
-    return {name: (home / name).read_bytes() for name in ("photos.zip", "photos.tar", "photos.tar.gz")}
+    archives = {name: [(home / name).read_bytes()] for name in ("photos.zip", "photos.tar", "photos.tar.gz")}
+    for said in ({"map": "a,b"}, {"map": "0,9,x"}, {"size": "x"}, {"realsize": "x"}, {"major": "1", "minor": "0"}):
+        content = io.BytesIO()
+        with tarfile.open(fileobj=content, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            member = tarfile.TarInfo("photos/1.png")
+            member.size, member.pax_headers = 10, {f"GNU.sparse.{name}": value for name, value in said.items()}
+            tar.addfile(member, io.BytesIO(bytes(10)))
+        archives["photos.tar"].append(content.getvalue())
+    return archives
 
 
 def reference_state(method: CoCoOp) -> dict[str, Any]:

@@ -111,12 +111,20 @@ def client(port: int, photos: list[bytes], seed: int, until: float, tally: Tally
 def half_heads(port: int, until: float, tally: Tally) -> None:
     """Twenty connections at a time that never say what they want; counted by how the server gives them up."""
     while time.monotonic() < until:
-        connections = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(20)]
-        for connection in connections:
-            connection.sendall(b"GET /v1/health HTTP/1.1\r\nX-Slow: ")
+        connections = []
+        for _ in range(20):
+            try:
+                connections.append(socket.create_connection(("127.0.0.1", port), timeout=60))
+                connections[-1].sendall(b"GET /v1/health HTTP/1.1\r\nX-Slow: ")
+            except OSError as error:
+                tally.add("half a head", type(error).__name__)
         for connection in connections:
             with connection:
-                tally.add("half a head", connection.recv(100).split()[1].decode())
+                try:
+                    answer = connection.recv(100).split()
+                except OSError as error:
+                    answer = [b"", type(error).__name__.encode()]
+                tally.add("half a head", answer[1].decode() if len(answer) > 1 else "nothing")
 
 
 def good(port: int, photos: list[bytes], chance: random.Random) -> str:
@@ -261,6 +269,9 @@ def report(tally: Tally, memory: list[tuple[float, int]], alive: bool, code: int
     tracebacks = log.count("Traceback")
     print(f"Stopped with {code}; {tracebacks} tracebacks in its log.")
     problems = [f"{n} x {kind}: {o}" for (kind, o), n in tally.outcomes.items() if o.startswith("5") or o == "lost"]
+    problems += [
+        f"{n} x half a head: {o}" for (kind, o), n in tally.outcomes.items() if kind == "half a head" and o != "408"
+    ]
     problems += [f"{n} x good: {o}" for (kind, o), n in tally.outcomes.items() if kind == "good" and o != "200"]
     problems += ["the server ended"] * (not alive) + ["it did not stop well"] * (code != 0)
     problems += ["memory grew"] * (late > 1.05 * early) + ["tracebacks"] * (tracebacks > 0)

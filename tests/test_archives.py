@@ -244,6 +244,19 @@ def test_damage_leaves_nothing_half_unpacked(tmp_path: Path, name: str, damage: 
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.parametrize(
+    "said", [{"map": "a,b"}, {"map": "0,9,x"}, {"size": "x"}, {"realsize": "x"}, {"major": "1", "minor": "0"}]
+)
+def test_holes_that_are_none_are_damage(tmp_path: Path, said: dict[str, str]) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        info = member("1.jpg")
+        info.size, info.pax_headers = 10, {f"GNU.sparse.{name}": value for name, value in said.items()}
+        tar.addfile(info, io.BytesIO(bytes(10)))
+    with pytest.raises(DataError, match=r"a\.tar' is damaged, or neither tar nor zip"):
+        unpack(tmp_path / "a.tar", tmp_path / "target")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]
+
+
 def test_a_folder_that_is_there_is_not_touched(tmp_path: Path) -> None:
     archive = MAKERS["a.zip"](tmp_path / "a.zip")
     (tmp_path / "out").mkdir()

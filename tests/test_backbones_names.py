@@ -250,7 +250,11 @@ def test_openai_names_load_with_quick_gelu(tmp_path):
     cache(tmp_path / "home", "timm/resnet50_clip.openai", folder)
     with torch.no_grad():
         expected = model.encode_text(open_clip.tokenize(TEXTS[:1]))[0, :4]
-    names = ("RN50", "open_clip:RN50/openai", "open_clip:RN50-quickgelu/openai")
-    for line in in_a_new_process(*names, HF_HOME=str(tmp_path / "home"), HF_HUB_OFFLINE="1"):
+    names = ("RN50", "open_clip:RN50/openai", "open_clip:RN50-quickgelu/openai@main")
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    pinned = ("RN50", f"open_clip:RN50/openai@{commit}", f"open_clip:RN50-quickgelu/openai@{commit}")
+    lines = in_a_new_process(*names, HF_HOME=str(tmp_path / "home"), HF_HUB_OFFLINE="1")
+    assert [line.partition(" ")[0] for line in lines] == list(pinned)
+    for line in lines:
         found = torch.tensor(json.loads(line.partition(" ")[2]))
         assert (found - expected).abs().max() < 1e-5 * expected.abs().max()

@@ -32,6 +32,7 @@ from cocoop.data.catalog import CatalogEntry, Place
 from cocoop.data.catalog_fetch import fetch, instructions
 from cocoop.data.catalog_table import CATALOG
 from cocoop.data.catalog_verify import verify
+from cocoop.data.downloads import ByteProgress
 from cocoop.data.imagenet import imagenet_classes
 from cocoop.errors import DataError
 from web_server import WebServer, serve
@@ -208,6 +209,19 @@ def test_an_interrupted_fetch_goes_on(web: WebServer, tmp_path: Path) -> None:
     assert tree(root / "downloads") == ["caltech-101.zip"]
     assert verify(entry, Place.of(entry, root)).complete
     assert not list((root / "caltech-101").glob(".*"))
+
+
+def test_two_do_not_get_the_same_at_once(web: WebServer, tmp_path: Path) -> None:
+    entry, root = caltech(web, tmp_path / "source"), tmp_path / "sets"
+    place = Place.of(entry, root)
+
+    def another(_stage: str) -> ByteProgress:
+        with pytest.raises(DataError, match=r"^Another process is getting '.*/caltech-101'; wait for it\.$"):
+            fetch(entry, place)
+        return lambda _done, _total: None
+
+    fetch(entry, place, on_stage=another)
+    assert verify(entry, place).complete
 
 
 def test_an_archive_that_a_person_put_there_is_used(web: WebServer, tmp_path: Path) -> None:

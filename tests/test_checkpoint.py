@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 
 import pytest
@@ -12,6 +13,7 @@ import cocoop
 from cocoop.errors import CheckpointError
 from cocoop.files import read_json, write_json, write_json_lines, write_whole
 from cocoop.methods import CoCoOp, CoOp, ZeroShot
+from cocoop.saved import read_tensors
 
 NAMES = ["ant", "bumble bee", "cat", "dog"]
 
@@ -69,7 +71,9 @@ def test_a_checkpoint_holds_what_was_learned_and_no_more(tiny_backbone, tmp_path
         "meta_net.linear2.weight": (32, 3),
         "meta_net.linear2.bias": (32,),
     }
-    assert json.loads((tmp_path / "config.json").read_text()) == {
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config.pop("saved_as") == read_tensors(tmp_path / "prompt.safetensors")[1]["saved_as"]
+    assert config == {
         "format": 1,
         "method": "cocoop",
         "backbone": "tiny",
@@ -170,6 +174,22 @@ def test_damaged_files_are_named(saved, tiny_backbone):
         (saved / "config.json").write_bytes(bad)
         with pytest.raises(CheckpointError, match=r"'.*config\.json' is damaged"):
             cocoop.from_pretrained(saved, backbone=tiny_backbone)
+
+
+def test_metadata_that_nest_without_end_are_damage(saved, tiny_backbone):
+    tensors = safetensors.torch.load_file(saved / "prompt.safetensors")
+    safetensors.torch.save_file(tensors, saved / "prompt.safetensors", {"cocoop": "[" * 100_000})
+    with pytest.raises(CheckpointError, match=r"prompt\.safetensors' is damaged: "):
+        cocoop.from_pretrained(saved, backbone=tiny_backbone)
+
+
+def test_files_of_two_saved_prompts_are_not_taken_for_one(saved, tiny_backbone, tmp_path):
+    other = CoCoOp(tiny_backbone, ["sun", "sea"], context="a photo of a", seed=1)
+    other.save_pretrained(tmp_path / "other")
+    # As a crash between the two leaves them where one prompt is saved over another.
+    shutil.copy(tmp_path / "other" / "prompt.safetensors", saved)
+    with pytest.raises(CheckpointError, match="were not saved together: one is of another prompt"):
+        cocoop.from_pretrained(saved, backbone=tiny_backbone)
 
 
 def test_what_is_no_run_is_said(tmp_path):

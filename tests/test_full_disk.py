@@ -69,7 +69,9 @@ def disk(request, tmp_path):
     folder = tmp_path / "disk"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder]
-    mounted = request.param == "mounted" and subprocess.run(command, capture_output=True).returncode == 0
+    mounted = request.param == "mounted"
+    if mounted and subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("nobody but root may mount a small disk; a limit on the size of files stands for it")
     yield Disk(folder, mounted=mounted)
     if mounted:
         subprocess.run(["umount", folder], check=True)

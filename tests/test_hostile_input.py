@@ -42,6 +42,12 @@ def test_a_jpeg_that_passes_over_its_pixels_for_hours_is_refused(tmp_path):
     (tmp_path / "a.jpg").write_bytes(whole[:last] + 100 * whole[last:-2] + whole[-2:])
     with pytest.raises(PhotoError, match="it is a JPEG of more than 2000 segments or 64 scans; save it anew"):
         open_photo(tmp_path / "a.jpg")
+    # A marker without a head does not hide what follows, as a head of that length would.
+    scan = whole[last : last + 2 + int.from_bytes(whole[last + 2 : last + 4], "big")]
+    flood = b"\xff\x01" + scan * (0xFFDA // len(scan))
+    (tmp_path / "a.jpg").write_bytes(whole[:last] + flood + whole[last:])
+    with pytest.raises(PhotoError, match="it is a JPEG of more than 2000 segments or 64 scans; save it anew"):
+        open_photo(tmp_path / "a.jpg")
     # Markers of a preview within a head are none of the photo's.
     head = b"\xff\xe1" + (2 + 4 * 500).to_bytes(2, "big") + b"\xff\xda\x00\x02" * 500
     (tmp_path / "a.jpg").write_bytes(whole[:2] + head + whole[2:])

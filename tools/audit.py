@@ -34,6 +34,8 @@ def main() -> None:
         report = json.loads(asked.stdout)
     except ValueError:
         lines = asked.stderr.strip().splitlines() or ["no answer"]
+        if not is_about_the_network(asked.stderr):
+            sys.exit(f"pip-audit failed: {lines[-1][:500]}")
         print(f"The vulnerability service could not be asked: {lines[-1][:200]}")
         report = {"dependencies": []}
     found, unknown = judge(report, json.loads(IGNORED.read_text()))
@@ -45,6 +47,11 @@ def main() -> None:
         print(problem)
     print(f"{len(problems) + len(found)} problems in {lock.name}.")
     sys.exit(1 if problems or found else 0)
+
+
+def is_about_the_network(said: str) -> bool:
+    """Whether pip-audit failed because nobody answered, or not as a vulnerability service does."""
+    return re.search(r"Connection|Timeout|timed out|HTTPError|Client Error|ServiceError|Max retries", said) is not None
 
 
 def check_lock(text: str) -> list[str]:

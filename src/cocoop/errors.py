@@ -65,7 +65,7 @@ class DamageWarning(CocoopWarning):
 
 
 class MemoryWarning(CocoopWarning):
-    """Memory did not suffice, and the work goes on in smaller parts, more slowly, with the same numbers."""
+    """Memory did not suffice; the work goes on in smaller parts, more slowly, with the same numbers up to rounding."""
 
 
 def is_out_of_memory(error: Exception) -> bool:

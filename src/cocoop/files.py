@@ -6,7 +6,7 @@ edit (config.json) carries none, nor do files of older versions; both are read a
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -20,6 +20,8 @@ from cocoop.errors import CheckpointError
 __all__ = [
     "CHECKSUM",
     "cache_folder",
+    "json_bytes",
+    "json_object",
     "make_folder",
     "read_json",
     "read_json_lines",
@@ -100,8 +102,41 @@ def write_json(path: Path, content: Mapping[str, Any], *, sealed: bool = False) 
     Raises:
         CheckpointError: if the disk refuses.
     """
+    write_whole(path, json_bytes(content, sealed=sealed))
+
+
+def json_bytes(content: Mapping[str, Any], *, sealed: bool = False) -> bytes:
+    """What `write_json` writes, for other places than this machine's disk."""
     content = _sealed(content) if sealed else content
-    write_whole(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(errors=_ODD_NAMES))
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(errors=_ODD_NAMES)
+
+
+def json_object(name: Path | str, text: str) -> dict[str, Any]:
+    """A JSON object, without its checksum if it has one.
+
+    Args:
+        name: of the file, for messages.
+        text: its content.
+
+    Raises:
+        CheckpointError: if it is something else, or the checksum is another content's.
+    """
+    try:
+        content = json.loads(text)
+        if not isinstance(content, dict):
+            raise CheckpointError(f"'{name}' must hold a JSON object, not {type(content).__name__}.")
+        checksum = content.pop(CHECKSUM, None)
+        # The damage may be in the name of the checksum.
+        lost = checksum is None and any(_is_checksum(content, name) for name in content)
+        fits = not lost and (checksum is None or checksum == _checksum(content))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"'{name}' is damaged: {error}.") from error
+    if not fits:
+        raise CheckpointError(
+            f"'{name}' is damaged: its checksum is that of another content. If it was edited on purpose, take the "
+            f"entry {CHECKSUM!r} out of it."
+        )
+    return content
 
 
 def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -120,7 +155,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if the file is missing, damaged or holds something else.
     """
-    return _unsealed(path, _text(path))
+    return json_object(path, _text(path))
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
@@ -129,7 +164,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     Raises:
         CheckpointError: if the file is missing, damaged or holds something else.
     """
-    return [_unsealed(path, line) for line in _text(path).split("\n") if line]
+    return [json_object(path, line) for line in _text(path).split("\n") if line]
 
 
 def sha256_of(path: Path) -> str:
@@ -150,13 +185,19 @@ def sha256_of(path: Path) -> str:
 
 def sync_folder(folder: Path) -> None:
     """Have the disk keep what was renamed in a folder, where the system can."""
-    # Not every system lets a folder be opened; the rename is atomic there too, only less durable.
-    with contextlib.suppress(OSError):
+    try:
         descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    except OSError:
+        # Not every system lets a folder be opened; the rename is atomic there too, only less durable.
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Nor does every file system know what it means; what fails otherwise is the disk.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _text(path: Path) -> str:
@@ -172,25 +213,11 @@ def _sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, CHECKSUM: _checksum(content)}
 
 
-def _unsealed(path: Path, text: str) -> dict[str, Any]:
-    """A JSON object, without its checksum if it has one.
-
-    Raises:
-        CheckpointError: if it is something else, or the checksum is another content's.
-    """
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"'{path}' is damaged: {error}.") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"'{path}' must hold a JSON object, not {type(content).__name__}.")
-    checksum = content.pop(CHECKSUM, None)
-    if checksum is not None and checksum != _checksum(content):
-        raise CheckpointError(
-            f"'{path}' is damaged: its checksum is that of another content. If it was edited on purpose, take the "
-            f"entry {CHECKSUM!r} out of it."
-        )
-    return content
+def _is_checksum(content: Mapping[str, Any], name: str) -> bool:
+    """Whether an entry is the checksum of the others, whatever it is called."""
+    if not isinstance(content[name], str) or len(content[name]) != 64:
+        return False
+    return bool(content[name] == _checksum({other: value for other, value in content.items() if other != name}))
 
 
 def _checksum(content: Mapping[str, Any]) -> str:

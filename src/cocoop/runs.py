@@ -92,7 +92,7 @@ class Run:
         # Metrics first: the state is what resuming believes, and it must find the epochs it counts.
         write_json_lines(self.folder / METRICS, history)
         write_tensors(self.folder / STATE, *_packed(state))
-        write_tensors(self.folder / LEARNED, method.learned())
+        method.write_learned(self.folder)
 
 
 @contextmanager
@@ -113,7 +113,8 @@ def open_run(folder: Path, description: Mapping[str, Any], *, resume: bool) -> I
         CheckpointError: as `check_run`; if another process trains in it; if the disk refuses.
         ConfigError: as `check_run`.
     """
-    going_on = check_run(folder, description, resume=resume)
+    # Before a folder is made, and again once nobody else can train in it.
+    check_run(folder, description, resume=resume)
     make_folder(folder)
     lock = filelock.FileLock(folder / LOCK)
     try:
@@ -125,7 +126,7 @@ def open_run(folder: Path, description: Mapping[str, Any], *, resume: bool) -> I
     except OSError as error:
         raise CheckpointError(f"Cannot write in '{folder}': {error.strerror or error}.") from error
     try:
-        # Nobody else writes here now.
+        going_on = check_run(folder, description, resume=resume)
         remove_unfinished(folder, (TRAINING, METRICS, STATE, PHOTOS, CONFIG, LEARNED))
         yield Run(folder, description), going_on
     finally:

@@ -23,12 +23,15 @@ from torch import Tensor
 from cocoop.errors import CheckpointError
 from cocoop.files import CHECKSUM, write_whole
 
-__all__ = ["CARD", "CONFIG", "FORMAT", "LEARNED", "read_tensors", "write_tensors"]
+__all__ = ["BELONGS_TO", "CARD", "CONFIG", "FORMAT", "LEARNED", "read_tensors", "write_tensors"]
 
 FORMAT = 1
 """Number of the layout of config.json; other numbers are refused."""
 
 CONFIG, LEARNED, CARD = "config.json", "prompt.safetensors", "README.md"
+
+BELONGS_TO = "saved_as"
+"""The entry, in both files, by which two that were not written together are told apart."""
 
 
 SEAL = "cocoop"
@@ -63,12 +66,18 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
         facts = dict(json.loads(metadata[SEAL])) if SEAL in metadata else metadata
+        if SEAL in metadata and CHECKSUM not in facts:
+            raise ValueError("it has no checksum")
+        # Of files without a seal, older versions wrote one entry, other libraries another.
+        if SEAL not in metadata and not metadata.keys() <= {"training", "format"}:
+            raise ValueError(f"it has the entries {sorted(metadata)}")
+        checksum = facts.pop(CHECKSUM, None)
+        fits = checksum is None or checksum == _checksum(tensors, facts)
     except FileNotFoundError as error:
         raise CheckpointError(f"'{path.parent}' is incomplete: it has no {path.name}.") from error
-    except (safetensors.SafetensorError, OSError, ValueError, TypeError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"'{path}' is damaged: {error}.") from error
-    checksum = facts.pop(CHECKSUM, None)
-    if checksum is not None and checksum != _checksum(tensors, facts):
+    if not fits:
         raise CheckpointError(f"'{path}' is damaged: its checksum is that of other tensors.")
     return tensors, facts
 

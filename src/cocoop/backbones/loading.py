@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -30,7 +31,7 @@ def load_backbone(name: str, *, precision: Precision = "fp32", device: str | tor
     |---|---|
     | `lite` | the small one that is bundled |
     | `ViT-B/16`, `ViT-L/14@336px`, `RN50`, ... | OpenAI's CLIP, by the names of the papers |
-    | `open_clip:ARCH/TAG` | weights that open_clip publishes |
+    | `open_clip:ARCH/TAG` | weights that open_clip publishes; `@REVISION` of their repository may follow |
     | `hf-hub:ORG/NAME` | a hub repository in open_clip's format; `@REVISION` may follow |
     | `transformers:ORG/NAME` | a hub repository of a `CLIPModel`; `@REVISION` may follow |
     | `local-dir:PATH` | a folder in either format |
@@ -114,7 +115,8 @@ def _find(name: str) -> tuple[str, Callable[[], Parts]]:
     if name == "lite":
         return name, lambda: _bundled(name)
     if name in OPENAI_NAMES:
-        return name, lambda: open_clip_models.from_tag(f"{OPENAI_NAMES[name]}/openai", name)
+        # By the papers' names: what they stand for has not changed since 2021.
+        return name, lambda: replace(open_clip_models.from_tag(f"{OPENAI_NAMES[name]}/openai", name), repository=None)
     source, colon, identifier = name.partition(":")
     if not colon or not identifier or source not in SOURCES:
         raise BackboneError(_unknown(name))

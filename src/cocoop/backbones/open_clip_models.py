@@ -61,7 +61,7 @@ def from_tag(identifier: str, model: str) -> Parts:
     """Published weights, downloaded unless they are cached.
 
     Args:
-        identifier: ARCH/TAG; ARCH may be written as in the papers, with a slash.
+        identifier: ARCH/TAG or ARCH/TAG@REVISION; ARCH may be written as in the papers, with a slash.
         model: the name that the user typed, for messages.
 
     Raises:
@@ -70,7 +70,8 @@ def from_tag(identifier: str, model: str) -> Parts:
     import open_clip
 
     architecture, _, tag = identifier.rpartition("/")
-    architecture = architecture.replace("/", "-")
+    tag, _, revision = tag.partition("@")
+    named, architecture = f"{architecture}/{tag}", architecture.replace("/", "-")
     published = open_clip.get_pretrained_cfg(architecture, tag)
     if not published:
         raise BackboneError(_no_such_tag(architecture, tag))
@@ -78,9 +79,10 @@ def from_tag(identifier: str, model: str) -> Parts:
     # The weights know which activation they were trained with; the architecture's name often does not say it.
     config["quick_gelu"] = published.get("quick_gelu", False)
     check_text(config, model)
-    weights = _published_weights(published, model)
+    weights = _published_weights(published, revision, model)
     tokenizer_folder = partial(_tokenizer_on_hub, model)
-    return build(config, published, partial(_load, weights), tokenizer_folder, model)
+    parts = build(config, published, partial(_load, weights), tokenizer_folder, model)
+    return replace(parts, repository=pinned(named, weights.parent)) if published.get("hf_hub") else parts
 
 
 def from_folder(folder: Path, model: str) -> Parts:
@@ -243,14 +245,16 @@ def _load(weights: Path, network: nn.Module) -> None:
         open_clip.load_checkpoint(network, str(weights), weights_only=True)
 
 
-def _published_weights(published: Mapping[str, Any], model: str) -> Path:
+def _published_weights(published: Mapping[str, Any], revision: str, model: str) -> Path:
     """The file of a tag, from the hub where it is there as well as at an address of its own."""
     import open_clip
 
+    if revision and not published.get("hf_hub"):
+        raise BackboneError(f"The weights of {model} lie at an address of their own, without revisions; leave it out.")
     if published.get("hf_hub"):
         repository, _, file = published["hf_hub"].rpartition("/")
         names = (str(Path(file).with_suffix(".safetensors")), file) if file else HUB_WEIGHTS
-        return _weights_on_hub(repository, names, model)
+        return _weights_on_hub(f"{repository}@{revision}", names, model)
     try:
         return Path(open_clip.download_pretrained(dict(published)))
     except (OSError, RuntimeError) as error:

@@ -29,7 +29,7 @@ class Parts:
     logit_scale: float
     """Logarithm of the factor on cosine similarities."""
     repository: str | None = None
-    """On the hub: ORG/NAME@COMMIT, which is the same model for ever."""
+    """On the hub: what stands for it behind the colon of its name, with @COMMIT: the same model for ever."""
 
 
 def refusal(model: str, reason: str) -> BackboneError:

@@ -29,7 +29,7 @@ from cocoop.bulk.lists import is_local
 from cocoop.bulk.pieces import as_text
 from cocoop.data.shard_source import filesystem_of, named_errors
 from cocoop.errors import CheckpointError, ConfigError
-from cocoop.files import make_folder, remove_unfinished, write_whole
+from cocoop.files import json_bytes, json_object, make_folder, remove_unfinished, write_whole
 from cocoop.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -100,12 +100,9 @@ class Job:
             others = [name for name in self._names() if not name.startswith(".")]
             if others:
                 raise CheckpointError(f"'{self.output}' is not empty and holds no job; give another --output.")
-            self._write(JOB, json.dumps(facts, indent=2).encode())
+            self._write(JOB, json_bytes(facts, sealed=True))
             return
-        try:
-            known = dict(json.loads(before))
-        except (ValueError, TypeError, RecursionError) as error:
-            raise CheckpointError(f"'{self.output}/{JOB}' is damaged: {error}.") from error
+        known = json_object(f"{self.output}/{JOB}", before.decode(errors="replace"))
         for name in facts:
             if known.get(name) != facts[name]:
                 raise ConfigError(

@@ -15,6 +15,7 @@ import lzma
 import os
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -38,7 +39,18 @@ _COMPRESSIONS: dict[bytes, Callable[[Any], Any]] = {
 }
 """First bytes of a compressed tar file, and how it is read; names tell nothing (ImageNetV2's .tar.gz may be plain)."""
 
-_BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
+_BROKEN = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    NotImplementedError,
+    # The library believes what headers say of numbers.
+    ValueError,
+    LookupError,
+    struct.error,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

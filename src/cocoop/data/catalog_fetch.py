@@ -6,15 +6,20 @@ What is in place already is neither fetched nor touched.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import filelock
 
 from cocoop.data.archives import unpack
 from cocoop.data.catalog import Archive, CatalogEntry, Place
 from cocoop.data.catalog_read import check_split_file
 from cocoop.data.downloads import ByteProgress, download
 from cocoop.errors import DataError
+from cocoop.files import cache_folder
 
 __all__ = ["DOWNLOADS", "fetch", "instructions"]
 
@@ -38,10 +43,34 @@ def fetch(
         pause: seconds before a failed transfer is tried again.
 
     Raises:
-        DataError: if something cannot be fetched, checked or unpacked. What is complete stays, and a transfer that
-            was cut off is continued by the next call.
+        DataError: if something cannot be fetched, checked or unpacked, or another process is at it. What is complete
+            stays, and a transfer that was cut off is continued by the next call.
     """
     on_stage = on_stage or (lambda _: lambda _done, _total: None)
+    with _alone(place.folder):
+        _fetch(entry, place, keep_archives, on_stage, pause)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Two processes that append to one download, or unpack into one folder, would destroy each other's work."""
+    # In the cache: nothing but data is left where data are.
+    lock = cache_folder() / "locks" / hashlib.sha256(str(folder.resolve()).encode(errors="replace")).hexdigest()[:24]
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        held = filelock.FileLock(lock)
+        held.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise DataError(f"Another process is getting '{folder}'; wait for it.") from error
+    except OSError as error:
+        raise DataError(f"Cannot write '{lock}': {error.strerror or error}.") from error
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def _fetch(entry: CatalogEntry, place: Place, keep_archives: bool, on_stage: Stage, pause: float) -> None:
     _fetch_split_file(entry, place, on_stage, pause)
     # Photos may lie in another layout than the one that archives are unpacked to.
     elsewhere = place.photos.is_dir() and place.photos != place.root / entry.photos[0]
@@ -58,7 +87,7 @@ def fetch(
     for archive, file in ready:
         _put(archive, file, place.folder, on_stage(f"unpacking {file.name}"))
         if not keep_archives and not archive.by_hand:
-            file.unlink()
+            file.unlink(missing_ok=True)
 
 
 def instructions(entry: CatalogEntry, place: Place) -> str:

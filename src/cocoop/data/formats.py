@@ -19,8 +19,8 @@ MAX_BYTES = 1 << 30
 
 JPEG = b"\xff\xd8"
 """How a JPEG begins."""
-START, END, SCAN = 0xD8, 0xD9, 0xDA
-"""Markers of a JPEG: where the picture begins and ends, and where the data of a scan follow."""
+START, END, SCAN, NOTHING = 0xD8, 0xD9, 0xDA, 0x01
+"""Markers of a JPEG: where the picture begins and ends, where the data of a scan follow, and one that says nothing."""
 MAX_SEGMENTS, MAX_SCANS = 2000, 64
 """Of a JPEG. Each scan of a progressive one passes over all pixels and may be a few bytes; cameras write about ten."""
 
@@ -54,6 +54,6 @@ def _segments(content: bytes) -> Iterator[int]:
         if kind == END:
             return
         yield kind
-        # The head of a segment may contain anything; the start of the picture has none.
-        head = 0 if kind == START else int.from_bytes(content[place + 1 : place + 3], "big")
+        # The head of a segment may contain anything; these two have none.
+        head = 0 if kind in (START, NOTHING) else int.from_bytes(content[place + 1 : place + 3], "big")
         behind = place + 1 + head

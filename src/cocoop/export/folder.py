@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,7 @@ from torch import Tensor
 from cocoop.config import Preprocessing
 from cocoop.errors import CheckpointError, ConfigError
 from cocoop.export.graph import INPUT, OUTPUTS, write_graph
-from cocoop.files import make_folder, read_json, sha256_of, write_json
+from cocoop.files import make_folder, read_json, sha256_of, sync_folder, write_json
 from cocoop.forms import Colours, Form, misfit
 from cocoop.methods import Method
 from cocoop.version import __version__
@@ -118,7 +119,11 @@ def export(method: Method, folder: Path, *, opset: int | None = None) -> ExportR
         unfinished.chmod(0o755)
         if folder.exists():
             folder.rmdir()
+        for file in files:
+            with file.open("rb+") as written:
+                os.fsync(written.fileno())
         unfinished.replace(folder)
+        sync_folder(folder.parent)
     except OSError as error:
         raise CheckpointError(f"Cannot write '{folder}': {error.strerror or error}.") from error
     finally:

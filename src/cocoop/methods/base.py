@@ -5,6 +5,8 @@ Shapes: B images of 3 channels and S x S pixels, b of them, C classes, e joint e
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +24,7 @@ from cocoop.backbones.hub import check_private, publishing
 from cocoop.config import Preprocessing
 from cocoop.errors import CheckpointError, ConfigError
 from cocoop.files import write_json, write_whole
-from cocoop.saved import CARD, CONFIG, FORMAT, LEARNED, write_tensors
+from cocoop.saved import BELONGS_TO, CARD, CONFIG, FORMAT, LEARNED, write_tensors
 from cocoop.text.prompts import check_classnames
 
 __all__ = ["Method", "seeded"]
@@ -152,14 +154,24 @@ class Method(nn.Module, ModelHubMixin):
             "settings": self.settings(),
         }
 
+    def write_learned(self, folder: Path) -> None:
+        """Write the learned tensors, beside settings that are there already.
+
+        Raises:
+            CheckpointError: if the disk refuses.
+        """
+        write_tensors(folder / LEARNED, self.learned(), {BELONGS_TO: _digest(self.saved_config())})
+
     def write(self, folder: Path) -> None:
         """Write settings and learned tensors, without a model card.
 
         Raises:
             CheckpointError: if the disk refuses.
         """
-        write_tensors(folder / LEARNED, self.learned())
-        write_json(folder / CONFIG, self.saved_config())
+        self.write_learned(folder)
+        config = self.saved_config()
+        # Class names may be edited; the entry stays, and tells that the two files were written together.
+        write_json(folder / CONFIG, config | {BELONGS_TO: _digest(config)})
 
     # The mixin's own would delete the old config.json before it writes, and go to the hub for a mistyped folder.
     def save_pretrained(
@@ -270,6 +282,11 @@ class Method(nn.Module, ModelHubMixin):
         if texts.shape[0] == 1:
             return scale * images @ texts[0].T
         return scale * torch.einsum("be,bce->bc", images, texts)
+
+
+def _digest(config: dict[str, Any]) -> str:
+    # Not as long as a checksum of the file, which people who edit it need not keep.
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:32]
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from cocoop.config import PRECISIONS, Precision
 from cocoop.errors import CheckpointError, CocoopError
 from cocoop.files import read_json
 from cocoop.methods import METHODS, Method
-from cocoop.saved import CONFIG, FORMAT, LEARNED, read_tensors
+from cocoop.saved import BELONGS_TO, CONFIG, FORMAT, LEARNED, read_tensors
 
 __all__ = ["from_pretrained", "load_learned"]
 
@@ -52,7 +52,12 @@ def from_pretrained(
     folder = _folder(source, revision, download)
     config = _read_config(folder)
     # Before the backbone, which may take long to load.
-    tensors, _ = read_tensors(folder / LEARNED)
+    tensors, facts = read_tensors(folder / LEARNED)
+    if BELONGS_TO in facts and facts[BELONGS_TO] != config.get(BELONGS_TO):
+        raise CheckpointError(
+            f"'{folder / CONFIG}' and {LEARNED} were not saved together: one is of another prompt. Save it again, or "
+            "go on with its training by --resume."
+        )
     if backbone is None:
         backbone = load_backbone(config["backbone"], precision=precision or config["precision"], device=device)
     try:

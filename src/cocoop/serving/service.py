@@ -61,8 +61,8 @@ class Service:
         self._batcher.start()
 
     def stop(self) -> None:
-        """Finish what is begun."""
-        self._decoders.shutdown()
+        """Finish what is begun; what nobody waits for any more is not begun."""
+        self._decoders.shutdown(wait=False, cancel_futures=True)
         self._batcher.stop()
 
     def health(self) -> Health:

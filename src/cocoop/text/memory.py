@@ -70,8 +70,8 @@ class InParts:
                     raise
             self._fit = min(size, len(images)) // 2 or 1
             warnings.warn(
-                f"Memory does not suffice; images are {self._what} {self._fit} at once from now on, with the same "
-                "numbers.",
+                f"Memory does not suffice; images are {self._what} {self._fit} at once from now on, with the "
+                "same numbers up to rounding.",
                 MemoryWarning,
                 stacklevel=4,
             )
