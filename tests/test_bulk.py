@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,6 +25,8 @@ from PIL import Image
 from cocoop.bulk.job import label_photos
 from cocoop.bulk.pieces import FILES, find
 from cocoop.cli.predict import PredictCommand
+from cocoop.data import PhotoError, open_photo
+from cocoop.data.formats import MAX_BYTES
 from cocoop.errors import CheckpointError, CocoopError, CocoopWarning, ConfigError, DataError
 from cocoop.prediction import Model, predict
 from made_photos import SOURCE, cocoop, environment, make_photos
@@ -192,9 +195,16 @@ class Guarded(MemoryFileSystem):
         return super()._strip_protocol(path.removeprefix("guarded://"))
 
     def cat_file(self, path, start=None, end=None, **more):
+        self.check(path)
+        return super().cat_file(path, start, end, **more)
+
+    def _open(self, path, *arguments, **options):
+        self.check(path)
+        return super()._open(path, *arguments, **options)
+
+    def check(self, path):
         if path.endswith(self.refused):
             raise PermissionError("the password has expired")
-        return super().cat_file(path, start, end, **more)
 
 
 def test_storage_that_refuses_everything_is_no_fault_of_the_photos(model, tmp_path, monkeypatch):
@@ -216,6 +226,68 @@ def test_storage_that_refuses_everything_is_no_fault_of_the_photos(model, tmp_pa
     assert (done.photos, done.unreadable) == (FILES + 1, 1)
     (bad,) = [row for row in rows(tmp_path) if row["error"]]
     assert (bad["path"], bad["error"]) == ("guarded:///all/007.png", "it cannot be read: the password has expired")
+
+
+def tar_of(photos):
+    """The content of a shard."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        for photo in photos:
+            tar.add(photo, f"{photo.parent.name}-{photo.name}")
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet", "png"])
+def test_storage_that_refuses_a_shard_or_a_few_photos_ends_the_job(kind, home, model, tmp_path, monkeypatch):
+    photos = [home / "photos" / "sea" / f"{number:02}.png" for number in range(3)]
+    held = pa.BufferOutputStream()
+    pq.write_table(pa.table({"image": [photo.read_bytes() for photo in photos]}), held)
+    contents = {"tar": tar_of(photos), "parquet": held.getvalue().to_pybytes(), "png": photos[0].read_bytes()}
+    fsspec.register_implementation("guarded", Guarded)
+    address = f"guarded://few/a.{kind}"
+    fsspec.filesystem("guarded").pipe_file(f"/few/a.{kind}", contents[kind])
+    monkeypatch.setattr(Guarded, "refused", (kind,))
+    wanted = r"^None of the (shard|file) .*can be had \(it cannot be read: the password has expired\)\."
+    with pytest.raises(DataError, match=wanted):
+        label_photos(model, [address], str(tmp_path))
+    assert parts(tmp_path) == []
+    monkeypatch.setattr(Guarded, "refused", ())
+    done = label_photos(model, [address], str(tmp_path))
+    assert (done.photos, done.unreadable) == (1 if kind == "png" else 3, 0)
+
+
+@pytest.mark.parametrize("name", ["absent.tar", "damaged.tar", "damaged.parquet", "cut.parquet"])
+def test_a_shard_that_is_damaged_or_missing_is_a_row_with_the_reason(name, home, model, tmp_path):
+    photo = home / "photos" / "sea" / "00.png"
+    (tmp_path / "damaged.tar").write_bytes(b"no tar" * 1_000)
+    (tmp_path / "damaged.parquet").write_bytes(b"no parquet" * 1_000)
+    pq.write_table(pa.table({"image": [photo.read_bytes()] * 9}), tmp_path / "cut.parquet", compression="zstd")
+    content = (tmp_path / "cut.parquet").read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(content[:4] + bytes(60) + content[64:])
+    assert label_photos(model, [str(tmp_path / name)], str(tmp_path / "out")).unreadable == 1
+    (row,) = rows(tmp_path / "out")
+    assert row["path"] == str(tmp_path / name)
+    assert name in row["error"]
+
+
+def test_pipes_devices_and_giants_are_not_read(home, model, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    shutil.copy(home / "photos" / "sea" / "00.png", folder / "good.png")
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "device.jpg").symlink_to("/dev/zero")
+    (folder / "link.jpg").symlink_to("pipe.jpg")
+    with (folder / "giant.jpg").open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    label_photos(model, [str(folder)], str(tmp_path / "out"))
+    found = {Path(row["path"]).name: row["error"] for row in rows(tmp_path / "out")}
+    assert found.pop("good.png") is None
+    assert sorted(found) == ["device.jpg", "giant.jpg", "link.jpg", "pipe.jpg"]
+    # The same words as where photos are read for anything else.
+    for name, error in found.items():
+        with pytest.raises(PhotoError) as told:
+            open_photo(str(folder / name))
+        assert error == told.value.reason
 
 
 def test_without_pyarrow_it_is_said_how_to_get_it(home, model, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cocoop.bulk.parts import Job
-from cocoop.bulk.pieces import FILES, UNREACHABLE, Piece, Read, read, read_file
+from cocoop.bulk.pieces import UNREACHABLE, Piece, Read, read, read_file
 from cocoop.data import PhotoError, open_photo, test_transform
 from cocoop.errors import DataError
 from cocoop.prediction import Prediction, Predictor, best_of
@@ -64,11 +64,11 @@ class Labeller:
 
         Raises:
             CheckpointError: if the disk refuses.
-            DataError: if storage refuses a whole piece of files, and not only some of them.
+            DataError: if storage refuses a whole piece: its shard, or each of its files and not only some of them.
         """
         predictions = [p for photos in self._batches(piece) for p in self._label(photos)]
         # An outage or an expired password must not be noted as the fault of millions of photos.
-        if len(piece.files) == FILES and all((p.error or "").startswith(UNREACHABLE) for p in predictions):
+        if predictions and all((p.error or "").startswith(UNREACHABLE) for p in predictions):
             raise DataError(
                 f"None of {piece} can be had ({predictions[-1].error}). Is their storage there, and open to you? "
                 "What is labelled stays; the same command goes on."

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from cocoop.bulk.lists import is_local, photos_listed
 from cocoop.data.folders import PHOTO_SUFFIXES
+from cocoop.data.formats import MAX_BYTES
 from cocoop.data.shard_source import filesystem_of, kind_of, named_errors
 from cocoop.data.shards import find_shards, read_shard
 from cocoop.errors import CocoopWarning, DataError
@@ -27,7 +28,7 @@ FILES = 256
 """Files of a piece: seconds of work, which is what a killed worker loses, and 4,000 parts for a million photos."""
 
 UNREACHABLE = "it cannot be read"
-"""How the reason begins where a file system refuses a file, whatever is in it."""
+"""How the reason begins where a file system refuses a file or a shard, whatever is in it."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Piece:
     def __str__(self) -> str:
         if self.shard is not None:
             return f"the shard '{self.shard}'"
+        if len(self.files) == 1:
+            return f"the file '{self.files[0]}'"
         return f"{len(self.files)} files from '{self.files[0]}' to '{self.files[-1]}'"
 
     @property
@@ -136,26 +139,55 @@ def pieces_of(
 def read(shard: str) -> Iterator[Read]:
     """The photos of a shard, one after the other.
 
-    Where it cannot be read to its end, the last one is the shard itself, with the reason.
+    Where it cannot be read to its end, the last one is the shard itself, with the reason, which begins with
+    `UNREACHABLE` if it is no fault of the shard's.
     """
     try:
         for photo in read_shard(shard):
             yield Read(photo.path, photo.data)
     except DataError as error:
-        yield Read(shard, None, str(error))
+        refused = error.__cause__ is not None and _is_refusal(error.__cause__, shard)
+        yield Read(shard, None, f"{UNREACHABLE}: {_words_of(error.__cause__)}" if refused else str(error))
+
+
+def _is_refusal(error: BaseException, shard: str) -> bool:
+    """Whether it was the file system that failed, which tells nothing about what is in the shard."""
+    if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+        return False
+    # A disk or a network says which error it is, by a number or a class; a decoder's is a bare OSError.
+    if isinstance(error, OSError) and (error.errno is not None or type(error) is not OSError):
+        return True
+    # A cloud's errors are as little known as a decoder's; but the cloud refuses the first byte of what it refuses.
+    filesystem, path = filesystem_of(shard)
+    try:
+        filesystem.cat_file(path, start=0, end=1)
+    except Exception:
+        return True
+    return False
 
 
 def read_file(address: str) -> Read:
-    """One photo of a folder."""
+    """One photo of a folder, if it is a plain file of a photo's size: a pipe has no end, nor has a device."""
     filesystem, path = filesystem_of(address)
     try:
+        facts = filesystem.info(path)
+        if facts["type"] != "file":
+            return Read(address, None, "it is no plain file")
+        # Some web servers do not say.
+        if (facts.get("size") or 0) > MAX_BYTES:
+            return Read(address, None, f"it has {facts['size']:,} bytes, more than {MAX_BYTES:,}")
         return Read(address, filesystem.cat_file(path))
+    except MemoryError:
+        raise
     except FileNotFoundError:
         return Read(address, None, "there is no such file")
     # Each file system has errors of its own.
     except Exception as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return Read(address, None, f"{UNREACHABLE}: {reason}")
+        return Read(address, None, f"{UNREACHABLE}: {_words_of(error)}")
+
+
+def _words_of(error: BaseException | None) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def as_text(address: str) -> str:
