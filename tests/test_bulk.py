@@ -19,15 +19,19 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
-from cocoop.bulk.job import label_photos
+from cocoop.backbones import load_backbone
+from cocoop.bulk.job import label_photos, model_facts
+from cocoop.bulk.parts import Job
 from cocoop.bulk.pieces import FILES, find
 from cocoop.cli.predict import PredictCommand
 from cocoop.data import PhotoError, open_photo
 from cocoop.data.formats import MAX_BYTES
 from cocoop.errors import CheckpointError, CocoopError, CocoopWarning, ConfigError, DataError
+from cocoop.methods import CoOp, ZeroShot
 from cocoop.prediction import Model, predict
 from made_photos import SOURCE, cocoop, environment, make_photos
 from tiny_models import save_open_clip
@@ -521,6 +525,38 @@ def test_a_folder_in_use_is_left_alone(home, model, tmp_path):
 def test_the_job_says_what_it_was_begun_with(home, model, tmp_path):
     label_photos(model, [str(home / "photos" / "sun")], str(tmp_path), top_k=3)
     job = json.loads((tmp_path / "_job.json").read_text())
-    assert (job["format"], job["top_k"], job["shortlist"]) == (1, 3, None)
+    assert (job["format"], job["top_k"], job["shortlist"]) == (2, 3, None)
     assert job["classes"] == ["cherry", "leaf", "sea", "sun"]
     assert (job["model"]["method"], len(job["model"]["sha256"])) == ("cocoop", 64)
+
+
+def test_settings_tell_models_apart(home):
+    backbone = load_backbone(f"local-dir:{home / 'tiny'}")
+    names = ["cherry", "sea"]
+    zero_shot = [ZeroShot(backbone, names, templates=[text]) for text in ("a photo of a {}.", "a drawing of a {}.")]
+    contexts = [CoOp(backbone, names, context_length=4, position=position, seed=0) for position in ("end", "middle")]
+    # What they learned is the same, so that it cannot tell them apart.
+    torch.testing.assert_close(contexts[0].learned(), contexts[1].learned(), rtol=0, atol=0)
+    hashes = [model_facts(method)["sha256"] for method in (*zero_shot, *contexts)]
+    assert len(set(hashes)) == 4
+    assert model_facts(ZeroShot(backbone, names, templates=["a photo of a {}."]))["sha256"] == hashes[0]
+
+
+def test_of_hidden_files_only_those_of_a_killed_job_are_removed(home, model, tmp_path):
+    label_photos(model, [str(home / "photos" / "sun")], str(tmp_path))
+    (part,) = parts(tmp_path)
+    unfinished = [f".{part.name}.abc123", "._job.json.x_y", f".shard-{'0' * 24}.parquet.tmp"]
+    users = [".notes.txt", ".notes", ".files-1.parquet.bak", "._job.json", ".env.local", ".files.parquet.x"]
+    for name in (*unfinished, *users):
+        (tmp_path / name).write_text("some")
+    assert label_photos(model, [str(home / "photos" / "sun")], str(tmp_path)).photos == 0
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {*users, part.name, "_job.json", ".lock"}
+
+
+def test_a_job_lets_go_of_its_folder_once_and_surely(home, model, tmp_path):
+    holding = Job(str(tmp_path)).held()
+    with holding, pytest.raises(CheckpointError, match="Another process is labelling into"):
+        label_photos(model, [str(home / "photos")], str(tmp_path))
+    with filelock.FileLock(tmp_path / ".lock", timeout=0):
+        pass

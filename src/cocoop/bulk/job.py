@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,8 @@ from cocoop.prediction import Model, Predictor
 
 __all__ = ["Summary", "label_photos"]
 
-FORMAT = 1
+FORMAT = 2
+"""Of what a job notes; the first one noted no settings of the method."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ def model_facts(predictor: Predictor) -> dict[str, str]:
     from cocoop.methods import Method
 
     if isinstance(predictor, Method):
-        digest = hashlib.sha256(model_key(predictor.backbone).encode())
+        settings = json.dumps(predictor.settings(), sort_keys=True)
+        digest = hashlib.sha256(f"{model_key(predictor.backbone)}\n{settings}\n".encode())
         for name, tensor in sorted(predictor.learned().items()):
             digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
         return {"method": predictor.key, "sha256": digest.hexdigest()}

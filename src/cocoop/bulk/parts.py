@@ -17,9 +17,10 @@ A part is written whole or not at all, and a piece that is done twice writes the
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 __all__ = ["Job"]
 
 JOB = "_job.json"
+
+_UNFINISHED = re.compile(r"\.(_job\.json|(?:files|shard)-[0-9a-f]{24}\.parquet)\.")
+"""How the names of files begin that a killed process left; any other hidden file is the user's."""
 
 READERS = 16
 """Parts that are read at once: on a remote disk, each is mostly waited for."""
@@ -69,14 +73,16 @@ class Job:
         # A worker may run in another folder than the command.
         return Job, (self.output if self._local is None else str(self._local),)
 
-    def held(self) -> AbstractContextManager[object]:
+    @contextmanager
+    def held(self) -> Iterator[None]:
         """Held against another job in the same folder, where the file system can.
 
         Raises:
             CheckpointError: if another process labels into it, or the disk refuses.
         """
         if self._local is None:
-            return nullcontext()
+            yield
+            return
         make_folder(self._local)
         lock = filelock.FileLock(self._local / ".lock")
         try:
@@ -85,7 +91,10 @@ class Job:
             raise CheckpointError(f"Another process is labelling into '{self.output}'; wait for it.") from error
         except OSError as error:
             raise CheckpointError(f"Cannot write in '{self.output}': {error.strerror or error}.") from error
-        return lock
+        try:
+            yield
+        finally:
+            lock.release()
 
     def begin(self, facts: Mapping[str, Any]) -> None:
         """Note what the job is begun with, or see that it goes on with the same; call it while the folder is held.
@@ -110,7 +119,7 @@ class Job:
                     f"{_short(facts[name])}); go on with the same, or give another --output."
                 )
         if self._local is not None:
-            remove_unfinished(self._local, {name[1:].rsplit(".", 1)[0] for name in self._names() if name[0] == "."})
+            remove_unfinished(self._local, {match[1] for match in map(_UNFINISHED.match, self._names()) if match})
 
     def parts(self) -> list[str]:
         """Names of the parts that are there."""
