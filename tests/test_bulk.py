@@ -123,6 +123,29 @@ def test_shards_beside_photos_are_passed_over_and_it_is_said(tmp_path):
     )
 
 
+def test_labels_of_the_job_itself_are_not_missed(home, model, tmp_path):
+    photos = shutil.copytree(home / "photos" / "sea", tmp_path / "photos")
+    for count in (12, 0):
+        assert label_photos(model, [str(photos)], f"{tmp_path}/photos/../photos/labels/").photos == count
+    (photos / "labels-of-another.parquet").touch()
+    with pytest.warns(CocoopWarning, match="has photos and 1 shards"):
+        label_photos(model, [str(photos)], str(photos / "labels"))
+
+
+@pytest.mark.parametrize("ending", ["", "/"])
+@pytest.mark.parametrize("scheme", ["", "memory://"])
+def test_folders_named_like_shards_are_folders(scheme, ending, home, tmp_path):
+    filesystem, root = fsspec.url_to_fs(f"{scheme}{tmp_path}")
+    content = (home / "photos" / "sea" / "00.png").read_bytes()
+    for name in ("old.tar/sea/1.png", "ds.parquet/part-0.snappy.parquet", "ds.parquet/more/below.parquet"):
+        filesystem.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
+        filesystem.pipe_file(f"{root}/{name}", content)
+    filesystem.touch(f"{root}/ds.parquet/_SUCCESS")
+    assert find([f"{scheme}{root}/old.tar{ending}"]) == ((), (f"{scheme}{root}/old.tar/sea/1.png",))
+    shard = f"{scheme}{root}/ds.parquet/part-0.snappy.parquet"
+    assert find([f"{scheme}{root}/ds.parquet{ending}"]) == ((shard,), ())
+
+
 def test_any_file_system_will_do_and_new_photos_alone_are_labelled(home, model):
     memory = fsspec.filesystem("memory")
     for name in ("cherry", "sea"):
@@ -314,7 +337,7 @@ def test_another_job_is_not_mixed_in(home, model, tmp_path):
     ("sources", "output", "error", "message"),
     [
         (["nowhere"], "out", DataError, "There is no 'nowhere'; give photos, folders of photos or shards"),
-        (["tiny"], "out", DataError, "There is no shard at 'tiny'"),
+        (["tiny"], "out", DataError, "There are no photos in 'tiny' or below, and no shards in it"),
         (["photos"], "photos/notes.txt", CheckpointError, "'photos/notes.txt' is a file; give another --output"),
         (["photos"], "photos", CheckpointError, "'photos' is not empty and holds no job; give another --output"),
         (["s3://bucket/photos"], "out", ConfigError, "'s3://bucket/photos' cannot be reached: Install s3fs"),

@@ -71,7 +71,7 @@ def label_photos(
     job = Job(output)
     if engine == "ray":
         check_ray()
-    found = find(sources)
+    found = find(sources, output)
     # On Ray, it is the workers that compute, and that have the GPUs.
     predictor = (replace(model, device="cpu") if engine == "ray" else model).load()
     with job.held():

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from cocoop.bulk.lists import is_local, photos_listed
 from cocoop.data.folders import PHOTO_SUFFIXES
 from cocoop.data.formats import MAX_BYTES
-from cocoop.data.shard_source import filesystem_of, kind_of, named_errors
+from cocoop.data.shard_source import checked_kind, filesystem_of, kind_of, named_errors
 from cocoop.data.shards import find_shards, read_shard
 from cocoop.errors import CocoopWarning, DataError
 
@@ -73,13 +73,14 @@ class Read(NamedTuple):
     """Why not."""
 
 
-def find(sources: Sequence[str]) -> Found:
+def find(sources: Sequence[str], output: str | None = None) -> Found:
     """List photos and shards; none is opened.
 
     Args:
         sources: photos; folders, all photos in and below which are meant, and shards only where there are no photos;
-            shards, patterns and folders of shards as `find_shards` knows them; Parquet files with paths of photos in
-            place of photos.
+            shards and patterns of them as `find_shards` knows them; Parquet files with paths of photos in place of
+            photos.
+        output: folder with labels of the job itself, which nobody misses if it is below a source.
 
     Raises:
         ConfigError: if a package that a file system needs is not installed.
@@ -87,12 +88,13 @@ def find(sources: Sequence[str]) -> Found:
     """
     shards: dict[str, None] = {}
     files: dict[str, None] = {}
+    labels = () if output is None else (f"{_address(*filesystem_of(output)).rstrip('/')}/",)
     for source in sources:
-        # A suffix stands behind a pattern too: train-{000..099}.tar
-        if kind_of(source) is not None:
-            _add_shards(source, shards, files)
-            continue
         filesystem, path = filesystem_of(source)
+        # A suffix stands behind a pattern too: train-{000..099}.tar
+        if kind_of(source) is not None and not _is_folder(filesystem, path):
+            _add_shards(find_shards(source), shards, files)
+            continue
         with named_errors(source):
             if not filesystem.exists(path):
                 raise DataError(f"There is no '{source}'; give photos, folders of photos or shards.")
@@ -102,16 +104,43 @@ def find(sources: Sequence[str]) -> Found:
             below = sorted(filesystem.find(path))
         own = [_address(filesystem, name) for name in below if _is_photo(name, path)]
         files |= dict.fromkeys(own)
-        passed = sum(kind_of(name) is not None for name in below)
+        others = [name for name in below if kind_of(name) is not None]
         if not own:
-            _add_shards(source, shards, files)
-        elif passed:
+            _add_shards(_directly_in(source, filesystem, path, others), shards, files)
+        elif passed := sum(not _address(filesystem, name).startswith(labels) for name in others):
             # One may be the archive that the photos came in, or a table of their labels.
             told = (
                 f"'{source}' has photos and {passed:,} shards (.tar, .parquet), which are passed over; name them too to"
             )
             warnings.warn(f"{told} have the photos in them labelled.", CocoopWarning, stacklevel=2)
     return Found(tuple(shards), tuple(files))
+
+
+def _is_folder(filesystem: Any, path: str) -> bool:
+    """Whether what is named like a shard is a folder, such as an unpacked `old.tar/` or Spark's `ds.parquet/`."""
+    try:
+        # Not `isdir`: on a web server, it fetches the file.
+        return bool(filesystem.info(path)["type"] == "directory")
+    # There may be none, as of a pattern; and what else is wrong, its reader says.
+    except Exception:
+        return False
+
+
+def _directly_in(source: str, filesystem: Any, path: str, below: Sequence[str]) -> list[str]:
+    """Addresses of the shards in a folder, without those further below.
+
+    Raises:
+        DataError: if there are none, or one is compressed.
+    """
+    found = [_address(filesystem, name) for name in below if "/" not in name[len(path) :].strip("/")]
+    if not found:
+        raise DataError(
+            f"There are no photos in '{source}' or below, and no shards in it (WebDataset .tar, or .parquet); give "
+            "photos, folders of photos or shards."
+        )
+    for url in found:
+        checked_kind(url)
+    return found
 
 
 def pieces_of(
@@ -199,8 +228,7 @@ def _divided(files: Sequence[str]) -> list[Piece]:
     return [Piece(files=tuple(files[i : i + FILES])) for i in range(0, len(files), FILES)]
 
 
-def _add_shards(source: str, shards: dict[str, None], files: dict[str, None]) -> None:
-    found = find_shards(source)
+def _add_shards(found: Sequence[str], shards: dict[str, None], files: dict[str, None]) -> None:
     parquet = [url for url in found if kind_of(url) == "parquet"]
     # What the first of a source holds, the others do: to open every one takes long where there are many.
     if not parquet or photos_listed(parquet[0]) is None:
