@@ -264,3 +264,12 @@ def test_a_process_without_a_stdout_works(photos):
     command = f'exec "{sys.executable}" -m cocoop draw "{photos}" >&-'
     done = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, env=environment())
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("world", ["1", "2"])
+def test_only_commands_that_work_together_leave_the_word_to_the_first_process(world, tmp_path):
+    # Schedulers number the processes of a job, and each may work on its own.
+    ranked = {"RANK": "1", "WORLD_SIZE": world}
+    done = cocoop("data", "list", "--data-root", tmp_path, **ranked)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "caltech101" in done.stdout

@@ -12,10 +12,13 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 
 from cocoop.cli.predict import PredictCommand
+from cocoop.data import open_photo, test_transform
 from cocoop.errors import CheckpointError, CocoopError
 from cocoop.export.folder import OnnxPrompt
+from cocoop.files import read_json, write_json
 from made_photos import cocoop, environment, make_photos
 
 HERE = Path(__file__).parent
@@ -65,6 +68,28 @@ def test_the_file_gives_pytorchs_numbers_for_any_number_of_images(tower, method,
         np.testing.assert_allclose(logits, wanted, atol=1e-4, rtol=0)
         np.testing.assert_allclose(probabilities, torch.tensor(wanted).softmax(-1).numpy(), atol=1e-4, rtol=0)
         assert np.ptp(wanted, axis=1).min() > 1e-2, "the classes differ by more than the tolerance"
+
+
+@pytest.mark.parametrize("resize", ["shortest", "squash"])
+@pytest.mark.parametrize(("size", "turned"), [((500, 375), 1), ((375, 501), 1), ((640, 427), 6)])
+def test_the_program_of_the_page_gives_the_commands_numbers(exported, resize, size, turned, tmp_path, monkeypatch):
+    text = (HERE.parent / "docs" / "export.md").read_text()
+    program = re.search(r"```python\n(import json.*?)```", text, re.DOTALL)[1]
+    shutil.copytree(exported / "vit-cocoop", tmp_path / "cats-and-dogs")
+    file = tmp_path / "cats-and-dogs" / "export.json"
+    about = read_json(file)
+    about["preprocessing"]["resize"] = resize
+    write_json(file, about, sealed=True)
+    (tmp_path / "holiday").mkdir()
+    exif = Image.Exif()
+    exif[274] = turned
+    Image.radial_gradient("L").resize(size).convert("RGB").save(tmp_path / "holiday" / "1.jpg", exif=exif)
+    monkeypatch.chdir(tmp_path)
+    told = {}
+    exec(program, told)
+    prompt = OnnxPrompt(tmp_path / "cats-and-dogs")
+    image = test_transform(prompt.preprocessing)(open_photo(tmp_path / "holiday" / "1.jpg"))
+    np.testing.assert_allclose(told["probabilities"], prompt(image[None])[1].numpy(), atol=1e-5, rtol=0)
 
 
 def test_a_graph_that_is_not_pytorchs_is_refused_and_nothing_is_left(exported):

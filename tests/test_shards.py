@@ -22,7 +22,7 @@ from cocoop.data import Dataset, epoch_order, load_data, open_photo, photo_batch
 from cocoop.data.dataset import SPLITS
 from cocoop.data.merge import merge
 from cocoop.data.shards import find_shards, read_shard, scan_shard
-from cocoop.errors import DamageWarning, DataError
+from cocoop.errors import CocoopWarning, DamageWarning, DataError
 from cocoop.feature_cache import FeatureCache, photo_key
 from cocoop.features import encode_split, learned_photos, overlap
 from cocoop.methods import CoCoOp
@@ -393,6 +393,33 @@ def test_a_data_set_is_called_after_its_shards_or_their_folder(memory, source, n
     assert load_data(source).name == name
 
 
+def test_a_signature_is_no_part_of_the_data(memory):
+    photos = tar_of(labelled("1") + labelled("2", b"dog"))
+    found = []
+    for signature in ("secret", "another"):
+        memory.pipe(f"/bucket/birds/train-000.tar?signature={signature}", photos)
+        found.append(load_data(f"memory://bucket/birds/train-000.tar?signature={signature}"))
+        assert sorted(name for name, _ in contents(found[-1], "train")) == ["cat", "dog"]
+        memory.rm(f"/bucket/birds/train-000.tar?signature={signature}")
+    assert found[0] == found[1]
+    assert found[0].fingerprint == found[1].fingerprint
+    assert "signature" not in str([(data.name, str(data.image_root), data.train) for data in found])
+
+
+def test_what_is_passed_over_beside_photos_or_shards_is_said(tmp_path, folder):
+    shutil.copytree(folder, tmp_path / "photos")
+    (tmp_path / "photos" / "train-000.tar").write_bytes(tar_of(labelled("1")))
+    with pytest.warns(
+        CocoopWarning, match=r"photos' also holds 1 shards \(\.tar, \.parquet\), which are passed over\."
+    ):
+        assert load_data(tmp_path / "photos").train == load_data(folder).train
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "a.tar").write_bytes(tar_of(labelled("1") + labelled("2", b"dog")))
+    (tmp_path / "shards" / "b.JPG").write_bytes(b"")
+    with pytest.warns(CocoopWarning, match=r"shards' also holds 1 photos in no shard, which are passed over\."):
+        assert len(load_data(tmp_path / "shards").classnames) == 2
+
+
 def test_shards_are_found_by_folder_glob_and_range(tmp_path, memory, monkeypatch):
     for name in ("b-08.tar", "b-09.tar", "b-10.tar", "c.parquet", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
@@ -532,9 +559,3 @@ def test_a_row_group_is_read_once_for_neighbours(packed, memory, monkeypatch):
         data.path_of(item).read_bytes()
     # 17 and 23 photos in groups of three.
     assert len(opened) == 6 + 8
-
-
-def test_a_shard_beside_class_folders_is_no_data(tmp_path, folder):
-    mixed = shutil.copytree(folder, tmp_path / "mixed")
-    (mixed / "backup.tar").write_bytes(WHOLE)
-    assert load_data(mixed).fingerprint == load_data(folder).fingerprint

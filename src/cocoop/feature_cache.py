@@ -52,13 +52,10 @@ class FeatureCache:
     Args:
         folder: made when the first features are added; None: features are kept in memory only.
         backbone: whose image tower and preprocessing the features must come from.
-
-    `damaged` lists the shards that could not be used.
     """
 
     def __init__(self, folder: Path | None, backbone: Backbone) -> None:
         self.folder = None if folder is None else folder / image_side_key(backbone)
-        self.damaged: list[Path] = []
         self._features: dict[str, Float[Tensor, " e"]] = {}
         self._read: set[Path] = set()
 
@@ -100,7 +97,6 @@ class FeatureCache:
                 raise ValueError("it holds something else")
             return dict(zip(keys, features, strict=True))
         except (OSError, ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError):
-            self.damaged.append(shard)
             told = f"'{shard}' is damaged; its photos are encoded again. It can be deleted."
             warnings.warn(told, DamageWarning, stacklevel=3)
             return {}

@@ -201,7 +201,9 @@ def encode_split(
                 cache.add({key: feature for row, feature in new.items() if (key := keys[row])})
         if on_progress:
             on_progress(len(features) + len(bad), len(own))
-    features = {row: feature for part in processes.gather(features) for row, feature in part.items()}
+    # One tensor a process: a row alone would be sent with the batch that it is a view of.
+    shares = processes.gather((list(features), torch.stack([*features.values()]) if features else torch.empty(0)))
+    features = {row: feature for rows, share in shares for row, feature in zip(rows, share, strict=True)}
     place = {item.path: row for row, item in enumerate(items)}
     bad = sorted((photo for part in processes.gather(bad) for photo in part), key=lambda photo: place[photo.path])
     indices = sorted(features)
@@ -231,7 +233,13 @@ def learned_photos(data: Dataset, key: PhotoKey = photo_key) -> frozenset[str]:
     return frozenset(found for item in data.train if (found := key(data.path_of(item))))
 
 
-def overlap(photos: Features, image_root: PhotoRoot, learned: Collection[str], key: PhotoKey = photo_key) -> set[str]:
+def overlap(
+    photos: Features,
+    image_root: PhotoRoot,
+    learned: Collection[str],
+    key: PhotoKey = photo_key,
+    processes: Processes = ALONE,
+) -> set[str]:
     """Paths of photos that were learned from: byte for byte, whatever they are called.
 
     Args:
@@ -239,8 +247,12 @@ def overlap(photos: Features, image_root: PhotoRoot, learned: Collection[str], k
         image_root: the folder or shards that their paths start from.
         learned: hashes of photos that were learned from.
         key: as in `learned_photos`.
+        processes: each reads its share.
     """
-    return {path for path in photos.paths if key(image_root / path) in learned} if learned else set()
+    if not learned:
+        return set()
+    own = [path for path in processes.share(photos.paths) if key(image_root / path) in learned]
+    return {path for part in processes.gather(own) for path in part}
 
 
 class TrainingFeatures:

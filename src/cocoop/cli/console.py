@@ -20,7 +20,17 @@ if TYPE_CHECKING:
     from cocoop.evaluation import Evaluation
     from cocoop.train import StepReport
 
-__all__ = ["accuracy_table", "bar_or_lines", "counting", "fail", "line", "note", "out", "training"]
+__all__ = [
+    "accuracy_table",
+    "bar_or_lines",
+    "counting",
+    "fail",
+    "line",
+    "note",
+    "only_the_first_speaks",
+    "out",
+    "training",
+]
 
 # What is kept in a file has no edge to be wrapped at.
 _NO_EDGE = 100_000
@@ -33,16 +43,13 @@ class _Results(Console):
         raise BrokenPipeError
 
 
-# Of several processes that a launcher starts, the first one speaks.
-_quiet = os.environ.get("RANK", "0") != "0"
-
 # Where a program is started without a stdout, there is none.
 _in_terminal = sys.stdout is not None and sys.stdout.isatty()
 
-out = _Results(markup=False, emoji=False, highlight=False, width=None if _in_terminal else _NO_EDGE, quiet=_quiet)
+out = _Results(markup=False, emoji=False, highlight=False, width=None if _in_terminal else _NO_EDGE)
 """For tables."""
 
-_notes = Console(stderr=True, markup=False, emoji=False, highlight=False, quiet=_quiet)
+_notes = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 _errors = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
@@ -50,9 +57,14 @@ SECONDS_BETWEEN_LINES = 10.0
 """Where stderr is a file, a bar would fill it, and silence would look like a standstill."""
 
 
+def only_the_first_speaks() -> None:
+    """For commands in which several processes that a launcher starts work together."""
+    out.quiet = _notes.quiet = os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
+
+
 def line(text: str) -> None:
     """One line of a result, exactly as it is."""
-    if not _quiet:
+    if not out.quiet:
         sys.stdout.write(f"{text}\n")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from cocoop.cli.console import accuracy_table, counting, line, note, out
+from cocoop.cli.console import accuracy_table, counting, line, note, only_the_first_speaks, out
 from cocoop.cli.options import DataOptions, Device, OptionalInt, left_out, pick_device
 from cocoop.config import Precision, Which
 
@@ -47,6 +47,7 @@ class EvalCommand:
 
     def run(self) -> None:
         """Measure and print."""
+        only_the_first_speaks()
         data = self.photos.load().select(self.classes)
         if self.all_photos:
             data = data.all_for_testing()
@@ -61,6 +62,7 @@ class EvalCommand:
 
         device = pick_device(self.device)
         engine = launched_engine(device)
+        processes = Processes(engine)
         method = from_pretrained(self.source, precision=self.precision, device=device)
         if data.train:
             note(
@@ -74,10 +76,10 @@ class EvalCommand:
             batch_size=self.batch_size,
             workers=self.workers,
             skip_bad_images=self.skip_bad_images,
-            processes=Processes(engine),
+            processes=processes,
         )
         # A run on the hub does not say which photos it learned from.
-        learned = overlap(tests, data.image_root, photos_learned(Path(self.source)))
+        learned = overlap(tests, data.image_root, photos_learned(Path(self.source)), processes=processes)
         if learned:
             note(f"Left out: {len(learned)} photos that it learned from.")
             tests = tests.without(learned)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from cocoop.cli.console import only_the_first_speaks
 from cocoop.cli.options import BackboneOptions, DataOptions, left_out
 from cocoop.config import Position, TrainConfig, Which, paper_config
 from cocoop.errors import ConfigError
@@ -148,6 +149,7 @@ class TrainCommand:
 
     def run(self) -> None:
         """Train, measure, print; mistakes in flags and lists first, before anything heavy is imported."""
+        only_the_first_speaks()
         self.config(self.prompt.method, cached=self.cache_features)
         self.prompt.settings(self.seed)
         check_trackers(self.track)

@@ -155,7 +155,7 @@ class _Job:
         tests = encode_photos(
             backbone, data, workers=workers, skip_bad_images=skip, cache=cache, processes=self.processes
         )
-        twice = overlap(tests, data.image_root, learned_photos(self.data))
+        twice = overlap(tests, data.image_root, learned_photos(self.data), processes=self.processes)
         if twice:
             note(f"Left out of the test: {len(twice)} photos that are, byte for byte, among those to learn from.")
         return tests.without(twice)

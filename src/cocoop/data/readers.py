@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -10,13 +11,14 @@ from cocoop.data.catalog import CatalogEntry, Place, data_root
 from cocoop.data.catalog_read import read_catalog
 from cocoop.data.catalog_table import find_entry
 from cocoop.data.dataset import Dataset, Item, PhotoRoot, Split
-from cocoop.data.folders import read_folder
+from cocoop.data.folders import PHOTO_SUFFIXES, read_folder
 from cocoop.data.manifests import read_manifest
 from cocoop.data.names import final_names, read_renames
 from cocoop.data.rows import Listing, divide
 from cocoop.data.shard_index import is_sharded, name_of_shards, read_shards
+from cocoop.data.shard_source import kind_of
 from cocoop.data.splitfiles import read_split_file
-from cocoop.errors import DataError
+from cocoop.errors import CocoopWarning, DataError
 
 __all__ = ["load_data"]
 
@@ -75,9 +77,11 @@ def load_data(
     if found is None and is_sharded(shards):
         if photos is not None:
             raise DataError(f"'{shards}' holds its photos itself; leave out the image root '{photos}'.")
+        _tell_of_others(path, lambda file: file.suffix.lower() in PHOTO_SUFFIXES, "photos in no shard")
         listing, root = read_shards(shards, seed=seed, on_progress=on_progress)
         name, template = name_of_shards(shards), None
     elif found is None:
+        _tell_of_others(path, lambda file: kind_of(file.name) is not None, "shards (.tar, .parquet)")
         listing, root = _read(path, photos)
         # The name of "." is only known from its absolute path; a folder may have a dot in its name.
         name, template = path.absolute().name if path.is_dir() else path.stem, None
@@ -112,6 +116,14 @@ def load_data(
 def _address(source: str | Path) -> str:
     """The source as a text; a path has lost a slash of `s3://bucket`."""
     return re.sub(r"^(?!file:|local:)([a-z][a-z0-9+.-]+):/(?=[^/])", r"\1://", str(source))
+
+
+def _tell_of_others(path: Path, others: Callable[[Path], bool], what: str) -> None:
+    """A folder may hold photos and shards, because the photos came in an archive, or by mistake; one kind is read."""
+    files = (file for file in path.iterdir() if file.is_file() and file.name[0] != ".") if path.is_dir() else ()
+    count = sum(map(others, files))
+    if count:
+        warnings.warn(f"'{path}' also holds {count:,} {what}, which are passed over.", CocoopWarning, stacklevel=3)
 
 
 def _in_catalog(

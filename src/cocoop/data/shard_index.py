@@ -23,7 +23,7 @@ from typing import Any
 from cocoop.data.names import in_name_order
 from cocoop.data.rows import SPLIT_NAMES, Listing, Row, check_unique, divide
 from cocoop.data.shard_parquet import forget_photos, read_parquet_photo
-from cocoop.data.shard_source import Entry, Shard, checked_kind, filesystem_of, kind_of, named_errors
+from cocoop.data.shard_source import Entry, Shard, checked_kind, filesystem_of, kind_of, named_errors, unsigned
 from cocoop.data.shards import find_shards, scan_shard
 from cocoop.errors import CheckpointError, DamageWarning, DataError
 from cocoop.files import cache_folder, write_whole
@@ -76,12 +76,14 @@ class ShardIndex:
 
     root: str
     """The folder of the shards."""
+    addresses: Mapping[str, str] = field(hash=False, repr=False, compare=False)
+    """By the name of a shard in that folder, how it is reached; a signature in it is good for some hours only."""
     places: Mapping[str, tuple[int, int]] = field(hash=False, repr=False)
     """The place in its shard of each photo, by the path of its item: `train-000.tar::cat/1.jpg`."""
 
     def __truediv__(self, path: str) -> ShardedPhoto:
         shard, _, member = path.partition("::")
-        return ShardedPhoto(self.root + shard, member, self.places[path])
+        return ShardedPhoto(self.addresses[shard], member, self.places[path])
 
     def __str__(self) -> str:
         return self.root
@@ -117,7 +119,8 @@ def read_shards(
     urls = find_shards(source)
     forget_photos()
     # Not commonpath, which would take the slashes of `s3://` for one.
-    root = os.path.commonprefix(urls).rpartition("/")[0] + "/"  # noqa: RUF071
+    root = os.path.commonprefix([unsigned(url) for url in urls]).rpartition("/")[0] + "/"  # noqa: RUF071
+    addresses = {unsigned(url).removeprefix(root): url for url in urls}
     rows: list[Row] = []
     places: dict[str, tuple[int, int]] = {}
     for url, entries in _indexed(urls, on_progress):
@@ -125,7 +128,7 @@ def read_shards(
         for entry in entries:
             if entry.classname is None:
                 raise _without_class(url, entry.member)
-            path = f"{url.removeprefix(root)}::{entry.member}"
+            path = f"{unsigned(url).removeprefix(root)}::{entry.member}"
             rows.append(Row(path, entry.classname, entry.split, where))
             places[path] = entry.place
     if not rows:
@@ -151,7 +154,7 @@ def read_shards(
     classes = in_name_order([row.raw_class for row in rows])
     if all(name.isdecimal() for name in classes):
         classes.sort(key=int)
-    return Listing(learned + tested, classes), ShardIndex(root, places)
+    return Listing(learned + tested, classes), ShardIndex(root, addresses, places)
 
 
 def name_of_shards(source: str) -> str:
@@ -160,7 +163,7 @@ def name_of_shards(source: str) -> str:
     `pets-{000..099}.tar` is `pets`, and so is `pets/train-*.parquet`.
     """
     place = source if "://" in source else Path(source).expanduser().absolute().as_posix()
-    folder, _, file = place.rstrip("/").rpartition("/")
+    folder, _, file = unsigned(place).rstrip("/").rpartition("/")
     if kind_of(file) is None:
         return file
     shared = re.split(r"[{*?\[]", file.rpartition(".")[0])[0].rstrip("-_.0123456789")
@@ -185,7 +188,9 @@ def _indexed(urls: list[str], on_progress: Callable[[int, int], None] | None) ->
             on_progress(before + done, total)
 
     for url, shard in zip(urls, facts, strict=True):
-        known_by = json.dumps([_FORMAT, url, shard], default=str, sort_keys=True)
+        known_by = json.dumps(
+            [_FORMAT, unsigned(url), {k: v for k, v in shard.items() if v != url}], default=str, sort_keys=True
+        )
         file = cache_folder() / "shards" / f"{_digest(known_by.encode())}.json"
         entries = _kept(file)
         if entries is None:

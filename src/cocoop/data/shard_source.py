@@ -25,6 +25,7 @@ __all__ = [
     "kind_of",
     "named_errors",
     "split_of",
+    "unsigned",
 ]
 
 Kind = Literal["tar", "parquet"]
@@ -115,6 +116,11 @@ def filesystem_of(url: str) -> tuple[Any, str]:
     except ValueError as error:
         raise DataError(f"'{url}' cannot be reached: {error}.") from error
     return filesystem, path
+
+
+def unsigned(url: str) -> str:
+    """An address without its query, which may hold a signature: a secret, and another one tomorrow."""
+    return url.partition("?")[0] if "://" in url else url
 
 
 def kind_of(url: str) -> Kind | Literal["compressed"] | None:

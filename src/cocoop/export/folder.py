@@ -103,7 +103,10 @@ def export(method: Method, folder: Path, *, opset: int | None = None) -> ExportR
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"'{folder}' is there already; give another --output.")
     make_folder(folder.parent)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise _refused(folder, error) from error
     try:
         opset = write_graph(method.eval(), unfinished / MODEL, opset)
         files = sorted(unfinished.iterdir())
@@ -125,7 +128,7 @@ def export(method: Method, folder: Path, *, opset: int | None = None) -> ExportR
         unfinished.replace(folder)
         sync_folder(folder.parent)
     except OSError as error:
-        raise CheckpointError(f"Cannot write '{folder}': {error.strerror or error}.") from error
+        raise _refused(folder, error) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return ExportReport(folder, opset, onnx_bytes, difference, logit_difference)
@@ -196,6 +199,10 @@ def _explained(graph: Path) -> Iterator[None]:
     except Exception as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"'{graph}' cannot be used by onnxruntime: {reason}") from error
+
+
+def _refused(folder: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(f"Cannot write '{folder}': {error.strerror or error}.")
 
 
 def _differences(method: Method, exported: OnnxPrompt) -> tuple[float, float]:
