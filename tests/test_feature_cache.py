@@ -1,7 +1,9 @@
 """Features on disk: found by content, safe to share, never half-used."""
 
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,17 @@ def test_another_tower_precision_or_preprocessing_finds_nothing(tmp_path, tiny_b
     for backbone in others:
         assert FeatureCache(tmp_path, backbone).find(["a" * 64]) == {}
     assert FeatureCache(tmp_path, make_tiny_backbone()).find(["a" * 64])
+
+
+def test_what_a_killed_process_left_a_day_ago_is_removed(tmp_path, tiny_backbone):
+    FeatureCache(tmp_path, tiny_backbone).add({"a" * 64: torch.ones(48)})
+    (shard,) = tmp_path.rglob("*.safetensors")
+    old, new = (shard.with_name(f".{'b' * 64}.safetensors.{end}") for end in ("x1", "x2"))
+    for file in (old, new):
+        file.write_bytes(b"half")
+    os.utime(old, (time.time() - 90_000,) * 2)
+    assert FeatureCache(tmp_path, tiny_backbone).find(["a" * 64])
+    assert sorted(shard.parent.iterdir()) == sorted([new, shard])
 
 
 @pytest.mark.parametrize("damage", [b"", b"\xff" * 40, "cut", "flip"])

@@ -1,6 +1,6 @@
 """Licences of what cocoop needs and bundles: python tools/licences.py > docs/licences.md
 
-Of the direct dependencies of every extra, from the metadata of what is installed.
+Of the direct dependencies of every extra, and of all that the lock brings along, as the installed ones say themselves.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 from importlib.metadata import PackageNotFoundError, metadata, requires
+from pathlib import Path
 
 HEAD = """# Licences
 
@@ -29,11 +30,28 @@ needs them (made by `python tools/licences.py`):
 |---|---|---|
 """
 
+BROUGHT = """
+What these bring along, as `requirements-dev.lock` has it for Linux; PyTorch's build for CUDA brings NVIDIA's, which are
+proprietary and free of charge:
+
+| package | licence |
+|---|---|
+"""
+
 
 def page() -> str:
     """The whole page."""
-    rows = [f"| {name} | {extra} | {licence(name)} |\n" for extra, names in direct().items() for name in names]
-    return HEAD + "".join(rows)
+    wanted = direct()
+    rows = [f"| {name} | {extra} | {licence(name)} |\n" for extra, names in wanted.items() for name in names]
+    others = sorted(locked() - {name for names in wanted.values() for name in names})
+    brought = [f"| {name} | {said} |\n" for name in others if (said := licence(name)) != "not installed"]
+    return HEAD + "".join(rows) + BROUGHT + "".join(brought)
+
+
+def locked() -> set[str]:
+    """Names of all packages in the lock."""
+    lock = Path(__file__).resolve().parents[1] / "requirements-dev.lock"
+    return {name.lower() for name in re.findall(r"^([A-Za-z0-9._-]+)==", lock.read_text(), re.MULTILINE)}
 
 
 def direct() -> dict[str, list[str]]:

@@ -28,7 +28,7 @@ from cocoop.backbones.backbone import Backbone
 from cocoop.backbones.fingerprint import image_side_key
 from cocoop.data.dataset import PhotoFile
 from cocoop.errors import DamageWarning
-from cocoop.files import cache_folder, write_whole
+from cocoop.files import cache_folder, remove_abandoned, write_whole
 
 __all__ = ["FeatureCache", "default_cache_folder", "photo_key"]
 
@@ -56,6 +56,8 @@ class FeatureCache:
 
     def __init__(self, folder: Path | None, backbone: Backbone) -> None:
         self.folder = None if folder is None else folder / image_side_key(backbone)
+        if self.folder is not None:
+            remove_abandoned(self.folder, "*.safetensors")
         self._features: dict[str, Float[Tensor, " e"]] = {}
         self._read: set[Path] = set()
 

@@ -6,11 +6,13 @@ edit (config.json) carries none, nor do files of older versions; both are read a
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ __all__ = [
     "make_folder",
     "read_json",
     "read_json_lines",
+    "remove_abandoned",
     "remove_unfinished",
     "sha256_of",
     "sync_folder",
@@ -36,6 +39,9 @@ __all__ = [
 
 CHECKSUM = "checksum"
 """The entry of a sealed JSON object that holds the SHA-256 of the others."""
+
+ABANDONED = 24 * 60 * 60
+"""Seconds after which nobody is writing a file any more."""
 
 # A file name that is no text holds lone surrogates; this turns them into JSON's own escapes.
 _ODD_NAMES = "backslashreplace"
@@ -89,6 +95,20 @@ def remove_unfinished(folder: Path, names: Iterable[str]) -> None:
     for name in names:
         for unfinished in folder.glob(f".{name}.*"):
             unfinished.unlink(missing_ok=True)
+
+
+def remove_abandoned(folder: Path, names: str) -> None:
+    """Remove what processes that were killed in `write_whole` have left, where others may write now.
+
+    Args:
+        folder: need not exist.
+        names: pattern of the files that were to be written.
+    """
+    for unfinished in folder.glob(f".{names}.*"):
+        # Who writes takes seconds; another process may remove it first.
+        with contextlib.suppress(OSError):
+            if time.time() - unfinished.stat().st_mtime > ABANDONED:
+                unfinished.unlink()
 
 
 def write_json(path: Path, content: Mapping[str, Any], *, sealed: bool = False) -> None:

@@ -26,7 +26,7 @@ from cocoop.data.shard_parquet import forget_photos, read_parquet_photo
 from cocoop.data.shard_source import Entry, Shard, checked_kind, filesystem_of, kind_of, named_errors, unsigned
 from cocoop.data.shards import find_shards, scan_shard
 from cocoop.errors import CheckpointError, DamageWarning, DataError
-from cocoop.files import cache_folder, write_whole
+from cocoop.files import cache_folder, remove_abandoned, write_whole
 
 __all__ = ["ShardIndex", "ShardedPhoto", "is_sharded", "name_of_shards", "read_shards"]
 
@@ -173,6 +173,8 @@ def name_of_shards(source: str) -> str:
 def _indexed(urls: list[str], on_progress: Callable[[int, int], None] | None) -> Iterator[tuple[str, list[Entry]]]:
     """The entries of each shard, from where they are kept or else from the shard itself."""
     filesystem, _ = filesystem_of(urls[0])
+    kept_in = cache_folder() / "shards"
+    remove_abandoned(kept_in, "*.json")
 
     def facts_of(url: str) -> dict[str, Any]:
         with named_errors(url):
@@ -191,7 +193,7 @@ def _indexed(urls: list[str], on_progress: Callable[[int, int], None] | None) ->
         known_by = json.dumps(
             [_FORMAT, unsigned(url), {k: v for k, v in shard.items() if v != url}], default=str, sort_keys=True
         )
-        file = cache_folder() / "shards" / f"{_digest(known_by.encode())}.json"
+        file = kept_in / f"{_digest(known_by.encode())}.json"
         entries = _kept(file)
         if entries is None:
             entries = [entry for entry, _ in scan_shard(url, with_bytes=False, on_bytes=tell)]

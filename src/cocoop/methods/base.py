@@ -23,7 +23,7 @@ from cocoop.backbones.backbone import Backbone
 from cocoop.backbones.hub import check_private, publishing
 from cocoop.config import Preprocessing
 from cocoop.errors import CheckpointError, ConfigError
-from cocoop.files import write_json, write_whole
+from cocoop.files import remove_abandoned, write_json, write_whole
 from cocoop.saved import BELONGS_TO, CARD, CONFIG, FORMAT, LEARNED, write_tensors
 from cocoop.text.prompts import check_classnames
 
@@ -168,6 +168,8 @@ class Method(nn.Module, ModelHubMixin):
         Raises:
             CheckpointError: if the disk refuses.
         """
+        for name in (LEARNED, CONFIG, CARD):
+            remove_abandoned(folder, name)
         self.write_learned(folder)
         config = self.saved_config()
         # Class names may be edited; the entry stays, and tells that the two files were written together.
