@@ -2,6 +2,10 @@
 
 import io
 import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +13,7 @@ from PIL import Image
 
 from cocoop.data import open_photo
 from cocoop.data.images import PhotoError
+from made_photos import environment
 
 
 def picture() -> Image.Image:
@@ -52,3 +57,14 @@ def test_a_jpeg_that_passes_over_its_pixels_for_hours_is_refused(tmp_path):
     head = b"\xff\xe1" + (2 + 4 * 500).to_bytes(2, "big") + b"\xff\xda\x00\x02" * 500
     (tmp_path / "a.jpg").write_bytes(whole[:2] + head + whole[2:])
     assert open_photo(tmp_path / "a.jpg").size == (48, 32)
+
+
+def test_some_hundred_damaged_files_of_every_kind_are_refused_with_a_message(tmp_path):
+    script = Path(__file__).parents[1] / "benchmarks" / "fuzz.py"
+    command = [sys.executable, script, "--inputs", "560", "--processes", "1", "--output", tmp_path / "found"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    total = re.search(r"^\| all \| 560 \| (\d+) \| (\d+) \| 0 \|$", done.stdout, re.MULTILINE)
+    assert total is not None, done.stdout
+    assert int(total[1]) > 50
+    assert int(total[2]) > 300
