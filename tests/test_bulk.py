@@ -24,6 +24,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
 from cocoop.backbones import load_backbone
+from cocoop.bulk.engines import _Worker
 from cocoop.bulk.job import label_photos, model_facts
 from cocoop.bulk.parts import Job
 from cocoop.bulk.pieces import FILES, find
@@ -480,31 +481,63 @@ def test_workers_elsewhere_read_and_write_what_the_command_means(home, cluster):
     assert rows(home / "near") == found
 
 
+def with_files(folder, scheme, on_read):
+    """A file system like the local one that does something before it reads; variables of processes that know it."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        f"import fsspec\nfsspec.register_implementation('{scheme}', 'made_files.Made')\n"
+    )
+    (folder / "made_files.py").write_text(
+        "import os\n"
+        "from fsspec.implementations.local import LocalFileSystem\n"
+        "class Made(LocalFileSystem):\n"
+        f"    protocol = '{scheme}'\n"
+        "    @classmethod\n"
+        "    def _strip_protocol(cls, path):\n"
+        f"        return super()._strip_protocol(path.removeprefix('{scheme}://'))\n"
+        "    def unstrip_protocol(self, name):\n"
+        f"        return f'{scheme}://{{name}}'\n"
+        "    def cat_file(self, path, **options):\n"
+        f"        {on_read}\n"
+        "        return super().cat_file(path, **options)\n"
+    )
+    return {"PYTHONPATH": os.pathsep.join([str(folder), str(SOURCE)])}
+
+
+@pytest.mark.parametrize(
+    ("on_read", "wanted"),
+    [
+        ("raise MemoryError('3 GiB')", "cocoop: Memory does not suffice; try a smaller --batch-size, "),
+        pytest.param(
+            "return 'no bytes'",
+            "cocoop: A worker failed: TypeError: a bytes-like object is required, not 'str' (",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "raise KeyboardInterrupt", "cocoop: Ray gave up: ray.exceptions.TaskCancelledError", marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_what_fails_in_a_worker_is_told(on_read, wanted, home, tmp_path):
+    variables = with_files(tmp_path / "path", "failing", on_read)
+    arguments = ("--output", tmp_path / "labels", "--engine", "ray")
+    done = cocoop("predict", "run", f"failing://{home}/photos", *arguments, cwd=home, **variables)
+    assert done.returncode == 1
+    assert wanted in done.stderr
+    assert "What is labelled stays; the same command goes on." in done.stderr
+    assert "ray::" not in done.stderr
+    assert parts(tmp_path / "labels") == []
+
+
 @pytest.mark.slow
 def test_a_photo_that_kills_its_workers_is_named_and_the_others_are_labelled(home, tmp_path):
     paths = make_many(tmp_path / "many", 4 * FILES)
-    (tmp_path / "path").mkdir()
-    (tmp_path / "path" / "sitecustomize.py").write_text(
-        "import fsspec\nfsspec.register_implementation('deadly', 'deadly_files.Deadly')\n"
-    )
-    (tmp_path / "path" / "deadly_files.py").write_text(
-        "import os\n"
-        "from fsspec.implementations.local import LocalFileSystem\n"
-        "class Deadly(LocalFileSystem):\n"
-        "    protocol = 'deadly'\n"
-        "    @classmethod\n"
-        "    def _strip_protocol(cls, path):\n"
-        "        return super()._strip_protocol(path.removeprefix('deadly://'))\n"
-        "    def unstrip_protocol(self, name):\n"
-        "        return f'deadly://{name}'\n"
-        "    def cat_file(self, path, **options):\n"
-        f"        return os.abort() if path.endswith('{FILES:06}.jpg') else super().cat_file(path, **options)\n"
-    )
+    variables = with_files(tmp_path / "path", "deadly", f"if path.endswith('{FILES:06}.jpg'): os.abort()")
     output = tmp_path / "labels"
     done = cocoop(
         *("predict", "run", f"deadly://{tmp_path}/many", "--output", output, "--engine", "ray"),
         cwd=home,
-        PYTHONPATH=os.pathsep.join([str(tmp_path / "path"), str(SOURCE)]),
+        **variables,
     )
     assert done.returncode == 1
     first, last = paths[FILES], paths[2 * FILES - 1]
@@ -583,3 +616,18 @@ def test_a_job_lets_go_of_its_folder_once_and_surely(home, model, tmp_path):
         label_photos(model, [str(home / "photos")], str(tmp_path))
     with filelock.FileLock(tmp_path / ".lock", timeout=0):
         pass
+
+
+def test_an_exported_prompt_takes_the_threads_of_its_worker(tmp_path, home):
+    done = cocoop("export", "run", "--output", tmp_path / "onnx", cwd=home)
+    assert done.returncode == 0, done.stderr
+    model = Model(source=str(tmp_path / "onnx"), runtime="onnx")
+    # The first one starts a thread that has nothing to do with it.
+    kept = [model.load(threads=1)]
+    before = psutil.Process().num_threads()
+    worker = _Worker(model, Job(str(tmp_path / "labels")), None, {})
+    assert worker._label is not None
+    assert psutil.Process().num_threads() == before
+    # The caller is the fourth.
+    kept.append(model.load(threads=4))
+    assert psutil.Process().num_threads() == before + 3

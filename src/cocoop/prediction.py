@@ -54,8 +54,11 @@ class Model:
     shortlist: int | None = None
     """CoCoOp: only so many classes of a photo are computed."""
 
-    def load(self) -> Predictor:
+    def load(self, *, threads: int | None = None) -> Predictor:
         """Load it.
+
+        Args:
+            threads: that onnxruntime computes with; None: one a core. PyTorch's are the process's.
 
         Raises:
             CocoopError: as `from_pretrained` and `OnnxPrompt` do.
@@ -63,7 +66,7 @@ class Model:
         if self.runtime == "onnx":
             from cocoop.export.folder import OnnxPrompt
 
-            return OnnxPrompt(self.source)
+            return OnnxPrompt(self.source, threads=threads)
         from cocoop.checkpoint import from_pretrained
 
         method = from_pretrained(self.source, precision=self.precision, device=self.device)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,10 +18,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cocoop.bulk.labeller import Done, Labeller
+import torch
+
+from cocoop.bulk.labeller import GOES_ON, Done, Labeller
 from cocoop.bulk.parts import Job
 from cocoop.bulk.pieces import Piece
-from cocoop.errors import CocoopError, ConfigError
+from cocoop.errors import CocoopError, ConfigError, about_memory
 from cocoop.prediction import Model, Predictor
 
 __all__ = ["check_ray", "in_this_process", "on_ray"]
@@ -95,10 +98,10 @@ def on_ray(pieces: Sequence[Piece], model: Model, job: Job, *, workers: int, **o
                 if row["error"]:
                     raise CocoopError(row["error"])
                 yield Done(int(row["photos"]), int(row["unreadable"]))
+        except ray.exceptions.OutOfMemoryError as error:
+            raise CocoopError(f"{about_memory(MemoryError())} {GOES_ON}") from error
         except ray.exceptions.RayError as error:
-            raise CocoopError(
-                f"Ray gave up: {str(error).splitlines()[0]} What is labelled stays; the same command goes on."
-            ) from error
+            raise CocoopError(f"Ray gave up: {_last_words(error)} {GOES_ON}") from error
 
 
 class _Worker:
@@ -109,7 +112,9 @@ class _Worker:
 
     @cached_property
     def _label(self) -> Labeller:
-        return Labeller(self._model.load(), self._job, **self._options, shortlist=self._model.shortlist)
+        # Ray tells PyTorch alone how many of the cores are this worker's.
+        predictor = self._model.load(threads=torch.get_num_threads())
+        return Labeller(predictor, self._job, **self._options, shortlist=self._model.shortlist)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         import ray
@@ -120,14 +125,29 @@ class _Worker:
         if ray.get(self._tries.begin.remote(piece.name)) > TRIES:
             error = (
                 f"{TRIES} workers died over {piece}: memory may be short (--batch-size), or a photo kills its reader. "
-                "What is labelled stays; the same command tries again."
+                f"{GOES_ON}"
             )
         else:
             try:
                 done = self._label(piece)
             except CocoopError as failed:
                 error = str(failed)
+            # Ray would wrap it in a traceback and advice about its own settings.
+            except Exception as failed:
+                error = f"{about_memory(failed) or _as_told_by_a_worker(failed)} {GOES_ON}"
         return {"photos": [done.photos], "unreadable": [done.unreadable], "error": [error]}
+
+
+def _as_told_by_a_worker(error: Exception) -> str:
+    """What failed, and where, as the traceback stays behind on the worker."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"A worker failed: {type(error).__name__}: {error} ({where.filename}, line {where.lineno})."
+
+
+def _last_words(error: Exception) -> str:
+    """The reason in an error of Ray, which begins with the numbers of processes and ends with what happened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return about_memory(error) or (lines[-1] if lines else type(error).__name__)
 
 
 class _Tries:

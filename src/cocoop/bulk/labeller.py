@@ -20,7 +20,10 @@ from cocoop.data import PhotoError, open_photo, test_transform
 from cocoop.errors import DataError
 from cocoop.prediction import Prediction, Predictor, best_of
 
-__all__ = ["Done", "Labeller"]
+__all__ = ["GOES_ON", "Done", "Labeller"]
+
+GOES_ON = "What is labelled stays; the same command goes on."
+"""What a message ends with where a job stops."""
 
 
 class Done(NamedTuple):
@@ -71,7 +74,7 @@ class Labeller:
         if predictions and all((p.error or "").startswith(UNREACHABLE) for p in predictions):
             raise DataError(
                 f"None of {piece} can be had ({predictions[-1].error}). Is their storage there, and open to you? "
-                "What is labelled stays; the same command goes on."
+                f"{GOES_ON}"
             )
         self._job.write(piece.name, predictions)
         return Done(len(predictions), sum(p.error is not None for p in predictions))
