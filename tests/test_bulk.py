@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -355,6 +356,59 @@ def test_ray_without_an_output_is_refused(home, monkeypatch):
     monkeypatch.chdir(home)
     with pytest.raises(CocoopError, match="--engine ray writes files; say where with --output"):
         PredictCommand(source="run", images=("photos",), engine="ray").run()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"output": "out", "format": "csv"}, "--format csv is for what is printed, and --output writes Parquet"),
+        ({"output": "out", "format": "table"}, "--format table is for what is printed"),
+        ({"output": "out", "runtime": "onnx", "device": "cuda"}, "--device is 'cuda', but onnx computes on the CPU"),
+        ({"output": "out", "ray_workers": 4}, "--ray-workers needs --engine ray; add it"),
+        ({"output": "out", "engine": "ray", "ray_workers": 0}, "--ray-workers is 0"),
+        ({"output": "out", "workers": -1}, "--workers is -1"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(arguments, message, home, monkeypatch):
+    monkeypatch.chdir(home)
+    with pytest.raises(ConfigError, match=message):
+        PredictCommand(source="run", images=("photos",), **arguments).run()
+    assert not (home / "out").exists()
+
+
+class Slow(MemoryFileSystem):
+    """A storage that notes how many read at once."""
+
+    protocol = "slow"
+    store: dict = {}  # noqa: RUF012 - as in the class above
+    pseudo_dirs = [""]  # noqa: RUF012
+    reading = most = 0
+    lock = threading.Lock()
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("slow://"))
+
+    def cat_file(self, path, start=None, end=None, **more):
+        with Slow.lock:
+            Slow.reading += 1
+            Slow.most = max(Slow.most, Slow.reading)
+        time.sleep(0.05)
+        with Slow.lock:
+            Slow.reading -= 1
+        return super().cat_file(path, start, end, **more)
+
+
+@pytest.mark.parametrize(("threads", "most"), [(0, 16), (3, 3)])
+def test_what_is_elsewhere_is_read_by_many(threads, most, home, model, tmp_path, monkeypatch):
+    fsspec.register_implementation("slow", Slow)
+    monkeypatch.setattr(Slow, "most", 0)
+    content = (home / "photos" / "sea" / "00.png").read_bytes()
+    for number in range(48):
+        fsspec.filesystem("slow").pipe_file(f"/all/{number:02}.png", content)
+    assert label_photos(model, ["slow://all"], str(tmp_path), threads=threads).photos == 48
+    # A busy machine may not start all of them.
+    assert most - 2 <= Slow.most <= most
 
 
 def test_photos_elsewhere_need_an_output():

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from cocoop.bulk.engines import check_ray, in_this_process, on_ray
-from cocoop.bulk.parts import Job
+from cocoop.bulk.parts import READERS, Job
 from cocoop.bulk.pieces import find, pieces_of
 from cocoop.config import check_whole
 from cocoop.errors import ConfigError
@@ -43,7 +43,7 @@ def label_photos(
     *,
     top_k: int = 1,
     batch_size: int = 64,
-    threads: int = 2,
+    threads: int = 0,
     engine: Literal["local", "ray"] = "local",
     workers: int = 2,
     on_progress: Callable[[int, int], None] | None = None,
@@ -56,7 +56,7 @@ def label_photos(
         output: folder for the parts, likewise.
         top_k: labels of a photo.
         batch_size: photos at once.
-        threads: that read and decode, in each worker.
+        threads: that read and decode, in each worker; 0: one, or `READERS` if photos are not on this machine.
         engine: `local`: this process; `ray`: workers on Ray.
         workers: processes with a model each, on Ray.
         on_progress: called with pieces done and pieces in all.
@@ -68,6 +68,7 @@ def label_photos(
     """
     for flag, value in (("top_k", top_k), ("batch_size", batch_size), ("workers", workers)):
         check_whole(flag, value, 1)
+    check_whole("threads", threads, 0)
     job = Job(output)
     if engine == "ray":
         check_ray()
@@ -87,6 +88,7 @@ def label_photos(
         before = job.parts()
         pieces = pieces_of(found, before, job.files_in)
         started = time.perf_counter()
+        threads = threads or (READERS if any(map(_is_elsewhere, found.files)) else 1)
         options: dict[str, Any] = {"top_k": top_k, "batch_size": batch_size, "threads": threads}
         if engine == "ray":
             del predictor
@@ -99,6 +101,10 @@ def label_photos(
             if on_progress:
                 on_progress(number, len(pieces))
         return Summary(photos, unreadable, len(before), time.perf_counter() - started)
+
+
+def _is_elsewhere(address: str) -> bool:
+    return "://" in address and not address.startswith(("file://", "local://"))
 
 
 def model_facts(predictor: Predictor) -> dict[str, str]:

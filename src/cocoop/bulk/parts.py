@@ -36,7 +36,7 @@ from cocoop.prediction import Prediction
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Job"]
+__all__ = ["READERS", "Job"]
 
 JOB = "_job.json"
 
@@ -44,7 +44,7 @@ _UNFINISHED = re.compile(r"\.(_job\.json|(?:files|shard)-[0-9a-f]{24}\.parquet)\
 """How the names of files begin that a killed process left; any other hidden file is the user's."""
 
 READERS = 16
-"""Parts that are read at once: on a remote disk, each is mostly waited for."""
+"""Files that are read at once: on a remote disk, each is mostly waited for."""
 
 
 class Job:

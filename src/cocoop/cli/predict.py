@@ -39,12 +39,18 @@ class PredictCommand:
     """Class names separated by commas, trained on or not: "tabby cat, maine coon"."""
     top_k: int = 1
     """How many classes to name for each photo."""
-    format: Literal["table", "csv", "jsonl"] = "table"
+    format: Annotated[Literal["table", "csv", "jsonl"] | None, left_out("{table,csv,jsonl}", "table")] = None
     """How to print: a table, CSV, or one JSON object a line."""
     batch_size: int = 64
     """Photos at once."""
-    workers: int = 0
-    """Processes that decode photos; 0 is quickest for a few."""
+    workers: Annotated[
+        int,
+        tyro.conf.arg(
+            help="Processes that decode photos; 0 is quickest for a few. With --output: threads that read and decode, "
+            "in each process with a model; 0: 1, or 16 where photos are not on this machine."
+        ),
+    ] = 0
+    """Processes or threads that read."""
     skip_bad_images: bool = False
     """Print unreadable photos with the reason instead of failing."""
     shortlist: OptionalInt = None
@@ -59,12 +65,17 @@ class PredictCommand:
     """For very many photos: write Parquet files here, also at s3://...; the same command goes on after a stop."""
     engine: Literal["local", "ray"] = "local"
     """With --output: this process, or workers on the Ray cluster that RAY_ADDRESS names, or else on this machine."""
-    ray_workers: int = 2
-    """Processes on Ray, each with a model of its own."""
+    ray_workers: Annotated[int | None, left_out("INT", "2")] = None
+    """With --engine ray: processes, each with a model of its own."""
 
     def run(self) -> None:
         """Predict and print."""
         check_whole("top_k", self.top_k, 1)
+        check_whole("workers", self.workers, 0)
+        if self.ray_workers is not None:
+            check_whole("ray_workers", self.ray_workers, 1)
+            if self.engine != "ray":
+                raise ConfigError("--ray-workers needs --engine ray; add it, or leave --ray-workers out.")
         names = None if self.classes is None else class_names(self.classes)
         if self.runtime == "onnx":
             self._check_exported()
@@ -90,10 +101,11 @@ class PredictCommand:
             skip_bad_images=self.skip_bad_images,
             shortlist=self.shortlist,
         )
+        shown = self.format or "table"
         # Lines that come as they are found show progress themselves, and a bar would run into them.
-        visible = self.format == "table" or not sys.stdout.isatty()
+        visible = shown == "table" or not sys.stdout.isatty()
         with counting("classifying", visible=visible) as progress:
-            FORMATS[self.format](_counted(predictions, len(photos), progress))
+            FORMATS[shown](_counted(predictions, len(photos), progress))
 
     def _model(self, names: list[str] | None) -> Model:
         from cocoop.prediction import Model
@@ -110,6 +122,11 @@ class PredictCommand:
 
     def _label_all(self, names: list[str] | None, output: str) -> None:
         """Label into files, with progress and a summary."""
+        if self.format is not None:
+            raise ConfigError(
+                f"--format {self.format} is for what is printed, and --output writes Parquet; leave one of them out."
+            )
+
         from cocoop.bulk.job import label_photos
 
         try:
@@ -120,9 +137,9 @@ class PredictCommand:
                     output,
                     top_k=self.top_k,
                     batch_size=self.batch_size,
-                    threads=max(1, self.workers),
+                    threads=self.workers,
                     engine=self.engine,
-                    workers=self.ray_workers,
+                    workers=2 if self.ray_workers is None else self.ray_workers,
                     on_progress=progress,
                 )
         except KeyboardInterrupt:
@@ -134,6 +151,10 @@ class PredictCommand:
         note(f"Labels are in {output}: pandas.read_parquet({output!r}), for example.")
 
     def _check_exported(self) -> None:
+        if self.device not in ("auto", "cpu"):
+            raise ConfigError(
+                f"--device is {self.device!r}, but onnx computes on the CPU; leave it out, or use --runtime torch."
+            )
         for flag, value in (("classes", self.classes), ("precision", self.precision), ("shortlist", self.shortlist)):
             if value is not None:
                 raise ConfigError(
