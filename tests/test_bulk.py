@@ -312,6 +312,11 @@ def test_pipes_devices_and_giants_are_not_read(home, model, tmp_path):
     found = {Path(row["path"]).name: row["error"] for row in rows(tmp_path / "out")}
     assert found.pop("good.png") is None
     assert sorted(found) == ["device.jpg", "giant.jpg", "link.jpg", "pipe.jpg"]
+    shards = [tmp_path / "pipe.tar", tmp_path / "pipe.parquet"]
+    for shard in shards:
+        os.mkfifo(shard)
+    label_photos(model, list(map(str, shards)), str(tmp_path / "more"))
+    assert [row["error"] for row in rows(tmp_path / "more")] == ["it is no plain file"] * 2
     # The same words as where photos are read for anything else.
     for name, error in found.items():
         with pytest.raises(PhotoError) as told:

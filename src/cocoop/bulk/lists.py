@@ -9,7 +9,7 @@ from typing import Any
 from cocoop.data.shard_source import filesystem_of
 from cocoop.errors import DataError
 
-__all__ = ["is_local", "photos_listed"]
+__all__ = ["is_local", "photos_listed", "type_of"]
 
 _COLUMNS = ("path", "file_name", "filename")
 
@@ -31,6 +31,8 @@ def photos_listed(url: str) -> list[str] | None:
     import pyarrow.parquet as pq
 
     filesystem, path = filesystem_of(url)
+    if type_of(filesystem, path) not in ("file", None):
+        return None
     try:
         with filesystem.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
             schema = parquet.schema_arrow
@@ -55,3 +57,13 @@ def photos_listed(url: str) -> list[str] | None:
 def is_local(filesystem: Any) -> bool:
     """Whether a file system of fsspec is this machine's own."""
     return "file" in ((filesystem.protocol,) if isinstance(filesystem.protocol, str) else filesystem.protocol)
+
+
+def type_of(filesystem: Any, path: str) -> str | None:
+    """`file`, `directory`, another word for what is neither, such as a pipe; None if there is no telling."""
+    try:
+        # Not `isdir`: on a web server, that fetches the file.
+        return str(filesystem.info(path)["type"])
+    # There may be none, as of a pattern; and what else is wrong, its reader says.
+    except Exception:
+        return None

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from cocoop.bulk.lists import is_local, photos_listed
+from cocoop.bulk.lists import is_local, photos_listed, type_of
 from cocoop.data.folders import PHOTO_SUFFIXES
 from cocoop.data.formats import MAX_BYTES
 from cocoop.data.shard_source import checked_kind, filesystem_of, kind_of, named_errors
@@ -29,6 +29,9 @@ FILES = 256
 
 UNREACHABLE = "it cannot be read"
 """How the reason begins where a file system refuses a file or a shard, whatever is in it."""
+
+NOT_PLAIN = "it is no plain file"
+"""Of a folder, and of a pipe or a device, which might never end."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def find(sources: Sequence[str], output: str | None = None) -> Found:
     for source in sources:
         filesystem, path = filesystem_of(source)
         # A suffix stands behind a pattern too: train-{000..099}.tar
-        if kind_of(source) is not None and not _is_folder(filesystem, path):
+        if kind_of(source) is not None and type_of(filesystem, path) != "directory":
             _add_shards(find_shards(source), shards, files)
             continue
         with named_errors(source):
@@ -114,16 +117,6 @@ def find(sources: Sequence[str], output: str | None = None) -> Found:
             )
             warnings.warn(f"{told} have the photos in them labelled.", CocoopWarning, stacklevel=2)
     return Found(tuple(shards), tuple(files))
-
-
-def _is_folder(filesystem: Any, path: str) -> bool:
-    """Whether what is named like a shard is a folder, such as an unpacked `old.tar/` or Spark's `ds.parquet/`."""
-    try:
-        # Not `isdir`: on a web server, it fetches the file.
-        return bool(filesystem.info(path)["type"] == "directory")
-    # There may be none, as of a pattern; and what else is wrong, its reader says.
-    except Exception:
-        return False
 
 
 def _directly_in(source: str, filesystem: Any, path: str, below: Sequence[str]) -> list[str]:
@@ -171,6 +164,9 @@ def read(shard: str) -> Iterator[Read]:
     Where it cannot be read to its end, the last one is the shard itself, with the reason, which begins with
     `UNREACHABLE` if it is no fault of the shard's.
     """
+    if type_of(*filesystem_of(shard)) not in ("file", None):
+        yield Read(shard, None, NOT_PLAIN)
+        return
     try:
         for photo in read_shard(shard):
             yield Read(photo.path, photo.data)
@@ -196,12 +192,12 @@ def _is_refusal(error: BaseException, shard: str) -> bool:
 
 
 def read_file(address: str) -> Read:
-    """One photo of a folder, if it is a plain file of a photo's size: a pipe has no end, nor has a device."""
+    """One photo of a folder, if it is a plain file of a photo's size."""
     filesystem, path = filesystem_of(address)
     try:
         facts = filesystem.info(path)
         if facts["type"] != "file":
-            return Read(address, None, "it is no plain file")
+            return Read(address, None, NOT_PLAIN)
         # Some web servers do not say.
         if (facts.get("size") or 0) > MAX_BYTES:
             return Read(address, None, f"it has {facts['size']:,} bytes, more than {MAX_BYTES:,}")
