@@ -171,7 +171,10 @@ class OnnxPrompt:
         if threads is not None:
             options.intra_op_num_threads = threads
         with _explained(folder / MODEL):
-            self._session = runtime.InferenceSession(str(folder / MODEL), options, providers=["CPUExecutionProvider"])
+            # It would try a damaged file twice, and print that it does.
+            self._session = runtime.InferenceSession(
+                str(folder / MODEL), options, providers=["CPUExecutionProvider"], enable_fallback=0
+            )
         self._graph = folder / MODEL
 
     def image_scorer(self, shortlist: int | None = None) -> Callable[[Tensor], Tensor]:
