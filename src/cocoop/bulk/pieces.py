@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from cocoop.bulk.lists import is_local, photos_listed, type_of
 from cocoop.data.folders import PHOTO_SUFFIXES
-from cocoop.data.formats import MAX_BYTES
+from cocoop.data.formats import NOT_PLAIN, too_large
 from cocoop.data.shard_source import checked_kind, filesystem_of, kind_of, named_errors
 from cocoop.data.shards import find_shards, read_shard
 from cocoop.errors import CocoopWarning, DataError
@@ -29,9 +29,6 @@ FILES = 256
 
 UNREACHABLE = "it cannot be read"
 """How the reason begins where a file system refuses a file or a shard, whatever is in it."""
-
-NOT_PLAIN = "it is no plain file"
-"""Of a folder, and of a pipe or a device, which might never end."""
 
 
 @dataclass(frozen=True)
@@ -199,9 +196,8 @@ def read_file(address: str) -> Read:
         if facts["type"] != "file":
             return Read(address, None, NOT_PLAIN)
         # Some web servers do not say.
-        if (facts.get("size") or 0) > MAX_BYTES:
-            return Read(address, None, f"it has {facts['size']:,} bytes, more than {MAX_BYTES:,}")
-        return Read(address, filesystem.cat_file(path))
+        large = too_large(facts.get("size") or 0)
+        return Read(address, None, large) if large else Read(address, filesystem.cat_file(path))
     except MemoryError:
         raise
     except FileNotFoundError:

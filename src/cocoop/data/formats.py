@@ -9,13 +9,16 @@ from itertools import islice
 import numpy as np
 from PIL import Image
 
-__all__ = ["FORMATS", "JPEG", "MAX_BYTES", "costly_jpeg", "decoders"]
+__all__ = ["FORMATS", "JPEG", "MAX_BYTES", "NOT_PLAIN", "costly_jpeg", "decoders", "too_large"]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "HEIF")
 """Kinds that are decoded. Pillow knows more, some by starting other programs (EPS), and nobody's camera makes them."""
 
 MAX_BYTES = 1 << 30
 """Of a file; a photo of as many pixels as are decoded is smaller, even with 16 bits and not compressed."""
+
+NOT_PLAIN = "it is no plain file"
+"""Why a pipe or a device is not read, which might never end."""
 
 JPEG = b"\xff\xd8"
 """How a JPEG begins."""
@@ -30,6 +33,11 @@ def decoders() -> tuple[str, ...]:
     """Those of `FORMATS` that this machine's Pillow, with its plugins, can decode."""
     Image.init()
     return tuple(kind for kind in FORMATS if kind in Image.OPEN)
+
+
+def too_large(size: int) -> str | None:
+    """Why a file of so many bytes should not be read; None if it may be."""
+    return f"it has {size:,} bytes, more than {MAX_BYTES:,}" if size > MAX_BYTES else None
 
 
 def costly_jpeg(content: bytes) -> str | None:

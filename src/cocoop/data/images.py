@@ -22,7 +22,7 @@ from torchvision.transforms import InterpolationMode
 
 from cocoop.config import Preprocessing
 from cocoop.data.dataset import PhotoFile
-from cocoop.data.formats import JPEG, MAX_BYTES, costly_jpeg, decoders
+from cocoop.data.formats import JPEG, NOT_PLAIN, costly_jpeg, decoders, too_large
 from cocoop.errors import DataError
 
 __all__ = ["PhotoError", "Transform", "convert_photo", "open_photo", "test_transform", "train_transform"]
@@ -106,11 +106,12 @@ def _opened(source: str | PhotoFile | io.BytesIO, name: str) -> Iterator[io.Byte
     with contextlib.ExitStack() as stack:
         if isinstance(source, str | Path):
             facts = Path(source).stat()
-            # A folder says itself what it is; a pipe or a device might never end.
+            # A folder says itself what it is.
             if not stat.S_ISREG(facts.st_mode) and not stat.S_ISDIR(facts.st_mode):
-                raise PhotoError(name, "it is no plain file")
-            if facts.st_size > MAX_BYTES:
-                raise PhotoError(name, f"it has {facts.st_size:,} bytes, more than {MAX_BYTES:,}")
+                raise PhotoError(name, NOT_PLAIN)
+            large = too_large(facts.st_size)
+            if large:
+                raise PhotoError(name, large)
             file: io.BytesIO | io.BufferedReader = stack.enter_context(Path(source).open("rb"))
         else:
             file = source if isinstance(source, io.BytesIO) else io.BytesIO(source.read_bytes())
