@@ -239,6 +239,10 @@ def test_missing_and_damaged_files_are_named(vit_folder, tmp_path):
     refused(folder, "open_clip_config.json' is damaged: Expecting")
     (folder / "open_clip_config.json").write_text("{}")
     refused(folder, "open_clip_config.json' is damaged: model_cfg is missing")
+    content = json.loads((vit_folder / "open_clip_config.json").read_text())
+    content["model_cfg"]["vision_cfg"]["layers"] = 2**70
+    (folder / "open_clip_config.json").write_text(json.dumps(content))
+    refused(folder, r"open_clip_config.json' is damaged: it asks for 1\.18e\+21 layers, more than 1,000\.")
 
 
 def test_weights_of_any_name_are_found_unless_there_are_several(vit_folder, tmp_path):

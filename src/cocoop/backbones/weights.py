@@ -50,16 +50,36 @@ def find_weights(folder: Path) -> Path | None:
     return others[0] if others else None
 
 
+MOST_LAYERS = 1000
+"""Of a tower: libraries make one after the other, and would make 2**70 of them until the end of days."""
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """A model's JSON configuration.
 
     Raises:
-        BackboneError: if it is missing or damaged.
+        BackboneError: if it is missing or damaged, or asks for more layers than any model has.
     """
     try:
-        return read_json(path)
+        content = read_json(path)
     except CheckpointError as error:
         raise BackboneError(str(error)) from error
+    layers = max(_numbers_of_layers(content), default=0)
+    if layers > MOST_LAYERS:
+        raise BackboneError(f"'{path}' is damaged: it asks for {layers:.3g} layers, more than {MOST_LAYERS:,}.")
+    return content
+
+
+def _numbers_of_layers(node: Any, *, counts: bool = False) -> Iterator[float]:
+    """What stands under names like `layers` and `num_hidden_layers`; of a ResNet, a number for each stage."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from _numbers_of_layers(value, counts="layers" in name)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _numbers_of_layers(value, counts=counts)
+    elif counts and isinstance(node, int | float):
+        yield node
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
