@@ -243,6 +243,9 @@ def test_missing_and_damaged_files_are_named(vit_folder, tmp_path):
     content["model_cfg"]["vision_cfg"]["layers"] = 2**70
     (folder / "open_clip_config.json").write_text(json.dumps(content))
     refused(folder, r"open_clip_config.json' is damaged: it asks for 1\.18e\+21 layers, more than 1,000\.")
+    content["model_cfg"]["vision_cfg"] |= {"layers": 2, "width": 49_408}
+    (folder / "open_clip_config.json").write_text(json.dumps(content))
+    refused(folder, r"is damaged: it describes more than 19,529,\d+,\d+ weights, and their files have [\d,]+ bytes\.")
 
 
 def test_weights_of_any_name_are_found_unless_there_are_several(vit_folder, tmp_path):

@@ -19,7 +19,7 @@ from cocoop.backbones.hub import TOKENIZER_FILES, fetch, pinned, unreachable
 from cocoop.backbones.keys import OPEN_CLIP, text_tower
 from cocoop.backbones.parts import Parts, refusal
 from cocoop.backbones.tokenizers import check_tokenizer, open_clip_tokenizer
-from cocoop.backbones.weights import find_weights, read_config, readable
+from cocoop.backbones.weights import check_size, find_weights, read_config, readable
 from cocoop.config import Preprocessing
 from cocoop.errors import BackboneError
 from cocoop.forms import Colours, Form, misfit
@@ -100,6 +100,7 @@ def from_folder(folder: Path, model: str) -> Parts:
     weights = find_weights(folder)
     if weights is None:
         raise BackboneError(f"'{folder}' has a configuration, but no weights (open_clip_model.safetensors).")
+    _check_size(config, weights, folder)
     # As in open_clip, a folder brings its own tokenizer, whatever repository the configuration names.
     return build(config, preprocess, partial(_load, weights), lambda _: folder, model)
 
@@ -122,6 +123,7 @@ def from_hub(repository: str, model: str) -> Parts:
     check_text(config, model)
     repository = pinned(repository, folder)
     weights = _weights_on_hub(repository, HUB_WEIGHTS, model)
+    _check_size(config, weights, folder)
     parts = build(config, preprocess, partial(_load, weights), partial(_tokenizer_on_hub, model), model)
     return replace(parts, repository=repository)
 
@@ -235,6 +237,11 @@ def _network(config: Mapping[str, Any], model: str) -> Any:
     # Every kind of tower checks settings in its own way, with errors that have nothing in common.
     except Exception as error:
         raise BackboneError(f"The configuration of {model} makes no model: {' '.join(str(error).split())}.") from error
+
+
+def _check_size(config: Mapping[str, Any], weights: Path, folder: Path) -> None:
+    towers = [(part.get("width"), part.get("layers")) for part in (config["text_cfg"], config["vision_cfg"])]
+    check_size(towers, [weights], folder / CONFIG)
 
 
 def _load(weights: Path, network: nn.Module) -> None:

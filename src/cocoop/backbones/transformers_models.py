@@ -14,7 +14,7 @@ from cocoop.backbones.hub import TOKENIZER_FILES, fetch, pinned
 from cocoop.backbones.keys import TRANSFORMERS, text_tower
 from cocoop.backbones.parts import Parts, refusal
 from cocoop.backbones.tokenizers import TransformersTokenizer, check_tokenizer
-from cocoop.backbones.weights import read_config, readable
+from cocoop.backbones.weights import check_size, read_config, readable
 from cocoop.config import Preprocessing
 from cocoop.errors import BackboneError
 from cocoop.text.tower import TextTowerConfig
@@ -102,6 +102,8 @@ def from_folder(folder: Path, model: str) -> Parts:
         preprocessing = _preprocessing(folder, config.vision_config.image_size, model)
     # transformers before 4.31 wrote 2 here and meant the highest token.
     check_tokenizer(tokenizer, text.vocab_size, None if text.eos_token_id == 2 else text.eos_token_id, model)
+    widths = [(part.hidden_size, part.num_hidden_layers) for part in (text, config.vision_config)]
+    check_size(widths, [*folder.glob("*.safetensors"), *folder.glob("*.bin")], folder / CONFIG)
     network = _network(transformers, folder)
     tower = text_tower(
         TextTowerConfig(

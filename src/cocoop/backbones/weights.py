@@ -7,7 +7,7 @@ import pickle
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from cocoop.backbones.torchscript import is_torchscript, read_torchscript
 from cocoop.errors import BackboneError, CheckpointError
 from cocoop.files import read_json
 
-__all__ = ["find_weights", "read_config", "read_weights", "readable"]
+__all__ = ["check_size", "find_weights", "read_config", "read_weights", "readable"]
 
 IN_ORDER = (
     "open_clip_model.safetensors",
@@ -54,6 +54,10 @@ MOST_LAYERS = 1000
 """Of a tower: libraries make one after the other, and would make 2**70 of them until the end of days."""
 
 
+FITS = 10**8
+"""Numbers that fit into any memory."""
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """A model's JSON configuration.
 
@@ -68,6 +72,26 @@ def read_config(path: Path) -> dict[str, Any]:
     if layers > MOST_LAYERS:
         raise BackboneError(f"'{path}' is damaged: it asks for {layers:.3g} layers, more than {MOST_LAYERS:,}.")
     return content
+
+
+def check_size(towers: Iterable[tuple[object, object]], weights: Sequence[Path], config: Path) -> None:
+    """Refuse a configuration of a larger model than the weights can be of, before memory is filled with it.
+
+    Args:
+        towers: width and number of layers of each; what is no number is left to the library.
+        weights: the files.
+        config: the configuration, for the message.
+
+    Raises:
+        BackboneError: if the attention matrices alone, four of width x width in each layer, are more numbers than the
+            files have bytes. What fits into any memory is left to the library, whose errors say more.
+    """
+    numbers = sum(4 * w * w * n for w, n in towers if isinstance(w, int) and isinstance(n, int) and n > 0)
+    there = sum(file.stat().st_size for file in weights if file.is_file())
+    if numbers > max(there, FITS):
+        raise BackboneError(
+            f"'{config}' is damaged: it describes more than {numbers:,} weights, and their files have {there:,} bytes."
+        )
 
 
 def _numbers_of_layers(node: Any, *, counts: bool = False) -> Iterator[float]:
