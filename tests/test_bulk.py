@@ -416,6 +416,14 @@ def test_what_is_elsewhere_is_read_by_many(threads, most, home, model, tmp_path,
     assert most - 2 <= Slow.most <= most
 
 
+def test_shards_need_an_output(tmp_path):
+    (tmp_path / "a.tar").touch()
+    with pytest.raises(
+        ConfigError, match=r"^'.*/a\.tar' is a shard; the photos in it are labelled with --output DIR\.$"
+    ):
+        PredictCommand(source="run", images=(str(tmp_path / "a.tar"),)).run()
+
+
 def test_photos_elsewhere_need_an_output():
     with pytest.raises(ConfigError, match=r"'s3://bucket/photos' is not on this machine; .* with --output"):
         PredictCommand(source="run", images=("s3://bucket/photos",)).run()

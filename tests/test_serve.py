@@ -259,6 +259,11 @@ LONG = " ".join("abcdefghij"[i % 10] for i in range(80))
 @pytest.mark.parametrize(
     ("fields", "code", "message"),
     [
+        (
+            {"classes": "cat, dog"},
+            "too_few_classes",
+            "The request names one class, 'cat, dog'; give two or more, each in",
+        ),
         ({"classes": "x" * 301}, "class_name_too_long", f"The class name '{'x' * 50}…' has 301 characters;"),
         (
             {"classes": "\n".join(map(str, range(1001)))},
@@ -607,7 +612,7 @@ def test_the_page_in_a_browser(browser, server, home, method, tmp_path):
     found = [float(row["probability"]) for row in rows[:-1]]
     assert found == pytest.approx(everything.max(1), abs=1e-5)
     assert rows[-1]["error"].startswith("The photo cannot be used")
-    page.fill("#classes", LONG)
+    page.fill("#classes", f"dog, {LONG}")
     page.click("#run")
     page.wait_for_selector("#batch-said.problem")
     assert f"0 of 41 done. The prompt of class '{LONG}' has 87 tokens" in page.inner_text("#batch-said")

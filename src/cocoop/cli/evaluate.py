@@ -69,6 +69,9 @@ class EvalCommand:
                 f"Measured on {len(data.test)} test photos; --all-photos adds the {len(data.train + data.val)} others."
             )
         unseen = set(data.classnames) - set(method.classnames)
+        others = set(method.classnames) - set(data.classnames)
+        if others:
+            note(f"Chosen among the {len(data.classnames)} classes of {data.name}, without {len(others)} trained ones.")
         method.set_classes(data.classnames)
         tests = encode_photos(
             method.backbone,

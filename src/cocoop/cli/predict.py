@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
@@ -17,6 +18,7 @@ from cocoop.cli.console import counting, line, note, out
 from cocoop.cli.options import Device, OptionalInt, class_names, left_out, pick_device
 from cocoop.config import Precision, check_whole
 from cocoop.data.search import find_photos
+from cocoop.data.shard_source import kind_of
 from cocoop.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -87,6 +89,8 @@ class PredictCommand:
         for image in self.images:
             if "://" in image:
                 raise ConfigError(f"'{image}' is not on this machine; what is elsewhere is labelled with --output DIR.")
+            if kind_of(image) is not None and Path(image).is_file():
+                raise ConfigError(f"'{image}' is a shard; the photos in it are labelled with --output DIR.")
         photos = find_photos(self.images)
 
         from cocoop.prediction import predict

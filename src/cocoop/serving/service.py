@@ -81,7 +81,7 @@ class Service:
         """The class names of a request.
 
         Raises:
-            Refusal: for too many, or one that is too long or no text.
+            Refusal: for too many, one alone, or one that is too long or no text.
         """
         names = tuple(name.strip() for lines in fields or () for name in lines.splitlines() if name.strip())
         limit, longest = self._config.max_classes, self._config.max_name_length
@@ -95,6 +95,11 @@ class Service:
             if name != _as_text(name):
                 message = f"The class name '{_as_text(name)}' is no valid Unicode (shown with ? for what is wrong)."
                 raise Refusal(422, "class_name_not_text", message)
+        if len(names) == 1:
+            message = (
+                f"The request names one class, '{names[0]}'; give two or more, each in a field or line of its own."
+            )
+            raise Refusal(422, "too_few_classes", message)
         return names or self._method.classnames
 
     async def predict(self, photos: Sequence[UploadFile], classes: Classes, top_k: int) -> Answer:

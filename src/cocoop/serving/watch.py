@@ -24,6 +24,9 @@ query, no header, no name."""
 ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """Ids that are taken over from `X-Request-ID`, from a proxy say; others could forge lines in the log."""
 
+LONGEST_PATH = 200
+"""Characters of a path in the log."""
+
 SECURITY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -91,4 +94,5 @@ class Watch:
             if not status:
                 await refuse(Refusal(503, "stopping", "The server stops; try again later.", {"Retry-After": "10"}))
         seconds = time.monotonic() - began
-        LOG.info("%s %s %s %.3f s %s", scope["method"], quote(scope["path"]), status or "left", seconds, identity)
+        path = quote(scope["path"])[:LONGEST_PATH]
+        LOG.info("%s %s %s %.3f s %s", scope["method"], path, status or "left", seconds, identity)
