@@ -263,3 +263,17 @@ def test_code_in_an_archive_never_runs(tmp_path):
         load(path)
     assert "damaged" in str(caught.value)
     assert "code of the archive ran" not in str(caught.value)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_name_without_end_is_refused_at_once(packed, tmp_path):
+    # PyTorch's message about it would be searched for hours.
+    content = b"\x80\x02}q\x00X\n\x00\x00\x00state_dictq\x01cposix\n" + b"x" * 5_000_000 + b"\n."
+    if packed:
+        with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+            archive.writestr("a/data.pkl", content)
+            archive.writestr("a/version", "3\n")
+    else:
+        (tmp_path / "a.pt").write_bytes(content)
+    with pytest.raises(BackboneError, match=r"a\.pt' is damaged, or holds more than tensors; it is not opened"):
+        cocoop.load_backbone(f"openai:{tmp_path / 'a.pt'}")

@@ -136,6 +136,10 @@ def changed(folder, **changes):
         ({"classnames": "ant"}, "is damaged: 'classnames' is 'ant'"),
         ({"classnames": [1, 2]}, r"is damaged: 'classnames' is \[1, 2\]"),
         ({"classnames": "remove"}, "is damaged: 'classnames' is 'missing'"),
+        (
+            {"settings": {"context": None, "context_length": 2**31}},
+            "cannot be used: The context length is 2147483648; the text tower takes 77 tokens in all",
+        ),
         ({"classnames": ["ant", "ant"]}, "cannot be used: Two classes would have the same prompt"),
         ({"settings": []}, r"is damaged: 'settings' is \[\]"),
         ({"settings": {"depth": 9}}, "cannot be used: .*unexpected keyword argument 'depth'"),

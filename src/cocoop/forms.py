@@ -7,11 +7,13 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-__all__ = ["Colours", "Form", "Percent", "Whole", "misfit"]
+__all__ = ["Colours", "Form", "Percent", "Whole", "Word", "misfit"]
 
 Whole = Annotated[int, Field(ge=0, lt=2**63)]
 Percent = Annotated[float, Field(ge=0, le=100.001)]
 """Rounding may lead a little beyond 100."""
+Word = Annotated[str, Field(pattern=r"^[\w.+-]+$")]
+"""A name of the program's own."""
 Colours = Annotated[list[float], Field(min_length=3, max_length=3)]
 """A number for red, green and blue."""
 

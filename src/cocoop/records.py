@@ -61,7 +61,7 @@ from pydantic import Field, NonNegativeFloat
 
 from cocoop.errors import CheckpointError
 from cocoop.files import read_json
-from cocoop.forms import Form, Percent, Whole, misfit
+from cocoop.forms import Form, Percent, Whole, Word, misfit
 
 __all__ = ["FAILURE", "FORMAT", "RECORD", "RUNS", "Sweep", "read_record", "read_sweep"]
 
@@ -70,10 +70,10 @@ RUNS, RECORD, FAILURE = "runs", "record.json", "failure.json"
 
 
 class _Run(Form):
-    protocol: str
+    protocol: Word
     data: str
-    method: str
-    preset: str
+    method: Word
+    preset: Word
     changes: dict[str, str | float | bool | None]
     backbone: str
 

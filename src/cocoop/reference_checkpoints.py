@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from cocoop.backbones.backbone import Backbone
+from cocoop.backbones.pickles import load_pickle
 from cocoop.backbones.torchscript import TensorUnpickler
 from cocoop.backbones.weights import readable
 from cocoop.checkpoint import load_learned
@@ -201,7 +201,7 @@ def _check_names(tensors: dict[str, Tensor], path: Path) -> None:
 
 def _content(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return load_pickle(path)
     except pickle.UnpicklingError:
         if not zipfile.is_zipfile(path):
             raise

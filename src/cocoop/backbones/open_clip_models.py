@@ -18,6 +18,7 @@ from torch import nn
 from cocoop.backbones.hub import TOKENIZER_FILES, fetch, pinned, unreachable
 from cocoop.backbones.keys import OPEN_CLIP, text_tower
 from cocoop.backbones.parts import Parts, refusal
+from cocoop.backbones.pickles import check_names
 from cocoop.backbones.tokenizers import check_tokenizer, open_clip_tokenizer
 from cocoop.backbones.weights import check_size, find_weights, read_config, readable
 from cocoop.config import Preprocessing
@@ -249,6 +250,8 @@ def _load(weights: Path, network: nn.Module) -> None:
 
     # open_clip's own reader also knows older layouts, and fits positions to another image size.
     with readable(weights):
+        if weights.suffix != ".safetensors":
+            check_names(weights)
         open_clip.load_checkpoint(network, str(weights), weights_only=True)
 
 

@@ -13,6 +13,7 @@ from cocoop.backbones.extra import import_transformers, quiet
 from cocoop.backbones.hub import TOKENIZER_FILES, fetch, pinned
 from cocoop.backbones.keys import TRANSFORMERS, text_tower
 from cocoop.backbones.parts import Parts, refusal
+from cocoop.backbones.pickles import check_names
 from cocoop.backbones.tokenizers import TransformersTokenizer, check_tokenizer
 from cocoop.backbones.weights import check_size, read_config, readable
 from cocoop.config import Preprocessing
@@ -155,6 +156,8 @@ def _config(transformers: Any, folder: Path) -> Any:
 def _network(transformers: Any, folder: Path) -> Any:
     """The library's model; unlike the library, no weight may be missing, left over or of another shape."""
     with quiet(transformers), readable(folder):
+        for file in folder.glob("*.bin"):
+            check_names(file)
         network, loading = transformers.CLIPModel.from_pretrained(
             str(folder), local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
         )

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from cocoop.backbones.pickles import load_pickle
 from cocoop.backbones.torchscript import is_torchscript, read_torchscript
 from cocoop.errors import BackboneError, CheckpointError
 from cocoop.files import read_json
@@ -124,7 +124,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         if is_torchscript(path):
             return read_torchscript(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_pickle(path)
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):

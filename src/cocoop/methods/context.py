@@ -42,8 +42,11 @@ def random_context(backbone: Backbone, *shape: int) -> Float[Tensor, "*shape d"]
     """Context vectors from a normal distribution with standard deviation 0.02.
 
     Raises:
-        PromptError: for a length below 1.
+        PromptError: for a length below 1, or beyond the text tower.
     """
+    longest = backbone.text_tower.config.context_length
+    if shape[-1] > longest:
+        raise PromptError(f"The context length is {shape[-1]}; the text tower takes {longest} tokens in all.")
     if shape[-1] < 1:
         raise PromptError(f"The context length is {shape[-1]}; at least one context vector is needed.")
     # Drawn on the CPU, so that a seed gives the same start on every device.
