@@ -574,7 +574,11 @@ def with_files(folder, scheme, on_read):
 @pytest.mark.parametrize(
     ("on_read", "wanted"),
     [
-        ("raise MemoryError('3 GiB')", "cocoop: Memory does not suffice; try a smaller --batch-size, "),
+        pytest.param(
+            "raise MemoryError('3 GiB')",
+            "cocoop: Memory does not suffice; try a smaller --batch-size, ",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             "return 'no bytes'",
             "cocoop: A worker failed: TypeError: a bytes-like object is required, not 'str' (",

@@ -218,7 +218,7 @@ def test_eval_measures_on_the_classes_of_the_data(home, here):
     more = make_photos(home / "more" / "test", per_class=2, classes=("sea", "sun"), seed=9)
     (more / "sea").rename(more / "deep_sea")
     code, out, err = here("eval", RUN, "more", "--format", "json", cwd=home)
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, "Chosen among the 2 classes of more, without 3 trained ones.\n")
     found = json.loads(out)
     method = package.from_pretrained(home / RUN)
     method.set_classes(["deep sea", "sun"])
