@@ -227,7 +227,7 @@ def test_eval_measures_on_the_classes_of_the_data(home, here):
     assert found["per_class"] == wanted.per_class
     assert (found["method"], found["data"], found["classes_not_trained_on"]) == ("cocoop", "more", 1)
     _, table_out, table_err = here("eval", RUN, "more", cwd=home)
-    assert table_err == "1 of the 2 classes were not trained on.\n"
+    assert table_err == f"{err}1 of the 2 classes were not trained on.\n"
     cells = [cell.strip() for cell in table_out.splitlines()[4].strip("│").split("│")]
     assert cells == ["all classes", "2", "4", "0", f"{wanted.accuracy:.1f}", f"{wanted.macro_f1:.1f}"]
 
