@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-__all__ = ["Colours", "Form", "Percent", "Whole", "Word", "misfit"]
+from cocoop.errors import CheckpointError, CocoopError
+
+__all__ = ["Colours", "Form", "Percent", "Whole", "Word", "check_form"]
 
 Whole = Annotated[int, Field(ge=0, lt=2**63)]
 Percent = Annotated[float, Field(ge=0, le=100.001)]
@@ -24,13 +27,25 @@ class Form(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
-def misfit(value: Any, form: type[Form]) -> str | None:
-    """What is wrong with a value of JSON, in words; None if nothing is.
+def check_form(value: Any, form: type[Form], path: Path | str, *, raises: type[CocoopError] = CheckpointError) -> None:
+    """That a value of JSON has a form.
 
     Args:
         value: as `json.loads` gives it.
         form: what it must be.
+        path: of the file.
+        raises: class of the error.
+
+    Raises:
+        CocoopError: of the class `raises`, naming the first entry that is wrong.
     """
+    fault = _misfit(value, form)
+    if fault is not None:
+        raise raises(f"'{path}' is damaged: {fault}.")
+
+
+def _misfit(value: Any, form: type[Form]) -> str | None:
+    """What is wrong, in words; None if nothing is."""
     try:
         # As JSON, of which a list may be a tuple, also where types are strict; half a character fits where a text does.
         form.model_validate_json(json.dumps(value, ensure_ascii=False).encode(errors="replace"))

@@ -61,7 +61,7 @@ from pydantic import Field, NonNegativeFloat
 
 from cocoop.errors import CheckpointError
 from cocoop.files import read_json
-from cocoop.forms import Form, Percent, Whole, Word, misfit
+from cocoop.forms import Form, Percent, Whole, Word, check_form
 
 __all__ = ["FAILURE", "FORMAT", "RECORD", "RUNS", "Sweep", "read_record", "read_sweep"]
 
@@ -199,7 +199,5 @@ def read_record(path: Path) -> dict[str, Any]:
             "measure again in another folder, or use the cocoop that wrote it."
         )
     form = _NotLearned if record.get("method") == "zero-shot" else _Learned
-    fault = misfit(record, _Failure if path.name == FAILURE else form)
-    if fault is not None:
-        raise CheckpointError(f"'{path}' is damaged: {fault}.")
+    check_form(record, _Failure if path.name == FAILURE else form, path)
     return record

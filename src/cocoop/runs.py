@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
 from torch import Tensor
 
 from cocoop.errors import CheckpointError, ConfigError
-from cocoop.files import make_folder, read_json, read_json_lines, remove_unfinished, write_json, write_json_lines
-from cocoop.forms import Form, Whole, misfit
+from cocoop.files import read_json, read_json_lines, remove_unfinished, write_json, write_json_lines
+from cocoop.forms import Form, Whole, check_form
+from cocoop.locks import held
 from cocoop.methods import Method
 from cocoop.saved import CONFIG, LEARNED, read_tensors, write_tensors
 
@@ -115,22 +115,12 @@ def open_run(folder: Path, description: Mapping[str, Any], *, resume: bool) -> I
     """
     # Before a folder is made, and again once nobody else can train in it.
     check_run(folder, description, resume=resume)
-    make_folder(folder)
-    lock = filelock.FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout as error:
-        raise CheckpointError(
-            f"Another process is training in '{folder}'; wait for it, or choose another folder."
-        ) from error
-    except OSError as error:
-        raise CheckpointError(f"Cannot write in '{folder}': {error.strerror or error}.") from error
-    try:
+    with held(folder / LOCK) as is_ours:
+        if not is_ours:
+            raise CheckpointError(f"Another process is training in '{folder}'; wait for it, or choose another folder.")
         going_on = check_run(folder, description, resume=resume)
         remove_unfinished(folder, (TRAINING, METRICS, STATE, PHOTOS, CONFIG, LEARNED))
         yield Run(folder, description), going_on
-    finally:
-        lock.release()
 
 
 def check_run(folder: Path, description: Mapping[str, Any], *, resume: bool) -> bool:
@@ -179,9 +169,7 @@ def photos_learned(folder: Path) -> frozenset[str]:
     if not path.exists():
         return frozenset()
     content = read_json(path)
-    fault = misfit(content, _Photos)
-    if fault is not None:
-        raise CheckpointError(f"'{path}' is damaged: {fault}.")
+    check_form(content, _Photos, path)
     return frozenset(content["sha256"])
 
 
@@ -207,9 +195,7 @@ def _read_state(path: Path) -> TrainingState:
         facts = json.loads(metadata["training"]) if "training" in metadata else metadata
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"'{path}' is no state of a training: {error!r}.") from error
-    fault = misfit(facts, _Facts)
-    if fault is not None:
-        raise CheckpointError(f"'{path}' is no state of a training: {fault}.")
+    check_form(facts, _Facts, path)
     parts: dict[str, dict[str, Tensor]] = {"learned": {}, "momentum": {}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")

@@ -23,7 +23,7 @@ from cocoop.backbones.tokenizers import check_tokenizer, open_clip_tokenizer
 from cocoop.backbones.weights import check_size, find_weights, read_config, readable
 from cocoop.config import Preprocessing
 from cocoop.errors import BackboneError
-from cocoop.forms import Colours, Form, misfit
+from cocoop.forms import Colours, Form, check_form
 from cocoop.text.tower import TextTowerConfig
 
 __all__ = ["CONFIG", "OPENAI_NAMES", "build", "from_folder", "from_hub", "from_tag"]
@@ -315,9 +315,7 @@ class _Config(Form):
 
 def _read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     content = read_config(folder / CONFIG)
-    fault = misfit(content, _Config)
-    if fault is not None:
-        raise BackboneError(f"'{folder / CONFIG}' is damaged: {fault}.")
+    check_form(content, _Config, folder / CONFIG, raises=BackboneError)
     return content["model_cfg"], content.get("preprocess_cfg") or {}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import pickle
 import pickletools
@@ -33,41 +34,39 @@ def load_pickle(path: Path) -> Any:
 
 
 def check_names(path: Path) -> None:
-    """Refuse names without end, for which libraries' use of PyTorch's loader is kept from a file as well.
+    """Refuse a file in which names are too long to be names; called before any library reads it by PyTorch's loader.
 
     The loader puts the name of what it refuses into a message, and searches that by an expression whose time grows with
     the square of the length: a name of some MB takes it days.
 
     Args:
-        path: an archive of PyTorch's, or a file of before 2020; of others, nothing is found.
+        path: an archive of PyTorch's, or a file of before 2020; in others, there are no names.
 
     Raises:
         pickle.UnpicklingError: for a name of more than 1,000 characters.
     """
-    for stream in _streams(path):
+    if any(len(name) > LONGEST_NAME for stream in _streams(path) for name in _names(stream)):
+        raise pickle.UnpicklingError(f"it names something of more than {LONGEST_NAME:,} characters")
+
+
+def _names(stream: Any) -> Iterator[str]:
+    """Classes and functions that the pickles of a stream name."""
+    # Where it is no pickle, or no more, the loader will say so.
+    with contextlib.suppress(Exception):
         for _ in range(PICKLES):
-            try:
-                for operation, argument, _ in pickletools.genops(stream):
-                    if operation.name == "GLOBAL" and len(str(argument)) > LONGEST_NAME:
-                        raise pickle.UnpicklingError("it names something of more than 1,000 characters")
-            except pickle.UnpicklingError:
-                raise
-            # Where it is no pickle, or no more, the loader will say so.
-            except Exception:
-                break
+            for operation, argument, _ in pickletools.genops(stream):
+                if operation.name == "GLOBAL":
+                    yield str(argument)
 
 
 def _streams(path: Path) -> Iterator[Any]:
     """What may hold pickles in a file."""
     if zipfile.is_zipfile(path):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                for name in archive.namelist():
-                    if name.endswith(".pkl"):
-                        with archive.open(name) as file:
-                            yield file
-        except Exception:
-            return
+        with contextlib.suppress(Exception), zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.endswith(".pkl"):
+                    with archive.open(name) as file:
+                        yield file
     elif path.stat().st_size:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             yield content

@@ -24,13 +24,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import filelock
-
 from cocoop.bulk.lists import is_local
 from cocoop.bulk.pieces import as_text
 from cocoop.data.shard_source import filesystem_of, named_errors
 from cocoop.errors import CheckpointError, ConfigError
-from cocoop.files import json_bytes, json_object, make_folder, remove_unfinished, write_whole
+from cocoop.files import json_bytes, json_object, remove_unfinished, write_whole
+from cocoop.locks import held
 from cocoop.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -83,18 +82,10 @@ class Job:
         if self._local is None:
             yield
             return
-        make_folder(self._local)
-        lock = filelock.FileLock(self._local / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout as error:
-            raise CheckpointError(f"Another process is labelling into '{self.output}'; wait for it.") from error
-        except OSError as error:
-            raise CheckpointError(f"Cannot write in '{self.output}': {error.strerror or error}.") from error
-        try:
+        with held(self._local / ".lock") as is_ours:
+            if not is_ours:
+                raise CheckpointError(f"Another process is labelling into '{self.output}'; wait for it.")
             yield
-        finally:
-            lock.release()
 
     def begin(self, facts: Mapping[str, Any]) -> None:
         """Note what the job is begun with, or see that it goes on with the same; call it while the folder is held.

@@ -109,10 +109,8 @@ def find(sources: Sequence[str], output: str | None = None) -> Found:
             _add_shards(_directly_in(source, filesystem, path, others), shards, files)
         elif passed := sum(not _address(filesystem, name).startswith(labels) for name in others):
             # One may be the archive that the photos came in, or a table of their labels.
-            told = (
-                f"'{source}' has photos and {passed:,} shards (.tar, .parquet), which are passed over; name them too to"
-            )
-            warnings.warn(f"{told} have the photos in them labelled.", CocoopWarning, stacklevel=2)
+            told = f"'{source}' has photos and {passed:,} shards (.tar, .parquet), which are passed over"
+            warnings.warn(f"{told}; name them too to have the photos in them labelled.", CocoopWarning, stacklevel=2)
     return Found(tuple(shards), tuple(files))
 
 

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-
-import filelock
 
 from cocoop.data.archives import unpack
 from cocoop.data.catalog import Archive, CatalogEntry, Place
@@ -20,6 +17,7 @@ from cocoop.data.catalog_read import check_split_file
 from cocoop.data.downloads import ByteProgress, download
 from cocoop.errors import DataError
 from cocoop.files import cache_folder
+from cocoop.locks import held
 
 __all__ = ["DOWNLOADS", "fetch", "instructions"]
 
@@ -43,31 +41,18 @@ def fetch(
         pause: seconds before a failed transfer is tried again.
 
     Raises:
+        CheckpointError: if the cache folder cannot be written.
         DataError: if something cannot be fetched, checked or unpacked, or another process is at it. What is complete
             stays, and a transfer that was cut off is continued by the next call.
     """
     on_stage = on_stage or (lambda _: lambda _done, _total: None)
-    with _alone(place.folder):
+    # Two that append to one download, or unpack into one folder, would destroy each other's work. The lock is in the
+    # cache: nothing but data is left where data are.
+    name = hashlib.sha256(str(place.folder.resolve()).encode(errors="replace")).hexdigest()[:24]
+    with held(cache_folder() / "locks" / name) as is_ours:
+        if not is_ours:
+            raise DataError(f"Another process is getting '{place.folder}'; wait for it.")
         _fetch(entry, place, keep_archives, on_stage, pause)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Two processes that append to one download, or unpack into one folder, would destroy each other's work."""
-    # In the cache: nothing but data is left where data are.
-    lock = cache_folder() / "locks" / hashlib.sha256(str(folder.resolve()).encode(errors="replace")).hexdigest()[:24]
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        held = filelock.FileLock(lock)
-        held.acquire(timeout=0)
-    except filelock.Timeout as error:
-        raise DataError(f"Another process is getting '{folder}'; wait for it.") from error
-    except OSError as error:
-        raise DataError(f"Cannot write '{lock}': {error.strerror or error}.") from error
-    try:
-        yield
-    finally:
-        held.release()
 
 
 def _fetch(entry: CatalogEntry, place: Place, keep_archives: bool, on_stage: Stage, pause: float) -> None:

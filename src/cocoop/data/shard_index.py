@@ -124,11 +124,11 @@ def read_shards(
     rows: list[Row] = []
     places: dict[str, tuple[int, int]] = {}
     for url, entries in _indexed(urls, on_progress):
-        where = f"'{url}'"
+        where, shard = f"'{url}'", unsigned(url).removeprefix(root)
         for entry in entries:
             if entry.classname is None:
                 raise _without_class(url, entry.member)
-            path = f"{unsigned(url).removeprefix(root)}::{entry.member}"
+            path = f"{shard}::{entry.member}"
             rows.append(Row(path, entry.classname, entry.split, where))
             places[path] = entry.place
     if not rows:

@@ -29,7 +29,7 @@ from cocoop.config import Preprocessing
 from cocoop.errors import CheckpointError, ConfigError
 from cocoop.export.graph import INPUT, OUTPUTS, write_graph
 from cocoop.files import make_folder, read_json, sha256_of, sync_folder, write_json
-from cocoop.forms import Colours, Form, misfit
+from cocoop.forms import Colours, Form, check_form
 from cocoop.methods import Method
 from cocoop.version import __version__
 
@@ -260,9 +260,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"'{folder / DESCRIPTION}' has the format {description.get('format')!r}, this cocoop reads {FORMAT}."
         )
-    fault = misfit(description, _Description)
-    if fault is not None:
-        raise CheckpointError(f"'{folder / DESCRIPTION}' is damaged: {fault}.")
+    check_form(description, _Description, folder / DESCRIPTION)
     return description
 
 

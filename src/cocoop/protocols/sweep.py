@@ -22,7 +22,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
-import filelock
 import torch
 
 from cocoop.backbones.backbone import Backbone
@@ -34,7 +33,8 @@ from cocoop.errors import CheckpointError, CocoopError, DamageWarning, about_mem
 from cocoop.evaluation import harmonic_mean
 from cocoop.feature_cache import FeatureCache, photo_key
 from cocoop.features import Features, Progress, encode_split, learned_photos, overlap
-from cocoop.files import make_folder, remove_unfinished, write_json
+from cocoop.files import remove_unfinished, write_json
+from cocoop.locks import held
 from cocoop.methods import METHODS
 from cocoop.protocols.plans import Experiment, TestPhotos, check_names_differ
 from cocoop.protocols.trial import Trial, run_trial
@@ -206,21 +206,11 @@ def _check(experiments: Sequence[Experiment], backbone: Backbone) -> None:
 
 @contextmanager
 def _claimed(run: Path) -> Iterator[bool]:
-    """Hold a run against other processes, unless one of them holds it; the system lets go of what a dead one held."""
-    make_folder(run)
-    lock = filelock.FileLock(run / CLAIM)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        yield False
-        return
-    except OSError as error:
-        raise CheckpointError(f"Cannot write in '{run}': {error.strerror or error}.") from error
-    try:
-        remove_unfinished(run, (RECORD, FAILURE))
-        yield True
-    finally:
-        lock.release()
+    """Hold a run against other processes, unless one of them holds it."""
+    with held(run / CLAIM) as is_ours:
+        if is_ours:
+            remove_unfinished(run, (RECORD, FAILURE))
+        yield is_ours
 
 
 def _outcome_before(

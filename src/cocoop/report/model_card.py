@@ -17,7 +17,7 @@ from pydantic import Field
 
 from cocoop.errors import CheckpointError
 from cocoop.files import read_json
-from cocoop.forms import Form, Percent, Whole, misfit
+from cocoop.forms import Form, Percent, Whole, check_form
 from cocoop.records import RECORD, read_record
 from cocoop.report.tables import COLUMNS, METHOD_NAMES, base_to_new_caption, base_to_new_values, summary
 
@@ -89,7 +89,7 @@ def model_card(config: Mapping[str, Any], folder: Path | None, repo_id: str, **c
     about: dict[str, Any] = {}
     for record in records.values():
         about |= {**record, **record.get("about", {})}
-    _check(about, _About, Path(folder or NOWHERE))
+    check_form(about, _About, folder or NOWHERE)
     method, backbone = config["method"], config["backbone"]
     source, _, identifier = backbone.partition(":")
     data: dict[str, Any] = {
@@ -131,14 +131,8 @@ def _written(path: Path, repo_id: str, card_data: Mapping[str, Any]) -> ModelCar
 
 def _read(path: Path) -> dict[str, Any]:
     record = read_record(path) if path.name == RECORD else read_json(path)
-    _check(record, FORMS[path.name], path)
+    check_form(record, FORMS[path.name], path)
     return record
-
-
-def _check(record: Mapping[str, Any], form: type[Form], path: Path) -> None:
-    fault = misfit(record, form)
-    if fault is not None:
-        raise CheckpointError(f"The records of '{path}' are damaged: {fault}.")
 
 
 def _facts(config: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
