@@ -11,7 +11,7 @@ import time
 import torch
 
 from cocoop import CoCoOp, load_backbone, load_data
-from cocoop.data import epoch_order, photo_batches, train_transform
+from cocoop.data import epoch_order, image_batches, train_transform
 
 
 def main() -> None:
@@ -24,13 +24,13 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
     backbone = load_backbone(arguments.backbone)
-    data = load_data(arguments.photos, image_root=arguments.image_root).few_shot(arguments.shots, seed=1)
+    data = load_data(arguments.images, image_root=arguments.image_root).few_shot(arguments.shots, seed=1)
     order = epoch_order(len(data.train), 64, seed=1, epoch=1)
     transform = train_transform(backbone.preprocessing)
     batches = []
     for workers in arguments.workers:
         start = time.perf_counter()
-        batches = list(photo_batches(data, data.train, order, transform=transform, seed=1, epoch=1, workers=workers))
+        batches = list(image_batches(data, data.train, order, transform=transform, seed=1, epoch=1, workers=workers))
         show(f"decode and augment, {workers} workers", time.perf_counter() - start, len(data.train))
     start = time.perf_counter()
     features = torch.cat([backbone.encode_image(batch.images) for batch in batches])
@@ -44,9 +44,9 @@ def main() -> None:
     show(f"prompt steps, batch 1, {len(data.classnames)} classes", time.perf_counter() - start, len(features))
 
 
-def show(what: str, seconds: float, photos: int) -> None:
+def show(what: str, seconds: float, images: int) -> None:
     """One line."""
-    print(f"{what:<45} {seconds:>7.2f} s {seconds / photos * 1000:>8.2f} ms a photo")
+    print(f"{what:<45} {seconds:>7.2f} s {seconds / images * 1000:>8.2f} ms a photo")
 
 
 if __name__ == "__main__":

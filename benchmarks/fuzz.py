@@ -32,6 +32,7 @@ import torch
 from cocoop.errors import CocoopError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 from fuzz_damage import damaged
 from fuzz_readers import TRACE, Reader, make_readers
 

@@ -21,23 +21,23 @@ from PIL import Image
 
 from cocoop import CoCoOp, TrainConfig, evaluate, fit, from_pretrained, load_backbone, load_data
 from cocoop.backbones.openai_files import from_file
-from cocoop.bulk.parts import Job
-from cocoop.data import open_photo
-from cocoop.data.archives import unpack
-from cocoop.data.names import read_renames
-from cocoop.data.shards import read_shard
-from cocoop.export.folder import OnnxPrompt, export
-from cocoop.feature_cache import FeatureCache
-from cocoop.files import read_json_lines
-from cocoop.prediction import Prediction
-from cocoop.protocols import Grid, few_shot, sweep
-from cocoop.records import read_sweep
-from cocoop.reference_checkpoints import read_reference
-from cocoop.report.model_card import model_card
+from cocoop.checkpoints.model_card import model_card
+from cocoop.checkpoints.reference import read_reference
+from cocoop.data import open_image
+from cocoop.data.catalog.archives import unpack
+from cocoop.data.class_names import read_renames
+from cocoop.data.shards.scan import read_shard
+from cocoop.experiments import Grid, few_shot, sweep
+from cocoop.experiments.records import read_sweep
+from cocoop.inference.bulk.job_directory import Job
+from cocoop.inference.onnx import OnnxPrompt, export
+from cocoop.inference.predictor import Prediction
 from cocoop.report.sweep_page import sweep_page
 from cocoop.report.sweep_tables import sweep_tables
 from cocoop.report.sweep_text import failure_rows, sweep_csv, sweep_latex, sweep_markdown
-from cocoop.runs import epochs_done, photos_learned
+from cocoop.storage.files import read_json_lines
+from cocoop.training.feature_cache import FeatureCache
+from cocoop.training.run_directory import epochs_done, trained_image_hashes
 from tiny_models import openai_model, save_open_clip, save_openai_archive, save_transformers
 
 __all__ = ["TRACE", "Reader", "make_readers"]
@@ -68,9 +68,9 @@ class Reader(NamedTuple):
 def make_readers() -> Iterator[Reader]:
     """Every kind of file that a user may open, with whole examples."""
     backbone = load_backbone("lite")
-    with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
-        photos = list(make_photos(home / "photos"))
+    with tempfile.TemporaryDirectory() as directory:
+        home = Path(directory)
+        images = list(make_images(home / "photos"))
         whole = load_data(home / "photos")
         data = whole.few_shot(2, seed=1)
         method = CoCoOp(backbone, data.classnames, seed=1)
@@ -89,7 +89,7 @@ def make_readers() -> Iterator[Reader]:
         references = [(home / name).read_bytes() for name in ("model.pth.tar-10", "legacy.tar")]
         save_openai_archive(home / "openai.pt", openai_model("vit"))
         archive = (home / "openai.pt").read_bytes()
-        shards, archives, labels = make_shards(home, photos), make_archives(home), make_labels(home)
+        shards, archives, labels = make_shards(home, images), make_archives(home), make_labels(home)
         models = {"open_clip_config.json": contents(clip), "config.json": contents(huggingface)}
         run, exported = contents(home / "run"), contents(home / "export")
     pickles = [pickle.dumps({"state_dict": {"ctx": [1, 2]}}, protocol) for protocol in (2, 4)] + [evil_pickle()]
@@ -101,7 +101,7 @@ def make_readers() -> Iterator[Reader]:
         # It is named by the hash of what is in it, which alone would tell any damage.
         path.rename(path.with_stem(hashlib.sha256(path.read_bytes()).hexdigest()))
         cache = FeatureCache(path.parent, backbone)
-        cache.folder = path.parent
+        cache.directory = path.parent
         return cache.find(["x"])
 
     def carded(path: Path) -> object:
@@ -120,7 +120,7 @@ def make_readers() -> Iterator[Reader]:
     state, prompt = [run["training.safetensors"]], run["prompt.safetensors"]
     described, graph = exported["export.json"], exported["model.onnx"]
 
-    yield Reader("photo.jpg", open_photo, photos, {})
+    yield Reader("photo.jpg", open_image, images, {})
     yield Reader("manifest.csv", load_data, [csv.encode(), csv.encode("utf-16"), csv.replace(",", ";").encode()], {})
     yield Reader("manifest.jsonl", load_data, [lines.encode()], {})
     yield Reader("split.json", lambda path: load_data(path, image_root=path.parent), splits, {})
@@ -135,7 +135,7 @@ def make_readers() -> Iterator[Reader]:
         "training.safetensors", lambda p: epochs_done(p.parent), state, {"training.json": run["training.json"]}
     )
     yield Reader("metrics.jsonl", read_json_lines, [run["metrics.jsonl"]], {})
-    yield Reader("photos.json", lambda path: photos_learned(path.parent), [run["photos.json"]], {})
+    yield Reader("photos.json", lambda path: trained_image_hashes(path.parent), [run["photos.json"]], {})
     yield Reader("features.safetensors", cached, [shard_bytes(cache)], {})
     yield Reader("model.pth.tar-10", read_reference, [*references, *pickles], {})
     yield Reader("ViT-B-32.pt", lambda path: from_file(path, "ViT-B-32"), [archive, *pickles], {})
@@ -151,9 +151,9 @@ def make_readers() -> Iterator[Reader]:
         yield Reader(name, lambda path: list(read_shard(str(path))), [packed], {})
 
 
-def contents(folder: Path) -> dict[str, bytes]:
+def contents(directory: Path) -> dict[str, bytes]:
     """The files of a folder by name."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.suffix}
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file() and path.suffix}
 
 
 def reported(path: Path) -> object:
@@ -192,15 +192,15 @@ def shard_bytes(cache: FeatureCache) -> bytes:
     """A shard of features as it lies on the disk."""
     features = cache._features
     keys = sorted(features)
-    return safetensors.torch.save({"features": torch.stack([features[k] for k in keys])}, {"photos": json.dumps(keys)})
+    return safetensors.torch.save({"features": torch.stack([features[k] for k in keys])}, {"images": json.dumps(keys)})
 
 
-def make_photos(folder: Path) -> Iterator[bytes]:
+def make_images(directory: Path) -> Iterator[bytes]:
     """Photos of every format, written in two classes, and as bytes."""
     generator = random.Random(0)
     for number in range(12):
         pixels = Image.frombytes("RGB", (40, 30), generator.randbytes(3600))
-        path = folder / ("cat" if number % 2 else "dog") / f"{number}.png"
+        path = directory / ("cat" if number % 2 else "dog") / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels.save(path)
     for kind in ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"):
@@ -220,18 +220,18 @@ def make_photos(folder: Path) -> Iterator[bytes]:
     yield content.getvalue()
 
 
-def make_shards(home: Path, photos: list[bytes]) -> dict[str, bytes]:
+def make_shards(home: Path, images: list[bytes]) -> dict[str, bytes]:
     """A tar file of WebDataset and a Parquet file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with tarfile.open(home / "shard.tar", "w") as tar:
-        for number, photo in enumerate(photos[:6]):
-            for suffix, content in (("jpg", photo), ("cls", b"cat"), ("json", b'{"label": "cat", "split": "train"}')):
+        for number, image in enumerate(images[:6]):
+            for suffix, content in (("jpg", image), ("cls", b"cat"), ("json", b'{"label": "cat", "split": "train"}')):
                 info = tarfile.TarInfo(f"{number:03}.{suffix}")
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
-    table = pa.table({"image": photos[:6], "label": ["cat", "dog"] * 3, "path": [f"{i}.jpg" for i in range(6)]})
+    table = pa.table({"image": images[:6], "label": ["cat", "dog"] * 3, "path": [f"{i}.jpg" for i in range(6)]})
     pq.write_table(table, home / "shard.parquet", row_group_size=2)
     return {name: (home / name).read_bytes() for name in ("shard.tar", "shard.parquet")}
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from cocoop import CoCoOp, CoOp, ZeroShot, load_backbone
-from cocoop.export.comparison import milliseconds_an_image, pytorch_bytes
-from cocoop.export.folder import OnnxPrompt, export
+from cocoop.inference.onnx import OnnxPrompt, export
+from cocoop.inference.onnx_comparison import milliseconds_an_image, pytorch_bytes
 from cocoop.speed.measure import imagenet_names
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     for name, method in methods.items():
         with tempfile.TemporaryDirectory() as home:
             report = export(method, Path(home) / "onnx")
-            prompt = OnnxPrompt(report.folder, threads=arguments.threads)
+            prompt = OnnxPrompt(report.directory, threads=arguments.threads)
             times = milliseconds_an_image(method, prompt, rounds=5)
         by_torch, by_onnx = (", ".join(f"{pair[side]:.1f}" for pair in times.values()) for side in (0, 1))
         sizes = f"{pytorch_bytes(method) / 1e6:.0f} | {report.onnx_bytes / 1e6:.0f}"

@@ -67,8 +67,8 @@ def work(arguments: argparse.Namespace) -> None:
     import torch
 
     from cocoop import CoCoOp, TrainConfig, encode_split, evaluate, fit, load_backbone, load_data
-    from cocoop.feature_cache import FeatureCache, default_cache_folder
-    from cocoop.processes import Processes, launched_engine
+    from cocoop.training.distributed import Processes, launched_engine
+    from cocoop.training.feature_cache import FeatureCache, default_cache_directory
 
     torch.set_num_threads(1)
     engine = launched_engine("cpu")
@@ -79,7 +79,7 @@ def work(arguments: argparse.Namespace) -> None:
         .few_shot(arguments.shots, seed=1)
         .base()
     )
-    cache = FeatureCache(default_cache_folder(), backbone)
+    cache = FeatureCache(default_cache_directory(), backbone)
     tests = encode_split(backbone, data, cache=cache, processes=processes)
     encode_split(backbone, data, "train", cache=cache, processes=processes)
     results = {}
@@ -89,13 +89,13 @@ def work(arguments: argparse.Namespace) -> None:
         steps: list[tuple[float, int, float]] = []
 
         def on_step(report, steps=steps):
-            steps.append((report.loss * report.photos, report.photos, time.perf_counter()))
+            steps.append((report.loss * report.images, report.images, time.perf_counter()))
 
         fit(method, data, config, engine=engine, class_parallel=by_classes, cache=cache, on_step=on_step)
         # What is reported are means of an epoch so far.
         losses = [steps[0][0] / batch]
-        for (before, photos_before, _), (sum_so_far, photos, _) in pairwise(steps):
-            losses.append((sum_so_far - (before if photos > photos_before else 0)) / batch)
+        for (before, images_before, _), (sum_so_far, images, _) in pairwise(steps):
+            losses.append((sum_so_far - (before if images > images_before else 0)) / batch)
         results[case] = {
             "losses": losses,
             "prompt": torch.cat([t.detach().flatten() for t in method.learned().values()]).tolist(),

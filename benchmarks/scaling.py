@@ -31,7 +31,7 @@ CORES_PER_GPU = 16
 """CPU cores that decode for one GPU: assumed."""
 DECODE_SECONDS = 0.005
 """For a JPEG of 500 x 375 pixels on one core, resizing included: assumed from what is measured here."""
-BYTES_PER_PHOTO = 100e3
+BYTES_PER_IMAGE = 100e3
 """Size of such a JPEG: assumed."""
 READ_RATE = 2e9
 """Bytes a second that one machine of 8 GPUs reads from an object store: assumed."""
@@ -57,20 +57,20 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        sizes = sorted(arguments.photos)
-        for number, image in zip(range(sizes[-1]), made_photos(), strict=False):
-            image.save(Path(folder) / f"{number:06}.jpg", quality=90)
-        parts = measure_parts(arguments.run, Path(folder), arguments.classes)
-        growth = measure_growth(arguments.run, Path(folder), sizes)
-        together = measure_growth(arguments.run, Path(folder), sizes[-1:], processes=2)
+    with tempfile.TemporaryDirectory() as directory:
+        sizes = sorted(arguments.images)
+        for number, image in zip(range(sizes[-1]), made_images(), strict=False):
+            image.save(Path(directory) / f"{number:06}.jpg", quality=90)
+        parts = measure_parts(arguments.run, Path(directory), arguments.classes)
+        growth = measure_growth(arguments.run, Path(directory), sizes)
+        together = measure_growth(arguments.run, Path(directory), sizes[-1:], processes=2)
     print_parts(parts)
     print_growth(growth, together)
     draw(parts, growth, arguments.output / "scaling.png")
     print_model(vit_b16())
 
 
-def made_photos() -> Iterator[Image.Image]:
+def made_images() -> Iterator[Image.Image]:
     """Noise on slopes of colour: about as large as a photo when compressed."""
     generator = np.random.default_rng(0)
     slope = np.linspace(0, 1, 500)[None, :, None] * np.linspace(0.3, 1, 375)[:, None, None]
@@ -80,32 +80,32 @@ def made_photos() -> Iterator[Image.Image]:
         yield Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def measure_parts(run: Path, folder: Path, class_counts: list[int]) -> list[dict[str, Any]]:
+def measure_parts(run: Path, directory: Path, class_counts: list[int]) -> list[dict[str, Any]]:
     """Seconds a photo and counted work of decoding, image tower and text tower, one thread."""
     from cocoop import from_pretrained
-    from cocoop.data import open_photo, test_transform
+    from cocoop.data import open_image, test_transform
     from cocoop.speed.measure import imagenet_names
     from cocoop.speed.probes import matmul_rate, matmul_work, median_seconds
 
     method = from_pretrained(run).eval()
     cpu = torch.device("cpu")
     transform = test_transform(method.backbone.preprocessing)
-    paths = sorted(folder.iterdir())[:8]
-    images = torch.stack([transform(open_photo(path)) for path in paths])
+    paths = sorted(directory.iterdir())[:8]
+    images = torch.stack([transform(open_image(path)) for path in paths])
     features = method.backbone.encode_image(images)
     names = imagenet_names(max(class_counts))
 
-    def row(part: str, call: Any, photos: int) -> dict[str, Any]:
-        seconds = median_seconds({part: call}, 3, cpu)[part] / photos
+    def row(part: str, call: Any, images: int) -> dict[str, Any]:
+        seconds = median_seconds({part: call}, 3, cpu)[part] / images
         return {
             "part": part,
             "seconds": seconds,
-            "work": matmul_work(call) / photos,
+            "work": matmul_work(call) / images,
             "rate": matmul_rate(cpu, torch.float32),
         }
 
     rows = [
-        row("decode and resize", lambda: [transform(open_photo(path)) for path in paths], len(paths)),
+        row("decode and resize", lambda: [transform(open_image(path)) for path in paths], len(paths)),
         row("image tower", lambda: method.backbone.encode_image(images), len(images)),
     ]
     for count in class_counts:
@@ -117,7 +117,7 @@ def measure_parts(run: Path, folder: Path, class_counts: list[int]) -> list[dict
     return rows
 
 
-def measure_growth(run: Path, folder: Path, sizes: list[int], processes: int = 1) -> list[dict[str, float]]:
+def measure_growth(run: Path, directory: Path, sizes: list[int], processes: int = 1) -> list[dict[str, float]]:
     """Wall time and peak memory of labelling more and more photos, divided among so many processes."""
     rows = []
     for size in sizes:
@@ -125,7 +125,7 @@ def measure_growth(run: Path, folder: Path, sizes: list[int], processes: int = 1
             for index in range(processes):
                 part = Path(home) / f"photos-{index}"
                 part.mkdir()
-                for path in sorted(folder.iterdir())[:size][index::processes]:
+                for path in sorted(directory.iterdir())[:size][index::processes]:
                     (part / path.name).symlink_to(path)
             started = time.perf_counter()
             working = [label(run, Path(home), index) for index in range(processes)]
@@ -135,14 +135,14 @@ def measure_growth(run: Path, folder: Path, sizes: list[int], processes: int = 1
                 if status:
                     sys.exit(f"cocoop predict ended with {os.waitstatus_to_exitcode(status)}")
                 peaks.append(usage.ru_maxrss * 1024)
-            rows.append({"photos": size, "seconds": time.perf_counter() - started, "peak": max(peaks)})
+            rows.append({"images": size, "seconds": time.perf_counter() - started, "peak": max(peaks)})
     return rows
 
 
 def label(run: Path, home: Path, index: int) -> subprocess.Popen[bytes]:
     """The command line on one part of the photos."""
     command = ["predict", str(run), str(home / f"photos-{index}"), "--output", str(home / f"labels-{index}")]
-    command += ["--skip-bad-images", "--device", "cpu"]
+    command += ["--skip-unreadable", "--device", "cpu"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen([sys.executable, "-m", "cocoop", *command], env=environment, stderr=subprocess.DEVNULL)
 
@@ -181,25 +181,25 @@ def print_growth(growth: list[dict[str, float]], together: list[dict[str, float]
     print("\n| photos | processes | seconds | a straight line says | peak memory of a process |\n|---|---|---|---|---|")
     for processes, rows in ((1, growth), (2, together)):
         for row in rows:
-            said = start + slope * row["photos"] / processes
+            said = start + slope * row["images"] / processes
             memory = f"{row['peak'] / 2**20:.0f} MiB"
-            print(f"| {row['photos']:,} | {processes} | {row['seconds']:.1f} | {said:.1f} | {memory} |")
+            print(f"| {row['images']:,} | {processes} | {row['seconds']:.1f} | {said:.1f} | {memory} |")
     print(f"\n{1000 * slope:.1f} ms a photo and {start:.1f} s to start.")
 
 
 def line(rows: list[dict[str, float]]) -> tuple[float, float]:
     """Slope and start of the least-squares line through seconds over photos."""
-    slope, start = np.polyfit([row["photos"] for row in rows], [row["seconds"] for row in rows], 1)
+    slope, start = np.polyfit([row["images"] for row in rows], [row["seconds"] for row in rows], 1)
     return float(slope), float(start)
 
 
-def costs(work: Work, photos: float, classes: float, gpus: int, *, conditional: bool) -> dict[str, float]:
+def costs(work: Work, images: float, classes: float, gpus: int, *, conditional: bool) -> dict[str, float]:
     """Seconds that each part needs; they overlap, so the longest is the time."""
     return {
-        "reading": photos * BYTES_PER_PHOTO / (READ_RATE * max(1.0, gpus / 8)),
-        "decoding": photos * DECODE_SECONDS / (CORES_PER_GPU * gpus),
-        "image tower": photos * work.image / (GPU_RATE * gpus),
-        "text tower": photos * classes * work.text / (GPU_RATE * gpus) if conditional else 0.0,
+        "reading": images * BYTES_PER_IMAGE / (READ_RATE * max(1.0, gpus / 8)),
+        "decoding": images * DECODE_SECONDS / (CORES_PER_GPU * gpus),
+        "image tower": images * work.image / (GPU_RATE * gpus),
+        "text tower": images * classes * work.text / (GPU_RATE * gpus) if conditional else 0.0,
     }
 
 
@@ -208,16 +208,16 @@ def print_model(work: Work) -> None:
     print(f"\nViT-B/16: {work.image / 1e9:.1f} GFLOP a photo, {work.text / 1e6:.0f} MFLOP a photo and class.")
     print("\n| photos | classes | prompt | 1 GPU | 8 GPUs | 64 GPUs | US dollars | bottleneck (1, 8, 64 GPUs) |")
     print("|---|---|---|---|---|---|---|---|")
-    for photos in (1e6, 1e9):
+    for images in (1e6, 1e9):
         for classes, conditional in ((1e3, False), (1e3, True), (1e4, True), (1e5, True)):
-            parts = [costs(work, photos, classes, gpus, conditional=conditional) for gpus in (1, 8, 64)]
+            parts = [costs(work, images, classes, gpus, conditional=conditional) for gpus in (1, 8, 64)]
             # On a GPU the towers take turns.
             times = [max(p["reading"], p["decoding"], p["image tower"] + p["text tower"]) for p in parts]
             money = times[1] / 3600 * GPU_PRICE * 8
             names = ", ".join(dict.fromkeys(max(p, key=lambda name, p=p: p[name]) for p in parts))
             kind = "CoCoOp" if conditional else "static (CoOp, zero-shot)"
             cells = " | ".join(duration(seconds) for seconds in times)
-            print(f"| {photos:.0e} | {classes:,.0f} | {kind} | {cells} | {money:,.0f} | {names} |")
+            print(f"| {images:.0e} | {classes:,.0f} | {kind} | {cells} | {money:,.0f} | {names} |")
 
 
 def duration(seconds: float) -> str:
@@ -233,14 +233,14 @@ def draw(parts: list[dict[str, Any]], growth: list[dict[str, float]], path: Path
     import matplotlib.pyplot as plt
 
     figure, (time_axis, memory_axis, class_axis) = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
-    photos = [row["photos"] for row in growth]
+    images = [row["images"] for row in growth]
     slope, start = line(growth)
     time_axis.plot(
-        [0, photos[-1]], [start, start + slope * photos[-1]], color="#f2a65a", linewidth=4, label="straight line"
+        [0, images[-1]], [start, start + slope * images[-1]], color="#f2a65a", linewidth=4, label="straight line"
     )
-    time_axis.plot(photos, [row["seconds"] for row in growth], "o", color="#1d3557", label="measured")
+    time_axis.plot(images, [row["seconds"] for row in growth], "o", color="#1d3557", label="measured")
     time_axis.set(title="Time is linear in photos", xlabel="photos", ylabel="seconds", ylim=(0, None))
-    memory_axis.plot(photos, [row["peak"] / 2**20 for row in growth], "o-", color="#1d3557")
+    memory_axis.plot(images, [row["peak"] / 2**20 for row in growth], "o-", color="#1d3557")
     memory_axis.set(title="Memory is flat", xlabel="photos", ylabel="peak MiB of the process", ylim=(0, None))
     texts = [row for row in parts if "classes" in row]
     share = texts[-1]["work"] / texts[-1]["seconds"]

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from cocoop.data.search import find_photos
+from cocoop.data.find_images import find_images
 
 WAYS = {"micro-batched": (), "one by one": ("--max-batch", "1", "--batch-window-ms", "0")}
 """Options of the server, by what they mean."""
@@ -29,7 +29,7 @@ WAYS = {"micro-batched": (), "one by one": ("--max-batch", "1", "--batch-window-
 class Asked(NamedTuple):
     """One request and its answer."""
 
-    photos: Sequence[Path]
+    images: Sequence[Path]
     answer: dict
     seconds: float
 
@@ -44,8 +44,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of each way, in turns")
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
-    found = find_photos([arguments.photos])
-    each = arguments.photos_each
+    found = find_images([arguments.images])
+    each = arguments.images_each
     requests = [[found[(i * each + j) % len(found)] for j in range(each)] for i in range(arguments.requests)]
     asked: dict[str, list[list[Asked]]] = {way: [] for way in WAYS}
     with contextlib.ExitStack() as servers:
@@ -68,9 +68,9 @@ def main() -> None:
 def show(way: str, rounds: list[list[Asked]], wanted: int) -> None:
     """One line: percentiles over all rounds, the median round's throughput."""
     every = [one for asked in rounds for one in asked]
-    right = sum([p["file"] for p in one.answer["photos"]] == [photo.name for photo in one.photos] for one in every)
+    right = sum([p["file"] for p in one.answer["images"]] == [image.name for image in one.images] for one in every)
     seconds = sorted(one.seconds for one in every)
-    rates = [sum(len(one.photos) for one in asked) / max(one.seconds for one in asked) for asked in rounds]
+    rates = [sum(len(one.images) for one in asked) / max(one.seconds for one in asked) for asked in rounds]
     p50, p99 = (seconds[min(len(seconds) - 1, int(share * len(seconds)))] for share in (0.5, 0.99))
     total = wanted * len(rounds)
     print(
@@ -98,16 +98,16 @@ def serving(*arguments: str) -> Iterator[str]:
 
 def at_once(url: str, requests: list[list[Path]]) -> list[Asked]:
     """Send all requests at the same moment; seconds count from it."""
-    bodies = [multipart(photos) for photos in requests]
+    bodies = [multipart(images) for images in requests]
     start = threading.Barrier(len(requests))
 
-    def ask(photos: list[Path], body: bytes) -> Asked:
+    def ask(images: list[Path], body: bytes) -> Asked:
         headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
         request = urllib.request.Request(f"{url}/v1/predict", body, headers)
         start.wait()
         began = time.perf_counter()
         with urllib.request.urlopen(request) as response:
-            return Asked(photos, json.load(response), time.perf_counter() - began)
+            return Asked(images, json.load(response), time.perf_counter() - began)
 
     with ThreadPoolExecutor(len(requests)) as pool:
         return list(pool.map(ask, requests, bodies))
@@ -116,12 +116,12 @@ def at_once(url: str, requests: list[list[Path]]) -> list[Asked]:
 BOUNDARY = "----cocoop-benchmark"
 
 
-def multipart(photos: list[Path]) -> bytes:
+def multipart(images: list[Path]) -> bytes:
     """Photos as the body of a form."""
     parts = [
-        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="photos"; filename="{photo.name}"\r\n\r\n'.encode()
-        + photo.read_bytes()
-        for photo in photos
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="photos"; filename="{image.name}"\r\n\r\n'.encode()
+        + image.read_bytes()
+        for image in images
     ]
     return b"\r\n".join([*parts, f"--{BOUNDARY}--\r\n".encode()])
 

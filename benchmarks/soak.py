@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=6.0)
     parser.add_argument("--clients", type=int, default=8)
     arguments = parser.parse_args()
-    photos = [path.read_bytes() for path in sorted(arguments.photos.rglob("*.*")) if path.suffix in (".jpg", ".png")]
+    images = [path.read_bytes() for path in sorted(arguments.images.rglob("*.*")) if path.suffix in (".jpg", ".png")]
     with tempfile.NamedTemporaryFile("w+") as said:
         command = [sys.executable, "-m", "cocoop", "serve", str(arguments.run), "--port", "0", "--device", "cpu"]
         server = subprocess.Popen(command, stderr=said)
@@ -52,7 +52,7 @@ def main() -> None:
         until = time.monotonic() + 60 * arguments.minutes
         tally = Tally()
         clients = [
-            threading.Thread(target=client, args=(port, photos[:500], seed, until, tally))
+            threading.Thread(target=client, args=(port, images[:500], seed, until, tally))
             for seed in range(arguments.clients)
         ]
         clients.append(threading.Thread(target=half_heads, args=(port, until, tally)))
@@ -95,14 +95,14 @@ def wait_for_port(log: str, server: subprocess.Popen[bytes]) -> int:
     sys.exit(Path(log).read_text())
 
 
-def client(port: int, photos: list[bytes], seed: int, until: float, tally: Tally) -> None:
+def client(port: int, images: list[bytes], seed: int, until: float, tally: Tally) -> None:
     """Ask and misbehave until the time is over."""
     chance = random.Random(seed)
     while time.monotonic() < until:
         kind = chance.choices(list(KINDS), weights=[weight for weight, _ in KINDS.values()])[0]
         started = time.monotonic()
         try:
-            outcome = KINDS[kind][1](port, photos, chance)
+            outcome = KINDS[kind][1](port, images, chance)
         except (OSError, http.client.HTTPException) as error:
             outcome = type(error).__name__
         tally.add(kind, outcome, time.monotonic() - started if kind == "good" else None)
@@ -127,39 +127,39 @@ def half_heads(port: int, until: float, tally: Tally) -> None:
                 tally.add("half a head", answer[1].decode() if len(answer) > 1 else "nothing")
 
 
-def good(port: int, photos: list[bytes], chance: random.Random) -> str:
+def good(port: int, images: list[bytes], chance: random.Random) -> str:
     """Some photos, sometimes with names of its own; lost if an answer is missing."""
-    chosen = chance.sample(photos, chance.randint(1, 4))
+    chosen = chance.sample(images, chance.randint(1, 4))
     names = chance.sample(WORDS, chance.randint(2, 8)) if chance.random() < 0.5 else []
-    status, answer = ask(port, form([("photo.jpg", photo) for photo in chosen], names))
+    status, answer = ask(port, form([("photo.jpg", image) for image in chosen], names))
     if status == 200:
-        found = json.loads(answer)["photos"]
+        found = json.loads(answer)["images"]
         return "200" if len(found) == len(chosen) and all(one["label"] for one in found) else "lost"
     return str(status)
 
 
-def no_photo(port: int, photos: list[bytes], chance: random.Random) -> str:
+def no_image(port: int, images: list[bytes], chance: random.Random) -> str:
     """Bytes of any kind under the name of a photo, or a photo that is cut."""
-    content = chance.choice([chance.randbytes(2000), chance.choice(photos)[:1000], b"", BOMB])
+    content = chance.choice([chance.randbytes(2000), chance.choice(images)[:1000], b"", BOMB])
     return str(ask(port, form([("photo.jpg", content)], []))[0])
 
 
-def too_much(port: int, _photos: list[bytes], chance: random.Random) -> str:
+def too_much(port: int, _images: list[bytes], chance: random.Random) -> str:
     """More than is allowed: bytes, or names."""
     if chance.random() < 0.3:
         return str(ask(port, form([("big.jpg", bytes(21 << 20))], []))[0])
     return str(ask(port, form([], [f"name {i}" for i in range(5000)]))[0])
 
 
-def broken(port: int, _photos: list[bytes], chance: random.Random) -> str:
+def broken(port: int, _images: list[bytes], chance: random.Random) -> str:
     """A form that is none."""
     body = chance.choice([b"--xyz\r\nnonsense", b"", chance.randbytes(500), b"--xyz--", b'{"photos": 1}'])
     return str(ask(port, body)[0])
 
 
-def slow(port: int, photos: list[bytes], chance: random.Random) -> str:
+def slow(port: int, images: list[bytes], chance: random.Random) -> str:
     """A body that comes in pieces, over two seconds."""
-    body = form([("photo.jpg", chance.choice(photos))], [])
+    body = form([("photo.jpg", chance.choice(images))], [])
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(head(len(body)))
         for start in range(0, len(body), 1 + len(body) // 8):
@@ -168,15 +168,15 @@ def slow(port: int, photos: list[bytes], chance: random.Random) -> str:
         return connection.recv(100).split()[1].decode()
 
 
-def leaving(port: int, photos: list[bytes], chance: random.Random) -> str:
+def leaving(port: int, images: list[bytes], chance: random.Random) -> str:
     """Leaves in the middle of its request, or without waiting for the answer."""
-    body = form([("photo.jpg", chance.choice(photos))], [])
+    body = form([("photo.jpg", chance.choice(images))], [])
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall((head(len(body)) + body)[: chance.randint(1, len(body) + 200)])
     return "left"
 
 
-def elsewhere(port: int, _photos: list[bytes], chance: random.Random) -> str:
+def elsewhere(port: int, _images: list[bytes], chance: random.Random) -> str:
     """Other paths and methods."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     path = chance.choice(["/../../etc/passwd", "/v1/none", "/", "/docs", "/v1/health", "/v1/predict"])
@@ -188,7 +188,7 @@ def elsewhere(port: int, _photos: list[bytes], chance: random.Random) -> str:
 
 KINDS = {
     "good": (10, good),
-    "no photo": (3, no_photo),
+    "no photo": (3, no_image),
     "too much": (1, too_much),
     "broken form": (3, broken),
     "slow": (1, slow),
@@ -198,10 +198,10 @@ KINDS = {
 """How often, and what."""
 
 
-def form(photos: list[tuple[str, bytes]], names: list[str]) -> bytes:
+def form(images: list[tuple[str, bytes]], names: list[str]) -> bytes:
     """A form with photos and names."""
     start = b"--xyz\r\nContent-Disposition: form-data; "
-    parts = [start + f'name="photos"; filename="{name}"'.encode() + b"\r\n\r\n" + c + b"\r\n" for name, c in photos]
+    parts = [start + f'name="photos"; filename="{name}"'.encode() + b"\r\n\r\n" + c + b"\r\n" for name, c in images]
     parts += [start + b'name="classes"\r\n\r\n' + name.encode() + b"\r\n" for name in names]
     return b"".join(parts) + b"--xyz--\r\n"
 

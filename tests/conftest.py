@@ -8,14 +8,13 @@ from pathlib import Path
 
 import jaxtyping
 import pytest
+from paths import SHARED
 
 # Shapes and types in the signatures are checked while the tests run.
 jaxtyping.install_import_hook("cocoop", "typechecking.check")
 
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
-
-SHARED = Path(os.environ.get("COCOOP_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 
 @pytest.fixture(scope="session")

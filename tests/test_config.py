@@ -5,10 +5,10 @@ import subprocess
 import sys
 
 import pytest
+from made_images import environment
 
 from cocoop.config import TrainConfig
 from cocoop.errors import ConfigError
-from made_photos import environment
 
 
 def test_defaults_are_those_of_cocoop():

@@ -9,6 +9,7 @@ from tempfile import gettempdir
 
 import numpy as np
 import pytest
+from made_images import COLOURS, make_images
 from PIL import Image
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -20,7 +21,6 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import cocoop
 from cocoop.errors import ConfigError, DataError
 from cocoop.sklearn import CoCoOpClassifier
-from made_photos import COLOURS, make_photos
 from tiny_models import save_open_clip
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -74,9 +74,9 @@ def test_scikit_learns_own_checks(estimator, check):
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory):
+def images(tmp_path_factory):
     """Paths and labels of eight photos of each of four colours."""
-    root = make_photos(tmp_path_factory.mktemp("photos"), per_class=8)
+    root = make_images(tmp_path_factory.mktemp("photos"), per_class=8)
     paths = sorted(root.rglob("*.png"))
     return [str(path) for path in paths], [path.parent.name for path in paths]
 
@@ -85,8 +85,8 @@ def estimator(**settings):
     return CoCoOpClassifier(backbone=TINY, **({"epochs": 3, "batch_size": 4, "random_state": 1} | settings))
 
 
-def test_it_learns_what_the_library_learns(photos):
-    paths, labels = photos
+def test_it_learns_what_the_library_learns(images):
+    paths, labels = images
     ours = estimator().fit(paths, labels)
     names = tuple(sorted(COLOURS))
     items = tuple(cocoop.Item(path, names.index(label)) for path, label in zip(paths, labels, strict=True))
@@ -102,8 +102,8 @@ def test_it_learns_what_the_library_learns(photos):
     assert ours.score(paths, labels) > 0.3
 
 
-def test_paths_come_in_many_forms(photos):
-    paths, labels = photos
+def test_paths_come_in_many_forms(images):
+    paths, labels = images
     wanted = estimator().fit(paths, labels).predict_proba(paths)
     for form in (
         np.array(paths),
@@ -118,16 +118,16 @@ def test_paths_come_in_many_forms(photos):
 
 
 @pytest.mark.parametrize("method", ["cocoop", "coop", "zero-shot"])
-def test_every_method_is_fitted_and_pickled(method, photos):
-    paths, labels = photos
+def test_every_method_is_fitted_and_pickled(method, images):
+    paths, labels = images
     fitted = estimator(method=method, context="a picture of").fit(paths, labels)
     again = pickle.loads(pickle.dumps(fitted))
     np.testing.assert_array_equal(again.predict_proba(paths), fitted.predict_proba(paths))
     assert (fitted.classifier_.method.key, fitted.get_params()["method"]) == (method, method)
 
 
-def test_labels_that_are_numbers_get_names(photos):
-    paths, labels = photos
+def test_labels_that_are_numbers_get_names(images):
+    paths, labels = images
     numbers = [sorted(COLOURS).index(label) * 10 for label in labels]
     names = {0: "cherry", 10: "leaf", 20: "sea", 30: "sun", 40: "never seen"}
     fitted = estimator(classnames=names).fit(paths, numbers)
@@ -138,17 +138,17 @@ def test_labels_that_are_numbers_get_names(photos):
     np.testing.assert_array_equal(fitted.predict_proba(paths), estimator().fit(paths, labels).predict_proba(paths))
 
 
-def test_the_tools_of_scikit_learn_take_it(photos):
-    paths, labels = np.array(photos[0]), np.array(photos[1])
+def test_the_tools_of_scikit_learn_take_it(images):
+    paths, labels = np.array(images[0]), np.array(images[1])
     scores = cross_val_score(estimator(epochs=1), paths, labels, cv=2)
     halves = [np.isin(np.arange(32) % 8, range(4)), np.isin(np.arange(32) % 8, range(4, 8))]
     for score, test, train in zip(scores, halves, reversed(halves), strict=True):
         assert score == estimator(epochs=1).fit(paths[train], labels[train]).score(paths[test], labels[test])
 
     pipe = Pipeline([("absolute", FunctionTransformer(absolute)), ("prompt", estimator())])
-    folder = Path(paths[0]).parents[1]
-    relative = np.array([str(Path(path).relative_to(folder)) for path in paths])
-    pipe.set_params(absolute__kw_args={"folder": folder}).fit(relative, labels)
+    directory = Path(paths[0]).parents[1]
+    relative = np.array([str(Path(path).relative_to(directory)) for path in paths])
+    pipe.set_params(absolute__kw_args={"directory": directory}).fit(relative, labels)
     np.testing.assert_array_equal(pipe.predict(relative), estimator().fit(paths, labels).predict(paths))
 
     search = GridSearchCV(estimator(epochs=1), {"context": ["a photo of a", None], "learning_rate": [1e-4, 0.1]}, cv=2)
@@ -158,20 +158,20 @@ def test_the_tools_of_scikit_learn_take_it(photos):
     assert search.best_estimator_.predict(paths).shape == (32,)
 
 
-def absolute(paths, folder):
-    return np.array([str(folder / path) for path in paths])
+def absolute(paths, directory):
+    return np.array([str(directory / path) for path in paths])
 
 
-def test_a_clone_is_as_new(photos):
-    fitted = estimator(context=None).fit(*photos)
+def test_a_clone_is_as_new(images):
+    fitted = estimator(context=None).fit(*images)
     copy = clone(fitted)
     assert copy.get_params() == fitted.get_params()
     with pytest.raises(NotFittedError, match="This CoCoOpClassifier instance is not fitted yet"):
-        copy.predict(photos[0])
+        copy.predict(images[0])
 
 
-def test_one_seed_is_one_result(photos):
-    paths, labels = photos
+def test_one_seed_is_one_result(images):
+    paths, labels = images
     once, again, other = (
         estimator(random_state=state, context=None).fit(paths, labels).predict_proba(paths)
         for state in (np.random.RandomState(3), np.random.RandomState(3), 3)
@@ -207,13 +207,13 @@ def test_one_seed_is_one_result(photos):
         ({"epochs": 0}, lambda x, y: (x, y), ConfigError, "--epochs is 0; it must be a whole number from 1 up"),
     ],
 )
-def test_mistakes_are_said(settings, change, error, message, photos):
+def test_mistakes_are_said(settings, change, error, message, images):
     with pytest.raises(error, match=message):
-        estimator(**settings).fit(*change(*photos))
+        estimator(**settings).fit(*change(*images))
 
 
-def test_a_photo_that_cannot_be_read_is_named(photos, tmp_path):
-    paths, labels = photos
+def test_a_image_that_cannot_be_read_is_named(images, tmp_path):
+    paths, labels = images
     (tmp_path / "bad.png").write_bytes(b"none")
     with pytest.raises(DataError, match=r"1 photo could not be read \('.*bad.png': it is empty, damaged or no image\)"):
         estimator().fit([*paths[:-1], str(tmp_path / "bad.png")], labels)

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cocoop.backbones import load_backbone
     from cocoop.backbones.backbone import Backbone
-    from cocoop.checkpoint import from_pretrained, save_pretrained
-    from cocoop.classifier import Classifier
+    from cocoop.checkpoints.pretrained import from_pretrained, save_pretrained
     from cocoop.config import Preprocessing, TrainConfig
     from cocoop.data import Dataset, Item, load_data
     from cocoop.errors import (
@@ -28,12 +27,13 @@ if TYPE_CHECKING:
         PromptError,
         TrainingError,
     )
-    from cocoop.evaluation import Evaluation, evaluate, harmonic_mean
-    from cocoop.features import Features, encode_split
+    from cocoop.evaluation.evaluate import Evaluation, evaluate, harmonic_mean
+    from cocoop.experiments import Grid, base_to_new, cross_dataset, domain, few_shot, leave_one_out, sweep, together
+    from cocoop.inference.classifier import Classifier
+    from cocoop.inference.predictor import Prediction, predict
     from cocoop.methods import METHODS, CoCoOp, CoOp, Method, ZeroShot
-    from cocoop.prediction import Prediction, predict
-    from cocoop.protocols import Grid, base_to_new, cross_dataset, domain, few_shot, leave_one_out, sweep, together
-    from cocoop.train import TrainResult, fit
+    from cocoop.training.features import Features, encode_split
+    from cocoop.training.fit import TrainResult, fit
     from cocoop.version import __version__
 
 # Where each public name lives. They are imported when they are first asked for: PyTorch and open_clip take seconds,
@@ -42,43 +42,43 @@ _HOMES = {
     "Backbone": "cocoop.backbones.backbone",
     "BackboneError": "cocoop.errors",
     "CheckpointError": "cocoop.errors",
-    "Classifier": "cocoop.classifier",
+    "Classifier": "cocoop.inference.classifier",
     "CoCoOp": "cocoop.methods",
     "CoOp": "cocoop.methods",
     "CocoopError": "cocoop.errors",
     "ConfigError": "cocoop.errors",
     "DataError": "cocoop.errors",
     "Dataset": "cocoop.data",
-    "Evaluation": "cocoop.evaluation",
-    "Features": "cocoop.features",
-    "Grid": "cocoop.protocols",
+    "Evaluation": "cocoop.evaluation.evaluate",
+    "Features": "cocoop.training.features",
+    "Grid": "cocoop.experiments",
     "Item": "cocoop.data",
     "METHODS": "cocoop.methods",
     "Method": "cocoop.methods",
-    "Prediction": "cocoop.prediction",
+    "Prediction": "cocoop.inference.predictor",
     "Preprocessing": "cocoop.config",
     "PromptError": "cocoop.errors",
     "TrainConfig": "cocoop.config",
-    "TrainResult": "cocoop.train",
+    "TrainResult": "cocoop.training.fit",
     "TrainingError": "cocoop.errors",
     "ZeroShot": "cocoop.methods",
     "__version__": "cocoop.version",
-    "base_to_new": "cocoop.protocols",
-    "cross_dataset": "cocoop.protocols",
-    "domain": "cocoop.protocols",
-    "encode_split": "cocoop.features",
-    "evaluate": "cocoop.evaluation",
-    "few_shot": "cocoop.protocols",
-    "fit": "cocoop.train",
-    "from_pretrained": "cocoop.checkpoint",
-    "harmonic_mean": "cocoop.evaluation",
-    "leave_one_out": "cocoop.protocols",
+    "base_to_new": "cocoop.experiments",
+    "cross_dataset": "cocoop.experiments",
+    "domain": "cocoop.experiments",
+    "encode_split": "cocoop.training.features",
+    "evaluate": "cocoop.evaluation.evaluate",
+    "few_shot": "cocoop.experiments",
+    "fit": "cocoop.training.fit",
+    "from_pretrained": "cocoop.checkpoints.pretrained",
+    "harmonic_mean": "cocoop.evaluation.evaluate",
+    "leave_one_out": "cocoop.experiments",
     "load_backbone": "cocoop.backbones",
     "load_data": "cocoop.data",
-    "predict": "cocoop.prediction",
-    "save_pretrained": "cocoop.checkpoint",
-    "sweep": "cocoop.protocols",
-    "together": "cocoop.protocols",
+    "predict": "cocoop.inference.predictor",
+    "save_pretrained": "cocoop.checkpoints.pretrained",
+    "sweep": "cocoop.experiments",
+    "together": "cocoop.experiments",
 }
 
 __all__ = [

@@ -13,12 +13,12 @@ __all__ = [
     "PAPER",
     "POSITIONS",
     "PRECISIONS",
+    "ClassSubset",
     "Position",
     "Precision",
     "Preprocessing",
     "TrainConfig",
-    "Which",
-    "check_whole",
+    "check_int",
     "paper_config",
     "parse_bytes",
 ]
@@ -31,7 +31,7 @@ Position = Literal["end", "middle", "front"]
 """Where the class name stands among CoOp's context vectors."""
 POSITIONS: tuple[Position, ...] = get_args(Position)
 
-Which = Literal["all", "base", "new"]
+ClassSubset = Literal["all", "base", "new"]
 """Which classes: all, the base ones (the first half, rounded up) or the new ones (the rest)."""
 
 
@@ -40,7 +40,7 @@ def _check(ok: bool, flag: str, seen: object, wanted: str) -> None:
         raise ConfigError(f"--{flag.replace('_', '-')} is {seen!r}; it must be {wanted}.")
 
 
-def check_whole(flag: str, value: object, least: int) -> None:
+def check_int(flag: str, value: object, least: int) -> None:
     """Check a whole number.
 
     Raises:
@@ -107,7 +107,7 @@ class TrainConfig:
     """Seed of the batch order and the augmentation; any integer from 0 up."""
     workers: int = 2
     """Processes that decode and augment photos; 0 decodes in the main process."""
-    skip_bad_images: bool = True
+    skip_unreadable: bool = True
     """Leave unreadable photos out of training and count them, instead of stopping at the first."""
 
     def __post_init__(self) -> None:
@@ -117,14 +117,14 @@ class TrainConfig:
             ConfigError: naming the flag, what was given and what is allowed.
         """
         for flag, least in (("epochs", 1), ("batch_size", 1), ("warmup_epochs", 0), ("workers", 0)):
-            check_whole(flag, getattr(self, flag), least)
+            check_int(flag, getattr(self, flag), least)
         for flag in ("learning_rate", "warmup_learning_rate"):
             rate = getattr(self, flag)
             _check(_is_number(rate) and rate > 0, flag, rate, "a positive number")
         _check(_is_number(self.momentum) and 0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
         ok = _is_number(self.weight_decay) and self.weight_decay >= 0
         _check(ok, "weight_decay", self.weight_decay, "0 or more")
-        check_whole("seed", self.seed, 0)
+        check_int("seed", self.seed, 0)
         _check(self.seed < 2**63, "seed", self.seed, "below 2**63")
 
     def learning_rate_at(self, epoch: int) -> float:

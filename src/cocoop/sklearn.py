@@ -22,12 +22,12 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from cocoop.backbones import load_backbone
-from cocoop.classifier import Classifier
 from cocoop.config import TrainConfig, paper_config
 from cocoop.data import Dataset, Item
 from cocoop.errors import ConfigError
+from cocoop.inference.classifier import Classifier
 from cocoop.methods import METHODS, Method, ZeroShot
-from cocoop.train import fit
+from cocoop.training.fit import fit
 
 __all__ = ["CoCoOpClassifier"]
 
@@ -152,7 +152,7 @@ class CoCoOpClassifier(ClassifierMixin, BaseEstimator):
             seed=seed,
             # Nested workers would be many where scikit-learn itself runs in several processes.
             workers=0,
-            skip_bad_images=False,
+            skip_unreadable=False,
         )
 
     def _paths(self, X: np.ndarray) -> list[str]:

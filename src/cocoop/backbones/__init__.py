@@ -1,6 +1,6 @@
 """Backbones: one loader for every source of CLIP-like models."""
 
 from cocoop.backbones.backbone import Backbone
-from cocoop.backbones.loading import load_backbone
+from cocoop.backbones.load import load_backbone
 
 __all__ = ["Backbone", "load_backbone"]

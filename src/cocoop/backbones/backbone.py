@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cocoop.config import PRECISIONS, Precision, Preprocessing
 from cocoop.errors import BackboneError
-from cocoop.text.memory import InParts
+from cocoop.text.memory import AdaptiveBatches
 from cocoop.text.prompts import Tokenizer
 from cocoop.text.tower import TextTower
 
@@ -58,7 +58,7 @@ class Backbone(nn.Module):
         self.preprocessing = preprocessing
         self.image_tower = image_tower.to(DTYPES[precision])
         self.text_tower = text_tower.to(DTYPES[precision])
-        self._in_parts = InParts("encoded")
+        self._in_parts = AdaptiveBatches("encoded")
         self.register_buffer("logit_scale", torch.tensor(logit_scale, dtype=torch.float32))
         self.requires_grad_(False)
         self.eval()

@@ -15,18 +15,18 @@ from typing import Any
 
 from torch import nn
 
-from cocoop.backbones.hub import TOKENIZER_FILES, fetch, pinned, unreachable
-from cocoop.backbones.keys import OPEN_CLIP, text_tower
+from cocoop.backbones.hub_files import TOKENIZER_FILES, fetch, pinned, unreachable
+from cocoop.backbones.key_maps import OPEN_CLIP, text_tower
 from cocoop.backbones.parts import Parts, refusal
 from cocoop.backbones.pickles import check_names
 from cocoop.backbones.tokenizers import check_tokenizer, open_clip_tokenizer
 from cocoop.backbones.weights import check_size, find_weights, read_config, readable
 from cocoop.config import Preprocessing
 from cocoop.errors import BackboneError
-from cocoop.forms import Colours, Form, check_form
+from cocoop.storage.json_schema import ChannelValues, Schema, check_schema
 from cocoop.text.tower import TextTowerConfig
 
-__all__ = ["CONFIG", "OPENAI_NAMES", "build", "from_folder", "from_hub", "from_tag"]
+__all__ = ["CONFIG", "OPENAI_NAMES", "build", "from_directory", "from_hub", "from_tag"]
 
 CONFIG = "open_clip_config.json"
 
@@ -81,12 +81,12 @@ def from_tag(identifier: str, model: str) -> Parts:
     config["quick_gelu"] = published.get("quick_gelu", False)
     check_text(config, model)
     weights = _published_weights(published, revision, model)
-    tokenizer_folder = partial(_tokenizer_on_hub, model)
-    parts = build(config, published, partial(_load, weights), tokenizer_folder, model)
+    tokenizer_directory = partial(_tokenizer_on_hub, model)
+    parts = build(config, published, partial(_load, weights), tokenizer_directory, model)
     return replace(parts, repository=pinned(named, weights.parent)) if published.get("hf_hub") else parts
 
 
-def from_folder(folder: Path, model: str) -> Parts:
+def from_directory(directory: Path, model: str) -> Parts:
     """A folder with `open_clip_config.json` and weights.
 
     Args:
@@ -96,14 +96,14 @@ def from_folder(folder: Path, model: str) -> Parts:
     Raises:
         BackboneError: if files are missing or damaged, or the model cannot be used.
     """
-    config, preprocess = _read_config(folder)
+    config, preprocess = _read_config(directory)
     check_text(config, model)
-    weights = find_weights(folder)
+    weights = find_weights(directory)
     if weights is None:
-        raise BackboneError(f"'{folder}' has a configuration, but no weights (open_clip_model.safetensors).")
-    _check_size(config, weights, folder)
+        raise BackboneError(f"'{directory}' has a configuration, but no weights (open_clip_model.safetensors).")
+    _check_size(config, weights, directory)
     # As in open_clip, a folder brings its own tokenizer, whatever repository the configuration names.
-    return build(config, preprocess, partial(_load, weights), lambda _: folder, model)
+    return build(config, preprocess, partial(_load, weights), lambda _: directory, model)
 
 
 def from_hub(repository: str, model: str) -> Parts:
@@ -116,15 +116,15 @@ def from_hub(repository: str, model: str) -> Parts:
     Raises:
         BackboneError: if it cannot be found or reached, is no open_clip model, or cannot be used.
     """
-    folder = fetch(repository, [CONFIG, "config.json"], model)
-    if not (folder / CONFIG).is_file():
-        hint = f"; try transformers:{repository}" if (folder / "config.json").is_file() else ""
+    directory = fetch(repository, [CONFIG, "config.json"], model)
+    if not (directory / CONFIG).is_file():
+        hint = f"; try transformers:{repository}" if (directory / "config.json").is_file() else ""
         raise BackboneError(f"The hub's {repository} is no open_clip model: it has no {CONFIG}{hint}.")
-    config, preprocess = _read_config(folder)
+    config, preprocess = _read_config(directory)
     check_text(config, model)
-    repository = pinned(repository, folder)
+    repository = pinned(repository, directory)
     weights = _weights_on_hub(repository, HUB_WEIGHTS, model)
-    _check_size(config, weights, folder)
+    _check_size(config, weights, directory)
     parts = build(config, preprocess, partial(_load, weights), partial(_tokenizer_on_hub, model), model)
     return replace(parts, repository=repository)
 
@@ -176,7 +176,7 @@ def build(
     config: Mapping[str, Any],
     preprocess: Mapping[str, Any],
     load: Callable[[nn.Module], object],
-    tokenizer_folder: Callable[[str], Path],
+    tokenizer_directory: Callable[[str], Path],
     model: str,
 ) -> Parts:
     """Make a model, fill it and take it apart.
@@ -193,7 +193,7 @@ def build(
     """
     text = check_text(config, model)
     # The tokenizer first: it is small, and often what is missing.
-    tokenizer = open_clip_tokenizer(text, tokenizer_folder, model)
+    tokenizer = open_clip_tokenizer(text, tokenizer_directory, model)
     check_tokenizer(tokenizer, text.vocab_size, text.eos_id if text.pool_type == "eos" else None, model)
     network = _network(config, model)
     load(network)
@@ -240,9 +240,9 @@ def _network(config: Mapping[str, Any], model: str) -> Any:
         raise BackboneError(f"The configuration of {model} makes no model: {' '.join(str(error).split())}.") from error
 
 
-def _check_size(config: Mapping[str, Any], weights: Path, folder: Path) -> None:
+def _check_size(config: Mapping[str, Any], weights: Path, directory: Path) -> None:
     towers = [(part.get("width"), part.get("layers")) for part in (config["text_cfg"], config["vision_cfg"])]
-    check_size(towers, [weights], folder / CONFIG)
+    check_size(towers, [weights], directory / CONFIG)
 
 
 def _load(weights: Path, network: nn.Module) -> None:
@@ -294,28 +294,28 @@ def _no_such_tag(architecture: str, tag: str) -> str:
     return f"open_clip publishes no weights of {architecture or tag!r}; the nearest names are {', '.join(near)}."
 
 
-class _Towers(Form):
+class _Towers(Schema):
     vision_cfg: dict[str, Any]
     text_cfg: dict[str, Any]
 
 
-class _Preprocessing(Form):
-    mean: Colours | float | None = None
-    std: Colours | float | None = None
+class _Preprocessing(Schema):
+    mean: ChannelValues | float | None = None
+    std: ChannelValues | float | None = None
     interpolation: str | None = None
     resize_mode: str | None = None
 
 
-class _Config(Form):
+class _Config(Schema):
     """What of a configuration is used here; open_clip itself reads the rest."""
 
     model_cfg: _Towers
     preprocess_cfg: _Preprocessing | None = None
 
 
-def _read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    content = read_config(folder / CONFIG)
-    check_form(content, _Config, folder / CONFIG, raises=BackboneError)
+def _read_config(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    content = read_config(directory / CONFIG)
+    check_schema(content, _Config, directory / CONFIG, raises=BackboneError)
     return content["model_cfg"], content.get("preprocess_cfg") or {}
 
 

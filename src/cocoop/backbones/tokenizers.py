@@ -71,20 +71,22 @@ class TransformersTokenizer:
         BackboneError: if the folder has no tokenizer, or a damaged one, or one that puts something else around a text.
     """
 
-    def __init__(self, folder: Path, source: str, clean: Callable[[str], str] | None = None) -> None:
+    def __init__(self, directory: Path, source: str, clean: Callable[[str], str] | None = None) -> None:
         transformers = import_transformers(f"The tokenizer of {source}")
-        if not any((folder / name).is_file() for name in VOCABULARIES):
+        if not any((directory / name).is_file() for name in VOCABULARIES):
             raise BackboneError(
-                f"{source} comes without a tokenizer: '{folder}' has none of {', '.join(VOCABULARIES)}. Save the one "
-                "that the model was trained with there (its `save_pretrained`)."
+                f"{source} comes without a tokenizer: '{directory}' has none of {', '.join(VOCABULARIES)}. Save the "
+                "one that the model was trained with there (its `save_pretrained`)."
             )
         try:
             self.library = transformers.AutoTokenizer.from_pretrained(
-                str(folder), local_files_only=True, trust_remote_code=False
+                str(directory), local_files_only=True, trust_remote_code=False
             )
         # Three libraries read the files, and the one in Rust raises plain Exceptions.
         except Exception as error:
-            raise BackboneError(f"The tokenizer in '{folder}' is damaged: {' '.join(str(error).split())}.") from error
+            raise BackboneError(
+                f"The tokenizer in '{directory}' is damaged: {' '.join(str(error).split())}."
+            ) from error
         # Only the limit of a warning: nothing is truncated here, and prompts are measured elsewhere.
         self.library.model_max_length = sys.maxsize
         around = list(self.library("")["input_ids"])

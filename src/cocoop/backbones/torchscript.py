@@ -53,8 +53,8 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
         OSError, KeyError, ValueError, RuntimeError: if it is damaged.
     """
     with zipfile.ZipFile(path) as archive:
-        folder = next(n for n in archive.namelist() if n.endswith("/constants.pkl")).removesuffix("constants.pkl")
-        root = TensorUnpickler(archive, folder).load()
+        directory = next(n for n in archive.namelist() if n.endswith("/constants.pkl")).removesuffix("constants.pkl")
+        root = TensorUnpickler(archive, directory).load()
     tensors: dict[str, Tensor] = {}
     _collect(root, "", tensors)
     return tensors
@@ -85,12 +85,12 @@ class TensorUnpickler(pickle.Unpickler):
         ValueError: if the numbers are big-endian.
     """
 
-    def __init__(self, archive: zipfile.ZipFile, folder: str) -> None:
-        super().__init__(io.BytesIO(archive.read(f"{folder}data.pkl")))
-        if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
+    def __init__(self, archive: zipfile.ZipFile, directory: str) -> None:
+        super().__init__(io.BytesIO(archive.read(f"{directory}data.pkl")))
+        if f"{directory}byteorder" in archive.namelist() and archive.read(f"{directory}byteorder") != b"little":
             raise ValueError("its numbers are stored big end first")
         self.archive = archive
-        self.folder = folder
+        self.directory = directory
         self.storages: dict[str, Tensor] = {}
 
     def find_class(self, module: str, name: str) -> Any:
@@ -112,7 +112,7 @@ class TensorUnpickler(pickle.Unpickler):
         """One stored run of numbers: ("storage", number type, file, device, count)."""
         _, dtype, key, _, count = pid
         if key not in self.storages:
-            content = bytearray(self.archive.read(f"{self.folder}data/{key}"))
+            content = bytearray(self.archive.read(f"{self.directory}data/{key}"))
             empty = torch.empty(0, dtype=dtype)
             self.storages[key] = torch.frombuffer(content, dtype=dtype, count=count) if count else empty
         return self.storages[key]

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cocoop.backbones.extra import import_transformers, quiet
-from cocoop.backbones.hub import TOKENIZER_FILES, fetch, pinned
-from cocoop.backbones.keys import TRANSFORMERS, text_tower
+from cocoop.backbones.hub_files import TOKENIZER_FILES, fetch, pinned
+from cocoop.backbones.key_maps import TRANSFORMERS, text_tower
 from cocoop.backbones.parts import Parts, refusal
 from cocoop.backbones.pickles import check_names
 from cocoop.backbones.tokenizers import TransformersTokenizer, check_tokenizer
@@ -20,7 +20,7 @@ from cocoop.config import Preprocessing
 from cocoop.errors import BackboneError
 from cocoop.text.tower import TextTowerConfig
 
-__all__ = ["CONFIG", "from_folder", "from_hub"]
+__all__ = ["CONFIG", "from_directory", "from_hub"]
 
 CONFIG = "config.json"
 
@@ -68,19 +68,19 @@ def from_hub(repository: str, model: str) -> Parts:
         BackboneError: if it cannot be found or reached, or cannot be used.
     """
     import_transformers(model)
-    folder = fetch(repository, [CONFIG, "*processor_config.json", *TOKENIZER_FILES], model)
-    if not (folder / CONFIG).is_file():
+    directory = fetch(repository, [CONFIG, "*processor_config.json", *TOKENIZER_FILES], model)
+    if not (directory / CONFIG).is_file():
         raise BackboneError(f"The hub's {repository} is no model of transformers: it has no {CONFIG}.")
-    _check_kind(read_config(folder / CONFIG), model)
-    repository = pinned(repository, folder)
+    _check_kind(read_config(directory / CONFIG), model)
+    repository = pinned(repository, directory)
     for patterns in (["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"], ["pytorch_model*"]):
         fetch(repository, patterns, model)
-        if _has_weights(folder):
+        if _has_weights(directory):
             break
-    return replace(from_folder(folder, model), repository=repository)
+    return replace(from_directory(directory, model), repository=repository)
 
 
-def from_folder(folder: Path, model: str) -> Parts:
+def from_directory(directory: Path, model: str) -> Parts:
     """A folder with the model, its tokenizer and its image processor.
 
     Args:
@@ -91,21 +91,23 @@ def from_folder(folder: Path, model: str) -> Parts:
         BackboneError: if transformers is not installed, files are missing or damaged, or the model cannot be used.
     """
     transformers = import_transformers(model)
-    _check_kind(read_config(folder / CONFIG), model)
-    if not _has_weights(folder):
-        raise BackboneError(f"'{folder}' has no weights (model.safetensors), or not all of the repository is cached.")
-    config = _config(transformers, folder)
+    _check_kind(read_config(directory / CONFIG), model)
+    if not _has_weights(directory):
+        raise BackboneError(
+            f"'{directory}' has no weights (model.safetensors), or not all of the repository is cached."
+        )
+    config = _config(transformers, directory)
     text = config.text_config
     if text.hidden_act not in ("gelu", "quick_gelu"):
         raise refusal(model, f"its text tower's activation is {text.hidden_act!r}, not GELU or QuickGELU")
     with quiet(transformers):
-        tokenizer = TransformersTokenizer(folder, model)
-        preprocessing = _preprocessing(folder, config.vision_config.image_size, model)
+        tokenizer = TransformersTokenizer(directory, model)
+        preprocessing = _preprocessing(directory, config.vision_config.image_size, model)
     # transformers before 4.31 wrote 2 here and meant the highest token.
     check_tokenizer(tokenizer, text.vocab_size, None if text.eos_token_id == 2 else text.eos_token_id, model)
     widths = [(part.hidden_size, part.num_hidden_layers) for part in (text, config.vision_config)]
-    check_size(widths, [*folder.glob("*.safetensors"), *folder.glob("*.bin")], folder / CONFIG)
-    network = _network(transformers, folder)
+    check_size(widths, [*directory.glob("*.safetensors"), *directory.glob("*.bin")], directory / CONFIG)
+    network = _network(transformers, directory)
     tower = text_tower(
         TextTowerConfig(
             vocab_size=text.vocab_size,
@@ -139,27 +141,27 @@ def _check_kind(config: dict[str, Any], model: str) -> None:
         raise BackboneError(f"{model} is a model of type {kind!r}; of transformers, cocoop reads CLIPModel ('clip').")
 
 
-def _has_weights(folder: Path) -> bool:
+def _has_weights(directory: Path) -> bool:
     names = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-    return any((folder / name).is_file() for name in names)
+    return any((directory / name).is_file() for name in names)
 
 
-def _config(transformers: Any, folder: Path) -> Any:
+def _config(transformers: Any, directory: Path) -> Any:
     try:
         with quiet(transformers):
-            return transformers.CLIPConfig.from_pretrained(str(folder))
+            return transformers.CLIPConfig.from_pretrained(str(directory))
     # Every version checks settings in its own way, with errors that have nothing in common.
     except Exception as error:
-        raise BackboneError(f"'{folder / CONFIG}' is damaged: {' '.join(str(error).split())}") from error
+        raise BackboneError(f"'{directory / CONFIG}' is damaged: {' '.join(str(error).split())}") from error
 
 
-def _network(transformers: Any, folder: Path) -> Any:
+def _network(transformers: Any, directory: Path) -> Any:
     """The library's model; unlike the library, no weight may be missing, left over or of another shape."""
-    with quiet(transformers), readable(folder):
-        for file in folder.glob("*.bin"):
+    with quiet(transformers), readable(directory):
+        for file in directory.glob("*.bin"):
             check_names(file)
         network, loading = transformers.CLIPModel.from_pretrained(
-            str(folder), local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
+            str(directory), local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
         )
     faults = {
         "lacks": loading["missing_keys"],
@@ -169,21 +171,21 @@ def _network(transformers: Any, folder: Path) -> Any:
     for fault, names in faults.items():
         names = sorted(name for name in names if not name.endswith("position_ids"))
         if names:
-            raise BackboneError(f"'{folder}' {fault} weights of a CLIPModel: {', '.join(names[:3])}.")
+            raise BackboneError(f"'{directory}' {fault} weights of a CLIPModel: {', '.join(names[:3])}.")
     return network
 
 
-def _preprocessing(folder: Path, image_size: int, model: str) -> Preprocessing:
+def _preprocessing(directory: Path, image_size: int, model: str) -> Preprocessing:
     """What the folder's image processor does, as far as it can be said in cocoop's words."""
     import transformers
 
     try:
         processor = transformers.AutoImageProcessor.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False
+            str(directory), local_files_only=True, trust_remote_code=False
         )
     except (OSError, ValueError) as error:
         raise BackboneError(
-            f"{model} does not say how to prepare images: '{folder}' has no preprocessor_config.json that can be read."
+            f"{model} does not say how to prepare images: '{directory}' has no readable preprocessor_config.json."
         ) from error
     size, crop = processor.size, processor.crop_size if processor.do_center_crop else None
     shortest = size.get("shortest_edge")

@@ -17,7 +17,7 @@ from torch import Tensor
 from cocoop.backbones.pickles import load_pickle
 from cocoop.backbones.torchscript import is_torchscript, read_torchscript
 from cocoop.errors import BackboneError, CheckpointError
-from cocoop.files import read_json
+from cocoop.storage.files import read_json
 
 __all__ = ["check_size", "find_weights", "read_config", "read_weights", "readable"]
 
@@ -32,20 +32,20 @@ IN_ORDER = (
 """Names of weights in open_clip's folders, the first that is there is taken."""
 
 
-def find_weights(folder: Path) -> Path | None:
+def find_weights(directory: Path) -> Path | None:
     """The weights in an open_clip folder: by their usual names, or the only file of weights there.
 
     Raises:
         BackboneError: if there are several of other names.
     """
     for name in IN_ORDER:
-        if (folder / name).is_file():
-            return folder / name
-    others = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".pth", ".pt"))
+        if (directory / name).is_file():
+            return directory / name
+    others = sorted(path for path in directory.iterdir() if path.suffix in (".safetensors", ".bin", ".pth", ".pt"))
     if len(others) > 1:
         raise BackboneError(
-            f"'{folder}' has several files of weights: {', '.join(path.name for path in others)}. Rename the one that "
-            f"is meant to {IN_ORDER[0] if others[0].suffix == '.safetensors' else IN_ORDER[2]}."
+            f"'{directory}' has several files of weights: {', '.join(path.name for path in others)}. Rename the "
+            f"one that is meant to {IN_ORDER[0] if others[0].suffix == '.safetensors' else IN_ORDER[2]}."
         )
     return others[0] if others else None
 

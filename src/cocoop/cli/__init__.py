@@ -40,7 +40,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("cocoop.cli.train", "TrainCommand", "Learn a prompt from photos, and compare it with CLIP's."),
     "predict": Command("cocoop.cli.predict", "PredictCommand", "Classify photos with a trained prompt."),
-    "eval": Command("cocoop.cli.evaluate", "EvalCommand", "Measure a trained prompt on a data set."),
+    "eval": Command("cocoop.cli.eval", "EvalCommand", "Measure a trained prompt on a data set."),
     "serve": Command("cocoop.cli.serve", "ServeCommand", "Put a trained prompt behind a page and a JSON API."),
     "explain": Command("cocoop.cli.explain", "ExplainCommand", "Show what a prompt learned, and what photos do to it."),
     "import": Command("cocoop.cli.import_", "ImportCommand", "Use a prompt that the papers' own code learned."),
@@ -49,17 +49,21 @@ COMMANDS = {
     "draw": Command("cocoop.cli.draw", "DrawCommand", "Print which photos a few-shot run would learn from."),
     "data": Command("cocoop.cli.data", "DataCommand", "List, download and check the data sets of the papers."),
     "demo": Command("cocoop.cli.demo", "DemoCommand", "Draw pictures, learn from them, write a report; offline."),
-    "bench": Command("cocoop.cli.bench", "SpeedCommand", "The papers' experiments, and the speed of this machine."),
+    "bench": Command(
+        "cocoop.cli.bench_speed", "SpeedCommand", "The papers' experiments, and the speed of this machine."
+    ),
     "report": Command("cocoop.cli.report", "ReportCommand", "Tables and a page from a sweep of experiments."),
 }
 
 BENCHES = {
-    "base-to-new": Command("cocoop.cli.experiments", "BaseToNewCommand", "From base classes to new ones (table 1)."),
-    "cross-dataset": Command("cocoop.cli.experiments", "CrossDatasetCommand", "From one data set to others (table 2)."),
-    "domain": Command("cocoop.cli.experiments", "DomainCommand", "From one style to others (table 3)."),
-    "few-shot": Command("cocoop.cli.experiments", "FewShotCommand", "Accuracy over the number of photos a class."),
-    "together": Command("cocoop.cli.experiments", "TogetherCommand", "Base and new classes in one label space."),
-    "speed": Command("cocoop.cli.bench", "SpeedCommand", "Time and memory of CoCoOp here; what `cocoop bench` does."),
+    "base-to-new": Command("cocoop.cli.bench", "BaseToNewCommand", "From base classes to new ones (table 1)."),
+    "cross-dataset": Command("cocoop.cli.bench", "CrossDatasetCommand", "From one data set to others (table 2)."),
+    "domain": Command("cocoop.cli.bench", "DomainCommand", "From one style to others (table 3)."),
+    "few-shot": Command("cocoop.cli.bench", "FewShotCommand", "Accuracy over the number of photos a class."),
+    "together": Command("cocoop.cli.bench", "TogetherCommand", "Base and new classes in one label space."),
+    "speed": Command(
+        "cocoop.cli.bench_speed", "SpeedCommand", "Time and memory of CoCoOp here; what `cocoop bench` does."
+    ),
 }
 """The commands below `cocoop bench`."""
 

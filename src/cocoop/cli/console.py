@@ -17,8 +17,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from cocoop.evaluation import Evaluation
-    from cocoop.train import StepReport
+    from cocoop.evaluation.evaluate import Evaluation
+    from cocoop.training.fit import StepReport
 
 __all__ = [
     "accuracy_table",
@@ -27,8 +27,8 @@ __all__ = [
     "fail",
     "line",
     "note",
-    "only_the_first_speaks",
     "out",
+    "silence_other_ranks",
     "training",
 ]
 
@@ -57,7 +57,7 @@ SECONDS_BETWEEN_LINES = 10.0
 """Where stderr is a file, a bar would fill it, and silence would look like a standstill."""
 
 
-def only_the_first_speaks() -> None:
+def silence_other_ranks() -> None:
     """For commands in which several processes that a launcher starts work together."""
     out.quiet = _notes.quiet = os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
 
@@ -133,7 +133,7 @@ def bar_or_lines(what: str, *, visible: bool = True, bar_width: int = 16) -> Ite
 
 
 @contextmanager
-def counting(what: str, things: str = "photos", *, visible: bool = True) -> Iterator[Callable[[int, int], None]]:
+def counting(what: str, things: str = "images", *, visible: bool = True) -> Iterator[Callable[[int, int], None]]:
     """Progress of work that reports (things done, things in all)."""
     clock = _Clock()
     with bar_or_lines(what, visible=visible) as tell:
@@ -152,11 +152,11 @@ def training(what: str) -> Iterator[tuple[Callable[[StepReport], None], Callable
     with bar_or_lines(what, bar_width=16 if _notes.width >= 100 else 0) as tell:
 
         def on_step(step: StepReport) -> None:
-            done = (step.epoch - 1) * step.photos_in_epoch + step.photos
-            total = step.epochs * step.photos_in_epoch
+            done = (step.epoch - 1) * step.images_in_epoch + step.images
+            total = step.epochs * step.images_in_epoch
             facts = (
                 f"epoch {step.epoch}/{step.epochs}  loss {step.loss:.3f}  acc {step.accuracy:.1f}%"
-                f"  {step.photos_per_second:.0f} photos/s"
+                f"  {step.images_per_second:.0f} photos/s"
             )
             tell(done, total, facts + clocks[0].left(done, total))
 
@@ -170,7 +170,7 @@ def accuracy_table(title: str, rows: list[tuple[str, Evaluation]]) -> Table:
     """Accuracy and macro F1 of several measurements, in percent."""
     table = Table(title=title, title_justify="left")
     table.add_column("measured on")
-    for name in ("classes", "photos", "skipped", "accuracy %", "macro F1 %"):
+    for name in ("classes", "images", "skipped", "accuracy %", "macro F1 %"):
         table.add_column(name, justify="right")
     for name, e in rows:
         numbers = [len(e.classnames), len(e.labels), e.skipped]

@@ -15,11 +15,11 @@ from rich.table import Table
 
 from cocoop.cli.console import bar_or_lines, line, note, out
 from cocoop.cli.options import OptionalPath, left_out
-from cocoop.data.catalog import DATA_ROOT_VARIABLE, CatalogEntry, Place, data_root
-from cocoop.data.catalog_fetch import fetch, instructions
-from cocoop.data.catalog_table import CATALOG, catalog_entry
-from cocoop.data.catalog_verify import Verification, verify
-from cocoop.data.downloads import ByteProgress
+from cocoop.data.catalog.download import ByteProgress
+from cocoop.data.catalog.entry import DATA_ROOT_VARIABLE, CatalogEntry, Place, data_root
+from cocoop.data.catalog.fetch import fetch, instructions
+from cocoop.data.catalog.table import CATALOG, catalog_entry
+from cocoop.data.catalog.verify import Verification, verify
 from cocoop.errors import DataError
 
 __all__ = ["DataCommand"]
@@ -75,7 +75,7 @@ class ListCommand(RootOptions):
         places = {name: Place.of(entry, self.root) for name, entry in CATALOG.items()}
         if self.format == "json":
             rows = [
-                asdict(entry) | {"folder": str(places[name].folder), "here": places[name].photos.is_dir()}
+                asdict(entry) | {"directory": str(places[name].directory), "here": places[name].images.is_dir()}
                 for name, entry in CATALOG.items()
             ]
             line(json.dumps(rows, ensure_ascii=False))
@@ -87,7 +87,7 @@ class ListCommand(RootOptions):
         table.add_column("here")
         table.add_column("terms of the photos", overflow="fold")
         for name, entry in CATALOG.items():
-            here = "yes" if places[name].photos.is_dir() else "by hand" if entry.by_hand else "no"
+            here = "yes" if places[name].images.is_dir() else "by hand" if entry.by_hand else "no"
             sizes = " / ".join(f"{size:,}" for size in entry.sizes)
             table.add_row(name, f"{entry.classes:,}", sizes, here, entry.licence)
         out.print(table)
@@ -166,7 +166,7 @@ class WhereCommand(RootOptions):
 
     def run(self) -> None:
         """Print a path."""
-        path = self.root if self.name is None else Place.of(catalog_entry(self.name), self.root).photos
+        path = self.root if self.name is None else Place.of(catalog_entry(self.name), self.root).images
         line(str(path.absolute()))
         if not path.is_dir():
             note(
@@ -209,10 +209,10 @@ def _report(entry: CatalogEntry, place: Place, result: Verification, *, shown: i
             f"... and {len(result.missing) - shown:,} more; `cocoop data verify {entry.name} --all-missing` lists all."
         )
     if not result.complete:
-        raise DataError(f"{entry.title} in '{place.photos}' is incomplete: {' '.join(result.problems)}")
+        raise DataError(f"{entry.title} in '{place.images}' is incomplete: {' '.join(result.problems)}")
     train, val, test = result.sizes
     counts = f"{result.classes:,} classes, {train:,} train, {val:,} val, {test:,} test photos"
-    line(f"{entry.title} is complete: {counts}, in {place.photos}")
+    line(f"{entry.title} is complete: {counts}, in {place.images}")
 
 
 @contextmanager

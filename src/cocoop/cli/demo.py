@@ -60,8 +60,8 @@ class DemoCommand:
         from cocoop.demo.crew import Crew, usable_cores
         from cocoop.demo.page import demo_page
         from cocoop.demo.study import Study
-        from cocoop.files import write_json, write_whole
         from cocoop.report.tables import base_to_new_table
+        from cocoop.storage.files import write_atomic, write_json
 
         study = Study(seeds=self.seeds, shots=self.shots, test_pictures=self.test_pictures, epochs=self.epochs)
         processes = min(usable_cores(), study.most_processes) if self.processes is None else self.processes
@@ -75,7 +75,7 @@ class DemoCommand:
         seconds = round(time.perf_counter() - started, 1)
         results = {**_about(study, data), "processes": processes, "seconds": seconds, "records": records}
         write_json(home.results, results)
-        write_whole(home.report, demo_page(results, home.pictures, home.folder).encode())
+        write_atomic(home.report, demo_page(results, home.pictures, home.folder).encode())
         title = f"Base to new classes: {data.name}, backbone {results['backbone']}, {self.shots} shots"
         out.print(base_to_new_table(records, title))
         _point_at(home, results)

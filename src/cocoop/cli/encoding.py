@@ -7,12 +7,12 @@ from typing import Any
 from cocoop.backbones.backbone import Backbone
 from cocoop.cli.console import counting, note
 from cocoop.data import Dataset
-from cocoop.features import Features, bad_photos_message, encode_split
+from cocoop.training.features import Features, encode_split, unreadable_message
 
-__all__ = ["encode_photos"]
+__all__ = ["encode_images"]
 
 
-def encode_photos(backbone: Backbone, data: Dataset, **options: Any) -> Features:
+def encode_images(backbone: Backbone, data: Dataset, **options: Any) -> Features:
     """Features of the test photos of a data set.
 
     Args:
@@ -25,6 +25,6 @@ def encode_photos(backbone: Backbone, data: Dataset, **options: Any) -> Features
     """
     with counting("encoding test photos") as progress:
         features = encode_split(backbone, data, **options, on_progress=progress)
-    if features.bad:
-        note(f"Left out of the test: {bad_photos_message(features.bad)}.")
+    if features.unreadable:
+        note(f"Left out of the test: {unreadable_message(features.unreadable)}.")
     return features

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from cocoop.cli.console import counting, note, out
 from cocoop.cli.options import DATA_HELP, Device, ReadingOptions, left_out, pick_device
-from cocoop.config import Precision, Which, check_whole
+from cocoop.config import ClassSubset, Precision, check_int
 from cocoop.errors import ConfigError
 from cocoop.version import __version__
 
@@ -36,9 +36,9 @@ class ExplainCommand:
     ] = None
     """The data set."""
     reading: ReadingOptions = field(default_factory=ReadingOptions)
-    classes: Which = "all"
+    classes: ClassSubset = "all"
     """All classes of DATA, or the base ones (the first half, rounded up), or the new ones (the rest)."""
-    all_photos: bool = False
+    all_images: bool = False
     """Look at every photo, not only those for testing; of data without splits, these are 3 in 10."""
     words: int = 5
     """Vocabulary words to name for each context vector."""
@@ -50,7 +50,7 @@ class ExplainCommand:
     """Photos at once."""
     workers: int = 2
     """Processes that decode photos."""
-    skip_bad_images: bool = False
+    skip_unreadable: bool = False
     """Leave unreadable photos out and count them, instead of failing."""
     precision: Annotated[Precision | None, left_out("{fp32,bf16,fp16}", "as in training")] = None
     """Number type of the frozen towers."""
@@ -59,24 +59,24 @@ class ExplainCommand:
 
     def run(self) -> None:
         """Look, print, write."""
-        check_whole("words", self.words, 1)
-        check_whole("seeds", self.seeds, 1)
-        data = None if self.data is None else self._photos(self.data)
+        check_int("words", self.words, 1)
+        check_int("seeds", self.seeds, 1)
+        data = None if self.data is None else self._images(self.data)
 
-        from cocoop.checkpoint import from_pretrained
-        from cocoop.files import write_json, write_whole
-        from cocoop.interpretation import nearest_words, word_distance
+        from cocoop.checkpoints.pretrained import from_pretrained
+        from cocoop.evaluation.interpret import nearest_words, word_distance
         from cocoop.methods import CoCoOp
-        from cocoop.report.explanation import explanation_page
+        from cocoop.report.explain_page import explanation_page
+        from cocoop.storage.files import write_atomic, write_json
 
         method = from_pretrained(self.source, precision=self.precision, device=pick_device(self.device))
-        photos: dict[str, Any] = {}
+        images: dict[str, Any] = {}
         if data is not None:
             if not isinstance(method, CoCoOp):
                 raise ConfigError(
                     f"'{self.source}' is of {method.key}: its prompt is the same for every photo. Leave DATA out."
                 )
-            photos = self._with_photos(method, data)
+            images = self._with_images(method, data)
         record: dict[str, Any] = {
             "cocoop": __version__,
             "run": self.source,
@@ -84,35 +84,35 @@ class ExplainCommand:
             "backbone": method.backbone.name,
             "context": [asdict(vector) for vector in nearest_words(method, self.words)],
             "word_distance": word_distance(method.backbone),
-            **photos,
+            **images,
         }
         self._print(record)
         run = Path(self.source)
-        folder = self.output or (run if run.is_dir() else Path()) / "explain"
-        write_json(folder / "explain.json", record)
+        directory = self.output or (run if run.is_dir() else Path()) / "explain"
+        write_json(directory / "explain.json", record)
         # A class or file name need not be text.
-        write_whole(folder / "explain.html", explanation_page(record).encode(errors="backslashreplace"))
-        note(f"Written: {folder / 'explain.json'}, {folder / 'explain.html'}.")
+        write_atomic(directory / "explain.html", explanation_page(record).encode(errors="backslashreplace"))
+        note(f"Written: {directory / 'explain.json'}, {directory / 'explain.html'}.")
 
-    def _photos(self, path: Path) -> Dataset:
+    def _images(self, path: Path) -> Dataset:
         data = self.reading.read(path).select(self.classes)
-        if self.all_photos:
+        if self.all_images:
             data = data.all_for_testing()
         data.check_files(["test"])
         return data
 
-    def _with_photos(self, method: CoCoOp, data: Dataset) -> dict[str, Any]:
+    def _with_images(self, method: CoCoOp, data: Dataset) -> dict[str, Any]:
         """How photos move the prompt, and the control."""
-        from cocoop.cli.encoding import encode_photos
-        from cocoop.interpretation import control_study, prompt_shifts
+        from cocoop.cli.encoding import encode_images
+        from cocoop.evaluation.interpret import control_study, prompt_shifts
 
         method.set_classes(data.classnames)
-        features = encode_photos(
+        features = encode_images(
             method.backbone,
             data,
             batch_size=self.batch_size,
             workers=self.workers,
-            skip_bad_images=self.skip_bad_images,
+            skip_unreadable=self.skip_unreadable,
         )
         with counting("replacing what Meta-Net sees", "passes") as progress:
             control = control_study(method, features, seeds=self.seeds, on_progress=progress)
@@ -120,7 +120,7 @@ class ExplainCommand:
         return {"data": data.name, "shifts": shifts.record(), "control": [asdict(c) for c in control]}
 
     def _print(self, record: dict[str, Any]) -> None:
-        from cocoop.report.explanation import CONTROL_NAMES, percent_with_spread, verdict, word_rows
+        from cocoop.report.explain_page import CONTROL_NAMES, percent_with_spread, verdict, word_rows
 
         table = Table("vector", title="Words near the context, with distances", title_justify="left")
         table.add_column("length", justify="right")
@@ -146,7 +146,7 @@ class ExplainCommand:
         out.print(table)
         if shifts["between_classes"] is not None:
             note(f"{shifts['between_classes']:.0%} of the difference is between classes, the rest within them.")
-        table = Table("Meta-Net is given", title=f"Control on {shifts['photos']} photos", title_justify="left")
+        table = Table("Meta-Net is given", title=f"Control on {shifts['images']} photos", title_justify="left")
         for name in ("accuracy %", "answers changed %"):
             table.add_column(name, justify="right")
         for c in record["control"]:

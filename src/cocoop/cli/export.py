@@ -33,9 +33,9 @@ class ExportCommand:
         """Export, hold against PyTorch, print."""
         names = None if self.classes is None else class_names(self.classes)
 
-        from cocoop.checkpoint import from_pretrained
-        from cocoop.export.comparison import milliseconds_an_image, pytorch_bytes
-        from cocoop.export.folder import OnnxPrompt, check_libraries, export
+        from cocoop.checkpoints.pretrained import from_pretrained
+        from cocoop.inference.onnx import OnnxPrompt, check_libraries, export
+        from cocoop.inference.onnx_comparison import milliseconds_an_image, pytorch_bytes
 
         check_libraries()
         method = from_pretrained(self.source, precision="fp32", device="cpu")
@@ -43,7 +43,7 @@ class ExportCommand:
             method.set_classes(names)
         run = Path(self.source)
         report = export(method, self.output or (run if run.is_dir() else Path()) / "onnx", opset=self.opset)
-        times = milliseconds_an_image(method, OnnxPrompt(report.folder))
+        times = milliseconds_an_image(method, OnnxPrompt(report.directory))
         table = Table(
             title=f"{method.key} on {method.backbone.name}, {len(method.classnames)} classes", title_justify="left"
         )
@@ -56,6 +56,6 @@ class ExportCommand:
         out.print(table)
         note(f"Probabilities differ by at most {report.difference:.1e}; operators of version {report.opset}.")
         note(
-            f"Written: {report.folder}. Predict with: cocoop predict {shlex.quote(str(report.folder))} PHOTOS... "
+            f"Written: {report.directory}. Predict with: cocoop predict {shlex.quote(str(report.directory))} PHOTOS... "
             "--runtime onnx"
         )

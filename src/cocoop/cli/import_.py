@@ -49,17 +49,17 @@ class ImportCommand:
         names = None if self.classes is None else _class_names(self.classes)
 
         from cocoop.backbones import load_backbone
-        from cocoop.reference_checkpoints import read_reference
+        from cocoop.checkpoints.reference import read_reference
 
         checkpoint = read_reference(self.file)
-        folder = self.output or Path("runs") / f"imported-{checkpoint.method}"
-        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-            raise CheckpointError(f"'{folder}' exists already; give another --output.")
+        directory = self.output or Path("runs") / f"imported-{checkpoint.method}"
+        if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+            raise CheckpointError(f"'{directory}' exists already; give another --output.")
         backbone = load_backbone(self.backbone, precision=self.precision, device=pick_device(self.device))
         method = checkpoint.restore(backbone, names, self.position)
-        method.save_pretrained(folder)
+        method.save_pretrained(directory)
         note(f"{method.key} on {backbone.name}, {len(method.saved_classnames)} classes.")
-        note(f"The run is in {folder}. Predict with: cocoop predict {shlex.quote(str(folder))} PHOTOS...")
+        note(f"The run is in {directory}. Predict with: cocoop predict {shlex.quote(str(directory))} PHOTOS...")
 
 
 def _class_names(text: str) -> list[str]:
@@ -69,7 +69,7 @@ def _class_names(text: str) -> list[str]:
         ConfigError: if there are none.
         DataError: if the file cannot be read.
     """
-    from cocoop.data.text import read_text
+    from cocoop.data.readers.text_files import read_text
 
     file = Path(text)
     parts = read_text(file, "list of classes").splitlines() if file.is_file() else text.split(",")

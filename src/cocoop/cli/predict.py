@@ -16,13 +16,13 @@ from rich.table import Table
 
 from cocoop.cli.console import counting, line, note, out
 from cocoop.cli.options import Device, OptionalInt, class_names, left_out, pick_device
-from cocoop.config import Precision, check_whole
-from cocoop.data.search import find_photos
-from cocoop.data.shard_source import kind_of
+from cocoop.config import Precision, check_int
+from cocoop.data.find_images import find_images
+from cocoop.data.shards.source import kind_of
 from cocoop.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cocoop.prediction import Model, Prediction
+    from cocoop.inference.predictor import Model, Prediction
 
 __all__ = ["PredictCommand"]
 
@@ -53,7 +53,7 @@ class PredictCommand:
         ),
     ] = 0
     """Processes or threads that read."""
-    skip_bad_images: bool = False
+    skip_unreadable: bool = False
     """Print unreadable photos with the reason instead of failing."""
     shortlist: OptionalInt = None
     """CoCoOp: compute only the INT most promising classes of each photo."""
@@ -72,10 +72,10 @@ class PredictCommand:
 
     def run(self) -> None:
         """Predict and print."""
-        check_whole("top_k", self.top_k, 1)
-        check_whole("workers", self.workers, 0)
+        check_int("top_k", self.top_k, 1)
+        check_int("workers", self.workers, 0)
         if self.ray_workers is not None:
-            check_whole("ray_workers", self.ray_workers, 1)
+            check_int("ray_workers", self.ray_workers, 1)
             if self.engine != "ray":
                 raise ConfigError("--ray-workers needs --engine ray; add it, or leave --ray-workers out.")
         names = None if self.classes is None else class_names(self.classes)
@@ -91,28 +91,28 @@ class PredictCommand:
                 raise ConfigError(f"'{image}' is not on this machine; what is elsewhere is labelled with --output DIR.")
             if kind_of(image) is not None and Path(image).is_file():
                 raise ConfigError(f"'{image}' is a shard; the photos in it are labelled with --output DIR.")
-        photos = find_photos(self.images)
+        images = find_images(self.images)
 
-        from cocoop.prediction import predict
+        from cocoop.inference.predictor import predict
 
         method = self._model(names).load()
         predictions = predict(
             method,
-            photos,
+            images,
             top_k=self.top_k,
             batch_size=self.batch_size,
             workers=self.workers,
-            skip_bad_images=self.skip_bad_images,
+            skip_unreadable=self.skip_unreadable,
             shortlist=self.shortlist,
         )
         shown = self.format or "table"
         # Lines that come as they are found show progress themselves, and a bar would run into them.
         visible = shown == "table" or not sys.stdout.isatty()
         with counting("classifying", visible=visible) as progress:
-            FORMATS[shown](_counted(predictions, len(photos), progress))
+            FORMATS[shown](_counted(predictions, len(images), progress))
 
     def _model(self, names: list[str] | None) -> Model:
-        from cocoop.prediction import Model
+        from cocoop.inference.predictor import Model
 
         return Model(
             source=self.source,
@@ -131,11 +131,11 @@ class PredictCommand:
                 f"--format {self.format} is for what is printed, and --output writes Parquet; leave one of them out."
             )
 
-        from cocoop.bulk.job import label_photos
+        from cocoop.inference.bulk.job import label_images
 
         try:
             with counting("labelling", "pieces") as progress:
-                done = label_photos(
+                done = label_images(
                     self._model(names),
                     self.images,
                     output,
@@ -148,8 +148,8 @@ class PredictCommand:
                 )
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"Stopped. {output} keeps what is labelled; the same command goes on.") from None
-        rate = done.photos / max(done.seconds, 1e-9)
-        note(f"{done.photos:,} photos in {done.seconds:.0f} s, {rate:.1f} a second; {done.unreadable:,} unreadable.")
+        rate = done.images / max(done.seconds, 1e-9)
+        note(f"{done.images:,} photos in {done.seconds:.0f} s, {rate:.1f} a second; {done.unreadable:,} unreadable.")
         if done.pieces_before:
             note(f"Parts that were there before: {done.pieces_before:,}.")
         note(f"Labels are in {output}: pandas.read_parquet({output!r}), for example.")

@@ -21,7 +21,7 @@ class PushCommand:
 
     README.md of the run is its model card; edit it before, or delete it to have it written anew."""
 
-    run_folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    run_directory: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Folder written by `cocoop train`."""
     repository: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="USER/NAME")]
     """Where to; made if it is missing. Log in before with `hf auth login`, or set HF_TOKEN."""
@@ -34,13 +34,13 @@ class PushCommand:
 
     def run(self) -> None:
         """Check that it can be loaded, and publish."""
-        from cocoop.checkpoint import from_pretrained
+        from cocoop.checkpoints.pretrained import from_pretrained
 
-        method = from_pretrained(self.run_folder)
+        method = from_pretrained(self.run_directory)
         backbone = method.backbone.name
         if backbone.startswith(("local-dir:", "openai:")):
             note(f"config.json names the backbone by its place on this machine, {backbone}; elsewhere it is not found.")
-        card: dict[str, Any] = {"folder": self.run_folder}
+        card: dict[str, Any] = {"directory": self.run_directory}
         address = method.push_to_hub(
             self.repository,
             # Where nothing is said, an organisation's own default holds.

@@ -11,7 +11,7 @@ import tyro
 from cocoop.cli.console import note, out
 from cocoop.cli.options import left_out
 from cocoop.errors import CheckpointError
-from cocoop.records import read_sweep
+from cocoop.experiments.records import read_sweep
 from cocoop.report.sweep_cells import ShowPublished
 
 __all__ = ["ReportCommand"]
@@ -44,13 +44,13 @@ class ReportCommand:
             failed = [f"{len(sweep.failures)} failed, the first with: {f['reason']}" for f in sweep.failures[:1]]
             raise CheckpointError(" ".join([f"No run in '{self.sweep}' has finished yet.", *failed]))
         # What is drawn takes a second to import, and what is wrong can be said without it.
-        from cocoop.files import write_whole
         from cocoop.report.sweep_page import sweep_page
         from cocoop.report.sweep_tables import sweep_tables
         from cocoop.report.sweep_text import failure_rows, sweep_csv, sweep_latex, sweep_markdown, sweep_rich
+        from cocoop.storage.files import write_atomic
 
         tables, failures = sweep_tables(sweep, self.published), failure_rows(sweep)
-        folder = self.sweep / "report" if self.output is None else self.output
+        directory = self.sweep / "report" if self.output is None else self.output
         texts = {
             "report.html": sweep_page(sweep, self.published),
             "tables.md": sweep_markdown(tables, failures),
@@ -59,6 +59,6 @@ class ReportCommand:
         }
         for name, text in texts.items():
             # A class or file name need not be text.
-            write_whole(folder / name, text.encode(errors="backslashreplace"))
+            write_atomic(directory / name, text.encode(errors="backslashreplace"))
         out.print(sweep_rich([table for table in tables if table.kind != "more"], failures))
-        note(f"Written: {', '.join(str(folder / name) for name in texts)}.")
+        note(f"Written: {', '.join(str(directory / name) for name in texts)}.")

@@ -12,7 +12,7 @@ from cocoop.cli.console import note
 from cocoop.cli.options import Device, left_out, pick_device
 from cocoop.config import Precision, parse_bytes
 from cocoop.errors import ConfigError
-from cocoop.serving.config import ServeConfig
+from cocoop.serving.limits import ServeConfig
 
 __all__ = ["ServeCommand"]
 
@@ -33,7 +33,7 @@ class ServeCommand:
     """Serve the API alone, without the page."""
     max_upload: Annotated[str, tyro.conf.arg(metavar="SIZE")] = "20MiB"
     """Largest request."""
-    max_photos: int = ServeConfig.max_photos
+    max_images: int = ServeConfig.max_images
     """Most photos of a request."""
     max_pixels: int = ServeConfig.max_pixels
     """Most pixels of a photo; each takes up to 25 bytes of memory while it is decoded."""
@@ -67,7 +67,7 @@ class ServeCommand:
         os.environ.setdefault("PILLOW_BLOCK_SIZE", "64m")
         config = ServeConfig(
             max_upload=parse_bytes("max_upload", self.max_upload),
-            max_photos=self.max_photos,
+            max_images=self.max_images,
             max_pixels=self.max_pixels,
             max_classes=self.max_classes,
             max_waiting=self.max_waiting,
@@ -82,13 +82,13 @@ class ServeCommand:
             log_requests=self.log_requests,
         )
         try:
-            from cocoop.serving.api import create_app
+            from cocoop.serving.app import create_app
             from cocoop.serving.server import is_local, listen, serve
         except ModuleNotFoundError as error:
             raise ConfigError(
                 f"`cocoop serve` needs the library {error.name}, which is not installed: pip install 'cocoop[serve]'"
             ) from error
-        from cocoop.checkpoint import from_pretrained
+        from cocoop.checkpoints.pretrained import from_pretrained
 
         method = from_pretrained(self.source, precision=self.precision, device=pick_device(self.device))
         app = create_app(method, config)

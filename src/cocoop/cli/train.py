@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from cocoop.cli.console import only_the_first_speaks
+from cocoop.cli.console import silence_other_ranks
 from cocoop.cli.options import BackboneOptions, DataOptions, left_out
-from cocoop.config import Position, TrainConfig, Which, paper_config
+from cocoop.config import ClassSubset, Position, TrainConfig, paper_config
 from cocoop.errors import ConfigError
-from cocoop.tracking import Tracker, check_trackers
+from cocoop.training.trackers import Tracker, check_trackers
 
 if TYPE_CHECKING:
     from cocoop.backbones.backbone import Backbone
-    from cocoop.feature_cache import FeatureCache
+    from cocoop.training.feature_cache import FeatureCache
 
 __all__ = ["OptimiserOptions", "PromptOptions", "TrainCommand"]
 
@@ -88,7 +88,7 @@ class TrainCommand:
     - Writes a folder to predict with: cocoop predict FOLDER PHOTOS...
     """
 
-    photos: DataOptions
+    images: DataOptions
     model: BackboneOptions = field(default_factory=BackboneOptions)
     prompt: PromptOptions = field(default_factory=PromptOptions)
     optimiser: OptimiserOptions = field(default_factory=OptimiserOptions)
@@ -98,7 +98,7 @@ class TrainCommand:
     """Training photos a class; a class with fewer gives all it has."""
     seed: int = 1
     """Seed of the draw, the start values, the batch order and the augmentation."""
-    classes: Which = "all"
+    classes: ClassSubset = "all"
     """Learn all classes, or the base ones (the papers' protocol), or the new ones."""
     # CoOp as published passes 200 times over the photos, and opening each one anew every time takes a laptop hours,
     # all for a row to compare with. From features encoded once it takes seconds; what augmentation adds can be had.
@@ -115,7 +115,7 @@ class TrainCommand:
     """Encode each photo once instead of augmented anew in each epoch: much faster. Features are kept for later runs."""
     feature_cache: Annotated[Path | None, left_out("PATH", "COCOOP_CACHE or your cache folder")] = None
     """Where --cache-features keeps them; runs may share it."""
-    skip_bad_images: bool = False
+    skip_unreadable: bool = False
     """Leave unreadable test photos out and count them, instead of failing; training always leaves them out."""
     class_parallel: bool = False
     """With several processes (torchrun, accelerate launch): share out classes instead of the photos of a batch."""
@@ -130,10 +130,10 @@ class TrainCommand:
         Raises:
             ConfigError: for a folder of features that are not wanted.
         """
-        from cocoop.feature_cache import FeatureCache, default_cache_folder
+        from cocoop.training.feature_cache import FeatureCache, default_cache_directory
 
         if self.cache_features:
-            return FeatureCache(self.feature_cache or default_cache_folder(), backbone)
+            return FeatureCache(self.feature_cache or default_cache_directory(), backbone)
         if self.feature_cache is not None:
             raise ConfigError("--feature-cache goes with --cache-features.")
         return FeatureCache(None, backbone)
@@ -149,12 +149,12 @@ class TrainCommand:
 
     def run(self) -> None:
         """Train, measure, print; mistakes in flags and lists first, before anything heavy is imported."""
-        only_the_first_speaks()
+        silence_other_ranks()
         self.config(self.prompt.method, cached=self.cache_features)
         self.prompt.settings(self.seed)
         check_trackers(self.track)
-        data = self.photos.load().few_shot(self.shots, self.seed)
+        data = self.images.load().few_shot(self.shots, self.seed)
 
-        from cocoop.cli.training import train
+        from cocoop.cli.train_and_compare import train
 
         train(self, data)

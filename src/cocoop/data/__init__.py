@@ -8,58 +8,58 @@ data.check_files()
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from cocoop.data.catalog import CatalogEntry, Place, data_root
-from cocoop.data.catalog_fetch import fetch, instructions
-from cocoop.data.catalog_table import catalog_entry
-from cocoop.data.catalog_verify import Verification, verify
+from cocoop.data.catalog.entry import CatalogEntry, Place, data_root
+from cocoop.data.catalog.fetch import fetch, instructions
+from cocoop.data.catalog.table import catalog_entry
+from cocoop.data.catalog.verify import Verification, verify
+from cocoop.data.class_names import clean_name
 from cocoop.data.dataset import Dataset, Item, Split
-from cocoop.data.draw import Which, draw_few_shot
-from cocoop.data.names import clean_name
-from cocoop.data.readers import load_data
+from cocoop.data.few_shot import ClassSubset, sample_few_shot
+from cocoop.data.readers.load_data import load_data
 
 if TYPE_CHECKING:
-    from cocoop.data.images import PhotoError, Transform, open_photo, test_transform, train_transform
-    from cocoop.data.loading import BadPhoto, Batch, PhotoDataset, epoch_order, photo_batches, plain_order
+    from cocoop.data.images import ImageError, Transform, open_image, test_transform, train_transform
+    from cocoop.data.loader import Batch, ImageDataset, UnreadableImage, epoch_order, image_batches, plain_order
 
 # What needs PyTorch is imported when it is first asked for: listing photos, drawing and the catalog do not.
 _HOMES = {
-    "BadPhoto": "cocoop.data.loading",
-    "Batch": "cocoop.data.loading",
-    "PhotoDataset": "cocoop.data.loading",
-    "PhotoError": "cocoop.data.images",
+    "UnreadableImage": "cocoop.data.loader",
+    "Batch": "cocoop.data.loader",
+    "ImageDataset": "cocoop.data.loader",
+    "ImageError": "cocoop.data.images",
     "Transform": "cocoop.data.images",
-    "epoch_order": "cocoop.data.loading",
-    "open_photo": "cocoop.data.images",
-    "photo_batches": "cocoop.data.loading",
-    "plain_order": "cocoop.data.loading",
+    "epoch_order": "cocoop.data.loader",
+    "open_image": "cocoop.data.images",
+    "image_batches": "cocoop.data.loader",
+    "plain_order": "cocoop.data.loader",
     "test_transform": "cocoop.data.images",
     "train_transform": "cocoop.data.images",
 }
 
 __all__ = [
-    "BadPhoto",
     "Batch",
     "CatalogEntry",
+    "ClassSubset",
     "Dataset",
+    "ImageDataset",
+    "ImageError",
     "Item",
-    "PhotoDataset",
-    "PhotoError",
     "Place",
     "Split",
     "Transform",
+    "UnreadableImage",
     "Verification",
-    "Which",
     "catalog_entry",
     "clean_name",
     "data_root",
-    "draw_few_shot",
     "epoch_order",
     "fetch",
+    "image_batches",
     "instructions",
     "load_data",
-    "open_photo",
-    "photo_batches",
+    "open_image",
     "plain_order",
+    "sample_few_shot",
     "test_transform",
     "train_transform",
     "verify",

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, get_args, runtime_checkable
 
-from cocoop.data.draw import Which, chosen_labels, draw_few_shot
+from cocoop.data.few_shot import ClassSubset, chosen_labels, sample_few_shot
 from cocoop.errors import DataError
 
-__all__ = ["Dataset", "Item", "PhotoFile", "PhotoRoot", "Split", "listed"]
+__all__ = ["Dataset", "ImagePath", "ImageRoot", "Item", "Split", "listed"]
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -26,7 +26,7 @@ def listed(names: Sequence[str], limit: int = 5) -> str:
 
 
 @runtime_checkable
-class PhotoFile(Protocol):
+class ImagePath(Protocol):
     """Where a photo lies: a path, or a place in a shard."""
 
     def is_file(self) -> bool:
@@ -39,10 +39,10 @@ class PhotoFile(Protocol):
 
 
 @runtime_checkable
-class PhotoRoot(Protocol):
+class ImageRoot(Protocol):
     """What the paths of items start from: a folder, or the index of shards."""
 
-    def __truediv__(self, path: str, /) -> PhotoFile:
+    def __truediv__(self, path: str, /) -> ImagePath:
         """Where the photo of an item's path lies."""
         ...
 
@@ -77,7 +77,7 @@ class Dataset:
     """Photos to choose settings with; may be empty."""
     test: tuple[Item, ...]
     """Photos to measure with; may be empty."""
-    image_root: PhotoRoot
+    image_root: ImageRoot
     """The folder that item paths are relative to, or the shards that they are in."""
     name: str
     """What the data set is called in reports."""
@@ -132,10 +132,10 @@ class Dataset:
         Raises:
             DataError: if `shots` is below 1 or `seed` is negative.
         """
-        train, val = draw_few_shot(self.train, self.val, shots, seed)
+        train, val = sample_few_shot(self.train, self.val, shots, seed)
         return replace(self, train=tuple(train), val=tuple(val))
 
-    def select(self, which: Which) -> Dataset:
+    def select(self, which: ClassSubset) -> Dataset:
         """Keep the base classes (first half, rounded up), the new ones (the rest) or all, relabelled from 0.
 
         Raises:
@@ -167,7 +167,7 @@ class Dataset:
         """The same data set with every photo in `test`: for one that is only measured on."""
         return replace(self, train=(), val=(), test=self.train + self.val + self.test)
 
-    def path_of(self, item: Item) -> PhotoFile:
+    def path_of(self, item: Item) -> ImagePath:
         """Where the photo of `item` lies."""
         return self.image_root / item.path
 

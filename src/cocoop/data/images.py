@@ -21,11 +21,11 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from cocoop.config import Preprocessing
-from cocoop.data.dataset import PhotoFile
-from cocoop.data.formats import JPEG, NOT_PLAIN, costly_jpeg, decoders, too_large
+from cocoop.data.dataset import ImagePath
+from cocoop.data.image_formats import JPEG, NOT_PLAIN, costly_jpeg, decoders, too_large
 from cocoop.errors import DataError
 
-__all__ = ["PhotoError", "Transform", "convert_photo", "open_photo", "test_transform", "train_transform"]
+__all__ = ["ImageError", "Transform", "convert_image", "open_image", "test_transform", "train_transform"]
 
 Transform = Callable[[Image.Image], Float[Tensor, "3 H W"]]
 """From an RGB photo to a normalised tensor."""
@@ -50,21 +50,21 @@ _BROKEN = (
 )
 
 
-class PhotoError(DataError):
+class ImageError(DataError):
     """A photo that cannot be read; training may leave it out and go on."""
 
-    def __init__(self, photo: str, reason: str) -> None:
-        super().__init__(photo, reason)
-        self.photo = photo
+    def __init__(self, image: str, reason: str) -> None:
+        super().__init__(image, reason)
+        self.image = image
         """The file, as it was given."""
         self.reason = reason
         """What is wrong with it, without its name."""
 
     def __str__(self) -> str:
-        return f"The photo '{self.photo}' cannot be used: {self.reason}."
+        return f"The photo '{self.image}' cannot be used: {self.reason}."
 
 
-def open_photo(source: str | PhotoFile | io.BytesIO) -> Image.Image:
+def open_image(source: str | ImagePath | io.BytesIO) -> Image.Image:
     """Read a photo as 8-bit RGB, the way up it was taken.
 
     Grey, 16-bit grey, CMYK and palette images are converted, transparent ones are laid on white, and the
@@ -83,10 +83,10 @@ def open_photo(source: str | PhotoFile | io.BytesIO) -> Image.Image:
     """
     name = "upload" if isinstance(source, io.BytesIO) else str(source)
     with _explained(name), _opened(source, name) as file, Image.open(file, formats=decoders()) as image:
-        return _photo(image, name)
+        return _image(image, name)
 
 
-def convert_photo(image: Image.Image, name: str) -> Image.Image:
+def convert_image(image: Image.Image, name: str) -> Image.Image:
     """An image in memory as 8-bit RGB, converted as `open_photo` converts those in files.
 
     Args:
@@ -97,28 +97,28 @@ def convert_photo(image: Image.Image, name: str) -> Image.Image:
         PhotoError: as `open_photo` does.
     """
     with _explained(name):
-        return _photo(image, name)
+        return _image(image, name)
 
 
 @contextmanager
-def _opened(source: str | PhotoFile | io.BytesIO, name: str) -> Iterator[io.BytesIO | io.BufferedReader]:
+def _opened(source: str | ImagePath | io.BytesIO, name: str) -> Iterator[io.BytesIO | io.BufferedReader]:
     """The bytes of a photo that ends, and does not take hours."""
     with contextlib.ExitStack() as stack:
         if isinstance(source, str | Path):
             facts = Path(source).stat()
             # A folder says itself what it is.
             if not stat.S_ISREG(facts.st_mode) and not stat.S_ISDIR(facts.st_mode):
-                raise PhotoError(name, NOT_PLAIN)
+                raise ImageError(name, NOT_PLAIN)
             large = too_large(facts.st_size)
             if large:
-                raise PhotoError(name, large)
+                raise ImageError(name, large)
             file: io.BytesIO | io.BufferedReader = stack.enter_context(Path(source).open("rb"))
         else:
             file = source if isinstance(source, io.BytesIO) else io.BytesIO(source.read_bytes())
         head = file.read(len(JPEG))
         costly = costly_jpeg(head + file.read()) if head == JPEG else None
         if costly:
-            raise PhotoError(name, costly)
+            raise ImageError(name, costly)
         file.seek(0)
         yield file
 
@@ -128,23 +128,23 @@ def _explained(name: str) -> Iterator[None]:
     """Turn what Pillow raises for a photo into one that names it."""
     try:
         yield
-    except PhotoError:
+    except ImageError:
         raise
     except FileNotFoundError as error:
-        raise PhotoError(name, "there is no such file") from error
+        raise ImageError(name, "there is no such file") from error
     except UnidentifiedImageError as error:
-        raise PhotoError(name, "it is empty, damaged or no image") from error
+        raise ImageError(name, "it is empty, damaged or no image") from error
     except _BROKEN as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise PhotoError(name, f"it is damaged or of an unusual kind ({reason or type(error).__name__})") from error
+        raise ImageError(name, f"it is damaged or of an unusual kind ({reason or type(error).__name__})") from error
 
 
-def _photo(image: Image.Image, name: str) -> Image.Image:
+def _image(image: Image.Image, name: str) -> Image.Image:
     # Pillow itself only warns up to twice this limit.
     if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-        raise PhotoError(name, f"it has {image.width} x {image.height} pixels, too many to decode safely")
+        raise ImageError(name, f"it has {image.width} x {image.height} pixels, too many to decode safely")
     if max(image.size) > MAX_ASPECT * min(image.size):
-        raise PhotoError(name, f"at {image.width} x {image.height} pixels it is a line, not a photo")
+        raise ImageError(name, f"at {image.width} x {image.height} pixels it is a line, not a photo")
     image.load()
     return _to_rgb(_upright(image))
 

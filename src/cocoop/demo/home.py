@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cocoop.errors import DataError
-from cocoop.files import write_whole
+from cocoop.storage.files import write_atomic
 
 __all__ = ["Home"]
 
@@ -81,7 +81,7 @@ class Home:
             CheckpointError: if the disk refuses.
         """
         self.check()
-        write_whole(self.note, NOTE.encode())
+        write_atomic(self.note, NOTE.encode())
 
     def _is_own(self) -> bool:
         try:

@@ -17,8 +17,8 @@ from cocoop.demo.choice import choose_samples
 from cocoop.demo.words import findings, meanings
 from cocoop.report import blocks, charts
 from cocoop.report.page import Section, page
-from cocoop.report.pictures import picture_source
 from cocoop.report.tables import COLUMNS, METHOD_NAMES, base_to_new_caption, base_to_new_values, summary
+from cocoop.report.thumbnails import picture_source
 
 __all__ = ["demo_page"]
 
@@ -34,7 +34,7 @@ ABOUT = {
 }
 
 
-def demo_page(results: Results, pictures: Path, folder: Path) -> str:
+def demo_page(results: Results, pictures: Path, directory: Path) -> str:
     """The page.
 
     Args:
@@ -75,7 +75,7 @@ def demo_page(results: Results, pictures: Path, folder: Path) -> str:
             body=_curves(results),
         ),
         Section(title="Settings and versions", body=_settings(results)),
-        Section(title="Your own photos", body=_next(results, folder)),
+        Section(title="Your own photos", body=_next(results, directory)),
     ]
     return page(
         title=f"{len(base)} classes learned, {len(new)} never seen",
@@ -219,8 +219,8 @@ def _curves(results: Results) -> Markup:
 
 
 def _steps(history: Sequence[Mapping[str, Any]]) -> str:
-    photos = history[0]["photos"]
-    return f"{len(history)} passes over {photos} pictures; the first at the warm-up rate."
+    images = history[0]["images"]
+    return f"{len(history)} passes over {images} pictures; the first at the warm-up rate."
 
 
 def _settings(results: Results) -> Markup:
@@ -249,8 +249,8 @@ def _training(config: Mapping[str, Any]) -> str:
     )
 
 
-def _next(results: Results, folder: Path) -> Markup:
-    run, pictures = folder / results["run"], folder / "pictures" / "test"
+def _next(results: Results, directory: Path) -> Markup:
+    run, pictures = directory / results["run"], directory / "pictures" / "test"
     base, new = results["classes"]["base"], results["classes"]["new"]
     one, other = (shlex.quote(str(pictures / names[-1].replace(" ", "_"))) for names in (base, new))
     some = shlex.quote(", ".join(new[-3:]))

@@ -20,11 +20,11 @@ from cocoop.data import Dataset, Item, Split
 from cocoop.demo.crew import Crew, Task, Tell
 from cocoop.demo.world import CLASS_NAMES, Picture, plan_world, write_pictures
 from cocoop.errors import ConfigError
-from cocoop.evaluation import Evaluation
-from cocoop.feature_cache import FeatureCache, photo_key
-from cocoop.features import Features, encode_split
+from cocoop.evaluation.evaluate import Evaluation
+from cocoop.experiments import Trial, run_trial
 from cocoop.methods import METHODS, ZeroShot
-from cocoop.protocols import Trial, run_trial
+from cocoop.training.feature_cache import FeatureCache, hash_image
+from cocoop.training.features import Features, encode_split
 
 __all__ = ["BACKBONE", "Study", "draw_world", "encode_pictures", "run_name", "world_data"]
 
@@ -81,7 +81,7 @@ class Study:
     def run(
         self,
         crew: Crew,
-        folder: Path,
+        directory: Path,
         data: Dataset,
         tests: tuple[Features, Features],
         cache: Path,
@@ -107,16 +107,16 @@ class Study:
         pairs = [(method, seed) for method in METHODS for seed in self.seeds]
         # The longest runs first: a crew is done sooner when no long one is begun at the end.
         pairs.sort(key=lambda pair: list(METHODS).index(pair[0]), reverse=True)
-        tasks = [self._task(method, seed, folder, data, tests, cache) for method, seed in pairs]
+        tasks = [self._task(method, seed, directory, data, tests, cache) for method, seed in pairs]
         by_pair = dict(zip(pairs, crew.run(tasks, on_progress=on_progress, on_result=on_result), strict=True))
         return [by_pair[method, seed] for method in METHODS for seed in self.seeds]
 
     def _task(
-        self, method: str, seed: int, folder: Path, data: Dataset, tests: tuple[Features, Features], cache: Path
+        self, method: str, seed: int, directory: Path, data: Dataset, tests: tuple[Features, Features], cache: Path
     ) -> Task:
         config, base = self.config(method, seed), data.few_shot(self.shots, seed).base()
         steps = config.epochs * max(1, len(base.train) // config.batch_size) if METHODS[method] is not ZeroShot else 0
-        return Task(_train, (method, seed, config, base, tests, cache, folder), steps)
+        return Task(_train, (method, seed, config, base, tests, cache, directory), steps)
 
 
 def run_name(method: str, seed: int) -> str:
@@ -125,7 +125,7 @@ def run_name(method: str, seed: int) -> str:
 
 
 def draw_world(
-    crew: Crew, folder: Path, pictures: tuple[Picture, ...], on_progress: Callable[[int, int], None] | None = None
+    crew: Crew, directory: Path, pictures: tuple[Picture, ...], on_progress: Callable[[int, int], None] | None = None
 ) -> None:
     """Draw pictures into a folder.
 
@@ -134,18 +134,18 @@ def draw_world(
     """
     pieces = max(1, min(len(pictures), PIECES * crew.size))
     parts = [pictures[piece::pieces] for piece in range(pieces)]
-    tasks = [Task(_draw, (folder, part), len(part)) for part in parts]
+    tasks = [Task(_draw, (directory, part), len(part)) for part in parts]
     crew.run(tasks, on_progress=on_progress)
 
 
-def world_data(folder: Path, pictures: tuple[Picture, ...]) -> Dataset:
+def world_data(directory: Path, pictures: tuple[Picture, ...]) -> Dataset:
     """The pictures as a data set: these and no others that may lie in the folder."""
 
     def items(split: str) -> tuple[Item, ...]:
         chosen = (picture for picture in pictures if picture.split == split)
         return tuple(Item(picture.path, CLASS_NAMES.index(picture.classname)) for picture in chosen)
 
-    return Dataset(CLASS_NAMES, items("train"), (), items("test"), folder, "drawn world")
+    return Dataset(CLASS_NAMES, items("train"), (), items("test"), directory, "drawn world")
 
 
 def encode_pictures(
@@ -156,7 +156,7 @@ def encode_pictures(
     Args:
         crew: does the work.
         data: from `world_data`.
-        cache: a folder for the features of the training pictures of base classes, see `cocoop.feature_cache`.
+        cache: a folder for the features of the training pictures of base classes, see `cocoop.training.feature_cache`.
         on_progress: called with pictures encoded and to be encoded.
 
     Returns:
@@ -180,8 +180,8 @@ def _backbone() -> Backbone:
     return load_backbone(BACKBONE)
 
 
-def _draw(folder: Path, pictures: tuple[Picture, ...], tell: Tell) -> None:
-    write_pictures(folder, pictures, on_progress=lambda done, _: tell(done))
+def _draw(directory: Path, pictures: tuple[Picture, ...], tell: Tell) -> None:
+    write_pictures(directory, pictures, on_progress=lambda done, _: tell(done))
 
 
 def _encode(data: Dataset, split: Split, tell: Tell) -> Features:
@@ -191,7 +191,7 @@ def _encode(data: Dataset, split: Split, tell: Tell) -> Features:
 
 def _encode_training(data: Dataset, cache: Path, tell: Tell) -> None:
     encoded = _encode(data, "train", tell)
-    keys = [photo_key(data.image_root / path) for path in encoded.paths]
+    keys = [hash_image(data.image_root / path) for path in encoded.paths]
     known = {key: feature for key, feature in zip(keys, encoded.features, strict=True) if key is not None}
     FeatureCache(cache, _backbone()).add(known)
 
@@ -203,7 +203,7 @@ def _train(
     base: Dataset,
     tests: tuple[Features, Features],
     cache: Path,
-    folder: Path,
+    directory: Path,
     tell: Tell,
 ) -> dict[str, Any]:
     steps = itertools.count(1)
@@ -218,7 +218,7 @@ def _train(
         on_step=lambda _: tell(next(steps)),
     )
     if result.training is not None:
-        result.method.save_pretrained(folder / run_name(method, seed))
+        result.method.save_pretrained(directory / run_name(method, seed))
     return _record(result, seed, config)
 
 

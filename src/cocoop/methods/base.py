@@ -20,11 +20,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from cocoop.backbones.backbone import Backbone
-from cocoop.backbones.hub import check_private, publishing
+from cocoop.backbones.hub_files import check_private, publishing
 from cocoop.config import Preprocessing
 from cocoop.errors import CheckpointError, ConfigError
-from cocoop.files import remove_abandoned, write_json, write_whole
-from cocoop.saved import BELONGS_TO, CARD, CONFIG, FORMAT, LEARNED, write_tensors
+from cocoop.storage.files import remove_stale_files, write_atomic, write_json
+from cocoop.storage.tensor_files import CARD, CONFIG, FORMAT, LEARNED, SAVE_ID, write_tensors
 from cocoop.text.prompts import check_classnames
 
 __all__ = ["Method", "seeded"]
@@ -154,26 +154,26 @@ class Method(nn.Module, ModelHubMixin):
             "settings": self.settings(),
         }
 
-    def write_learned(self, folder: Path) -> None:
+    def write_learned(self, directory: Path) -> None:
         """Write the learned tensors, beside settings that are there already.
 
         Raises:
             CheckpointError: if the disk refuses.
         """
-        write_tensors(folder / LEARNED, self.learned(), {BELONGS_TO: _digest(self.saved_config())})
+        write_tensors(directory / LEARNED, self.learned(), {SAVE_ID: _digest(self.saved_config())})
 
-    def write(self, folder: Path) -> None:
+    def write(self, directory: Path) -> None:
         """Write settings and learned tensors, without a model card.
 
         Raises:
             CheckpointError: if the disk refuses.
         """
         for name in (LEARNED, CONFIG, CARD):
-            remove_abandoned(folder, name)
-        self.write_learned(folder)
+            remove_stale_files(directory, name)
+        self.write_learned(directory)
         config = self.saved_config()
         # Class names may be edited; the entry stays, and tells that the two files were written together.
-        write_json(folder / CONFIG, config | {BELONGS_TO: _digest(config)})
+        write_json(directory / CONFIG, config | {SAVE_ID: _digest(config)})
 
     # The mixin's own would delete the old config.json before it writes, and go to the hub for a mistyped folder.
     def save_pretrained(
@@ -200,18 +200,18 @@ class Method(nn.Module, ModelHubMixin):
         Raises:
             CheckpointError: if the disk or the hub refuses.
         """
-        folder = Path(save_directory)
-        card = {"folder": folder} | (model_card_kwargs or {})
-        self.write(folder)
-        if not (folder / CARD).exists():
+        directory = Path(save_directory)
+        card = {"directory": directory} | (model_card_kwargs or {})
+        self.write(directory)
+        if not (directory / CARD).exists():
             # A class name need not be text.
-            write_whole(folder / CARD, str(self.generate_model_card(**card)).encode(errors="backslashreplace"))
+            write_atomic(directory / CARD, str(self.generate_model_card(**card)).encode(errors="backslashreplace"))
         if not push_to_hub:
             return None
-        return self.push_to_hub(repo_id or folder.name, model_card_kwargs=card, **push_to_hub_kwargs)
+        return self.push_to_hub(repo_id or directory.name, model_card_kwargs=card, **push_to_hub_kwargs)
 
     def generate_model_card(
-        self, *, folder: str | Path | None = None, repo_id: str = "USER/NAME", **card_data: Any
+        self, *, directory: str | Path | None = None, repo_id: str = "USER/NAME", **card_data: Any
     ) -> ModelCard:
         """The model card: what it is, made from what, how good, how to load it.
 
@@ -223,9 +223,9 @@ class Method(nn.Module, ModelHubMixin):
         Raises:
             CheckpointError: if a record or the card is damaged.
         """
-        from cocoop.report.model_card import model_card
+        from cocoop.checkpoints.model_card import model_card
 
-        return model_card(self.saved_config(), None if folder is None else Path(folder), repo_id, **card_data)
+        return model_card(self.saved_config(), None if directory is None else Path(directory), repo_id, **card_data)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Publish settings, learned tensors and model card on the Hugging Face hub, in a repository made if missing.
@@ -257,7 +257,7 @@ class Method(nn.Module, ModelHubMixin):
         Raises:
             CocoopError: as there, and for a method of another kind.
         """
-        from cocoop.methods.pretrained import from_pretrained
+        from cocoop.checkpoints.pretrained import from_pretrained
 
         method = from_pretrained(pretrained_model_name_or_path, **options)
         if not isinstance(method, cls):

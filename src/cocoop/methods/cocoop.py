@@ -17,11 +17,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cocoop.backbones.backbone import Backbone
-from cocoop.config import check_whole
+from cocoop.config import check_int
 from cocoop.errors import PromptError
 from cocoop.methods.base import Method, seeded
 from cocoop.methods.context import pack_prompts, prompt_ids, random_context, word_context
-from cocoop.text.memory import InParts
+from cocoop.text.memory import AdaptiveBatches
 from cocoop.text.prompts import check_classnames
 from cocoop.text.tree import Prompts
 
@@ -89,7 +89,7 @@ class CoCoOp(Method):
             )
         self.context = nn.Parameter(start)
         self.meta_net = meta_net.to(backbone.device)
-        self._in_parts = InParts("classified")
+        self._in_parts = AdaptiveBatches("classified")
         self.set_classes(self.classnames)
 
     @property
@@ -167,7 +167,7 @@ class CoCoOp(Method):
         Raises:
             ConfigError: for a shortlist below 1.
         """
-        check_whole("shortlist", shortlist, 1)
+        check_int("shortlist", shortlist, 1)
         with torch.no_grad():
             static = F.normalize(self.backbone.text_tower(self.context.unsqueeze(0), self.prompts).float(), dim=-1)
         k = min(shortlist, len(self.classnames))

@@ -88,8 +88,8 @@ def worst_classes(runs: Seeds, test: str, count: int, named: int = 3) -> list[Wo
     """
     mistakes: dict[str, Counter[str]] = {}
     for record in runs.values():
-        for truth, said, photos in record["tests"].get(test, {"confusions": ()})["confusions"]:
-            mistakes.setdefault(truth, Counter())[said] += photos
+        for truth, said, images in record["tests"].get(test, {"confusions": ()})["confusions"]:
+            mistakes.setdefault(truth, Counter())[said] += images
     accuracy = mean_per_class(runs, test)
     lowest = sorted((name for name in accuracy if accuracy[name] < 100), key=lambda name: accuracy[name])[:count]
     return [Worst(name, accuracy[name], mistakes.get(name, Counter()).most_common(named)) for name in lowest]
@@ -100,9 +100,9 @@ def reliability_of(runs: Collection[Record], test: str) -> Reliability | None:
     numbers = [record["tests"][test] for record in runs if test in record["tests"]]
     bins = []
     for parts in zip(*(n["reliability"] for n in numbers), strict=True):
-        photos = sum(part[0] for part in parts)
-        if photos:
-            bins.append([sum(part[0] * part[i] for part in parts) / photos for i in (1, 2)])
+        images = sum(part[0] for part in parts)
+        if images:
+            bins.append([sum(part[0] * part[i] for part in parts) / images for i in (1, 2)])
     if not bins:
         return None
     confidence, accuracy = zip(*bins, strict=True)

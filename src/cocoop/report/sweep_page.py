@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
-from cocoop.records import Sweep
+from cocoop.experiments.records import Sweep
 from cocoop.report import blocks
 from cocoop.report.page import Section, page
 from cocoop.report.published import AVERAGE, data_title
@@ -223,7 +223,7 @@ def _worst(rows: Sequence[Runs], data: str, test: str) -> Markup:
     for row in rows:
         runs = row.on(data)
         lines = [
-            ((w.name, f"{w.accuracy:.0f}", ", ".join(f"{name} ({photos})" for name, photos in w.taken_for)), ())
+            ((w.name, f"{w.accuracy:.0f}", ", ".join(f"{name} ({images})" for name, images in w.taken_for)), ())
             for w in worst_classes(runs, test, WORST)
         ]
         seeds |= {len(runs)} if row.method != "zero-shot" else set()

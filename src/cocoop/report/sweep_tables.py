@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean, harmonic_mean
 
-from cocoop.records import Sweep
+from cocoop.experiments.records import Sweep
 from cocoop.report.published import AVERAGE, data_title, paper_data, published_number
 from cocoop.report.sweep_cells import DELTA, Cell, Column, Draft, Row, Seeds, ShowPublished, SweepTable, seed_notes
 from cocoop.report.sweep_runs import PROTOCOLS, Record, Runs, by_protocol, collect, plain
@@ -290,7 +290,7 @@ def _more(protocol: str, rows: Sequence[Runs], data: str) -> SweepTable:
         Column("macro F1", "macro F1"),
         Column("ECE", "ECE"),
         Column("classes", "classes", style="count"),
-        Column("photos", "photos", style="count"),
+        Column("images", "images", style="count"),
         Column("not measured", "photos not measured", style="count"),
     )
     made: dict[str, list[Row]] = {}
@@ -303,7 +303,7 @@ def _more(protocol: str, rows: Sequence[Runs], data: str) -> SweepTable:
                     tuple(n["macro_f1"] for n in numbers),
                     tuple(n["ece"] for n in numbers),
                     tuple(n["classes"] for n in numbers),
-                    tuple(n["photos"] for n in numbers),
+                    tuple(n["images"] for n in numbers),
                     tuple(n["skipped"] + n["overlap"] for n in numbers),
                 )
                 group = _shots(shots) if shots is not None else test if test in _OWN_TESTS else data_title(test)

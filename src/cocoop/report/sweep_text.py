@@ -13,7 +13,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from cocoop.records import Sweep
+from cocoop.experiments.records import Sweep
 from cocoop.report.sweep_cells import Cell, Column, Row, SweepTable
 from cocoop.report.sweep_runs import differing_facts, run_label, variant_of
 from cocoop.report.tables import summary

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from cocoop.records import Sweep
+from cocoop.experiments.records import Sweep
 from cocoop.report.published import AVERAGE, data_title, published_number
 from cocoop.report.sweep_cells import Cell, Row, SweepTable
 from cocoop.report.sweep_tables import H_OF_AVERAGES

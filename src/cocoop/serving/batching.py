@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cocoop.errors import CocoopError
+from cocoop.serving.request_log import LOG
 from cocoop.serving.scoring import Classes, Engine, Scores
-from cocoop.serving.watch import LOG
 
 __all__ = ["Batcher"]
 
@@ -123,14 +123,14 @@ class Batcher:
     def _score(self, members: list[tuple[_Job, Tensor]], classes: Classes) -> dict[_Job, list[Scores]]:
         """Some photos after the other: those of requests that are given up by then cost nothing more."""
         at_once = max(1, PROMPTS // len(classes.names))
-        left = [(job, photo) for job, features in members for photo in features.split(1)]
+        left = [(job, image) for job, features in members for image in features.split(1)]
         found: dict[_Job, list[Scores]] = {job: [] for job, _ in members}
         while left:
             now, left = left[:at_once], left[at_once:]
-            scores = self._engine.score(torch.cat([photo for _, photo in now]), classes)
+            scores = self._engine.score(torch.cat([image for _, image in now]), classes)
             for (job, _), one in zip(now, scores.split([1] * len(now)), strict=True):
                 found[job].append(one)
-            left = [(job, photo) for job, photo in left if not job.scores.cancelled()]
+            left = [(job, image) for job, image in left if not job.scores.cancelled()]
         return found
 
     def _fail(self, jobs: list[_Job], error: Exception) -> None:

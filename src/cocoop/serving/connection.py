@@ -11,8 +11,8 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from cocoop.serving.config import ServeConfig
-from cocoop.serving.refusals import Refusal, refusal_response
+from cocoop.serving.error_responses import ApiError, error_response
+from cocoop.serving.limits import ServeConfig
 
 __all__ = ["Connection"]
 
@@ -47,7 +47,7 @@ class Connection(H11Protocol):
             transport.abort()
         elif len(self.connections) > most:
             message = f"{most} connections are open already; try again in a moment."
-            self._refuse(Refusal(503, "too_many_connections", message, {"Retry-After": "1"}))
+            self._refuse(ApiError(503, "too_many_connections", message, {"Retry-After": "1"}))
         else:
             self._expect_head()
 
@@ -85,7 +85,7 @@ class Connection(H11Protocol):
         status = HTTPStatus(getattr(error, "error_status_hint", 400))
         if status == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE and b"\n" not in self.conn.trailing_data[0]:
             status = HTTPStatus.REQUEST_URI_TOO_LONG
-        self._refuse(Refusal(status, status.name.lower(), f"{error or msg}."))
+        self._refuse(ApiError(status, status.name.lower(), f"{error or msg}."))
 
     def _expect_head(self) -> None:
         self._head_late = self._head_late or self.loop.call_later(self._limits.timeout, self._give_up_head)
@@ -101,14 +101,14 @@ class Connection(H11Protocol):
             return
         if self.conn.trailing_data[0]:
             message = f"The head of the request was not complete after {self._limits.timeout:g} seconds."
-            self._refuse(Refusal(408, "request_timeout", message))
+            self._refuse(ApiError(408, "request_timeout", message))
         else:
             self.transport.close()
 
     def _is_at_work(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def _refuse(self, refusal: ApiError) -> None:
         """Answer, hear no more, and close."""
         self._is_over = True
         self._forget_head()
@@ -117,7 +117,7 @@ class Connection(H11Protocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            response = refusal_response(refusal)
+            response = error_response(refusal)
             head = h11.Response(
                 status_code=response.status_code,
                 headers=[*response.raw_headers, (b"connection", b"close")],

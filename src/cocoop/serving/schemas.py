@@ -9,8 +9,8 @@ __all__ = [
     "ClassProbability",
     "ErrorAnswer",
     "Health",
+    "ImageAnswer",
     "Limits",
-    "PhotoAnswer",
     "Problem",
     "Shift",
     "ZeroShotAnswer",
@@ -56,7 +56,7 @@ class Shift(_Schema):
     relative: float = Field(description="The same as a share of the mean length of the context vectors.")
 
 
-class PhotoAnswer(_Schema):
+class ImageAnswer(_Schema):
     """One photo: its classes, or why there are none."""
 
     file: str = Field(description="The file name as it was sent.")
@@ -72,14 +72,14 @@ class Answer(_Schema):
     """The answer to `POST /v1/predict`."""
 
     method: str
-    photos: list[PhotoAnswer] = Field(description="In the order they were sent.")
+    images: list[ImageAnswer] = Field(description="In the order they were sent.")
 
 
 class Limits(_Schema):
     """What a request may bring."""
 
     max_upload: int = Field(description="Bytes.")
-    max_photos: int
+    max_images: int
     max_pixels: int = Field(description="Of one photo.")
     max_classes: int
     max_name_length: int = Field(description="Characters of a class name; it must also fit the model's tokens.")

@@ -15,9 +15,9 @@ from fastapi import FastAPI
 from PIL import Image
 
 from cocoop.errors import ConfigError
-from cocoop.serving.config import ServeConfig
 from cocoop.serving.connection import Connection
-from cocoop.serving.watch import LOG
+from cocoop.serving.limits import ServeConfig
+from cocoop.serving.request_log import LOG
 
 __all__ = ["is_local", "listen", "serve"]
 

@@ -14,24 +14,24 @@ from fastapi import UploadFile
 from torch import Tensor
 
 from cocoop.data import test_transform
-from cocoop.data.images import PhotoError
+from cocoop.data.images import ImageError
 from cocoop.errors import PromptError
 from cocoop.methods import Method
 from cocoop.serving.batching import Batcher
-from cocoop.serving.config import ServeConfig
-from cocoop.serving.photos import read_upload
-from cocoop.serving.refusals import Refusal
+from cocoop.serving.error_responses import ApiError
+from cocoop.serving.limits import ServeConfig
 from cocoop.serving.schemas import (
     Answer,
     ClassProbability,
     Health,
+    ImageAnswer,
     Limits,
-    PhotoAnswer,
     Problem,
     Shift,
     ZeroShotAnswer,
 )
 from cocoop.serving.scoring import Classes, Engine, Scores
+from cocoop.serving.uploads import read_upload
 from cocoop.version import __version__
 
 __all__ = ["Service"]
@@ -87,71 +87,71 @@ class Service:
         limit, longest = self._config.max_classes, self._config.max_name_length
         if len(names) > limit:
             message = f"The request names {len(names)} classes; this server takes up to {limit}."
-            raise Refusal(422, "too_many_classes", message)
+            raise ApiError(422, "too_many_classes", message)
         for name in names:
             if len(name) > longest:
                 message = f"The class name '{name[:50]}…' has {len(name)} characters; the limit is {longest}."
-                raise Refusal(422, "class_name_too_long", message)
+                raise ApiError(422, "class_name_too_long", message)
             if name != _as_text(name):
                 message = f"The class name '{_as_text(name)}' is no valid Unicode (shown with ? for what is wrong)."
-                raise Refusal(422, "class_name_not_text", message)
+                raise ApiError(422, "class_name_not_text", message)
         if len(names) == 1:
             message = (
                 f"The request names one class, '{names[0]}'; give two or more, each in a field or line of its own."
             )
-            raise Refusal(422, "too_few_classes", message)
+            raise ApiError(422, "too_few_classes", message)
         return names or self._method.classnames
 
-    async def predict(self, photos: Sequence[UploadFile], classes: Classes, top_k: int) -> Answer:
+    async def predict(self, images: Sequence[UploadFile], classes: Classes, top_k: int) -> Answer:
         """What `POST /v1/predict` answers.
 
         Raises:
             Refusal: for too many photos, a full queue, names that cannot be made into prompts, or lack of time.
         """
         config = self._config
-        if len(photos) > config.max_photos:
-            message = f"The request has {len(photos)} photos; this server takes up to {config.max_photos} at once."
-            raise Refusal(422, "too_many_photos", message)
-        if self._waiting + len(photos) > config.max_waiting:
+        if len(images) > config.max_images:
+            message = f"The request has {len(images)} photos; this server takes up to {config.max_images} at once."
+            raise ApiError(422, "too_many_images", message)
+        if self._waiting + len(images) > config.max_waiting:
             message = f"{self._waiting} photos are waiting already; try again in a moment."
-            raise Refusal(429, "queue_full", message, {"Retry-After": "1"})
-        self._waiting += len(photos)
+            raise ApiError(429, "queue_full", message, {"Retry-After": "1"})
+        self._waiting += len(images)
         try:
-            with _forgetting_photos():
-                answers = await asyncio.wait_for(self._answers(photos, classes, top_k), config.timeout)
+            with _forgetting_images():
+                answers = await asyncio.wait_for(self._answers(images, classes, top_k), config.timeout)
         except asyncio.TimeoutError:
             message = f"The answer took longer than {config.timeout:g} seconds; send fewer photos or classes at once."
-            raise Refusal(504, "timeout", message) from None
+            raise ApiError(504, "timeout", message) from None
         except PromptError as error:
-            raise Refusal(422, "unusable_classes", str(error)) from error
+            raise ApiError(422, "unusable_classes", str(error)) from error
         finally:
-            self._waiting -= len(photos)
-        return Answer(method=self._method.key, photos=answers)
+            self._waiting -= len(images)
+        return Answer(method=self._method.key, images=answers)
 
-    async def _answers(self, photos: Sequence[UploadFile], classes: Classes, top_k: int) -> list[PhotoAnswer]:
-        files = [_as_text(photo.filename or f"photo {number}") for number, photo in enumerate(photos, 1)]
-        read = await asyncio.gather(*map(self._read, photos, files))
-        images = [image for image in read if isinstance(image, Tensor)]
+    async def _answers(self, images: Sequence[UploadFile], classes: Classes, top_k: int) -> list[ImageAnswer]:
+        files = [_as_text(image.filename or f"photo {number}") for number, image in enumerate(images, 1)]
+        read = await asyncio.gather(*map(self._read, images, files))
+        tensors = [tensor for tensor in read if isinstance(tensor, Tensor)]
         scored: Iterator[Scores] = iter(())
-        if images:
-            scores = await asyncio.wrap_future(self._batcher.submit(torch.stack(images), classes))
+        if tensors:
+            scores = await asyncio.wrap_future(self._batcher.submit(torch.stack(tensors), classes))
             scored = iter(scores)
         return [
-            _unreadable(file, image)
-            if isinstance(image, str)
+            _unreadable(file, tensor)
+            if isinstance(tensor, str)
             else self._classified(file, next(scored), classes.names, top_k)
-            for file, image in zip(files, read, strict=True)
+            for file, tensor in zip(files, read, strict=True)
         ]
 
-    async def _read(self, photo: UploadFile, name: str) -> Tensor | str:
+    async def _read(self, image: UploadFile, name: str) -> Tensor | str:
         """A photo as a tensor, or what is wrong with it."""
         loop, limit = asyncio.get_running_loop(), self._config.max_pixels
         try:
-            return await loop.run_in_executor(self._decoders, read_upload, photo.file, name, self._transform, limit)
-        except PhotoError as error:
+            return await loop.run_in_executor(self._decoders, read_upload, image.file, name, self._transform, limit)
+        except ImageError as error:
             return error.reason
 
-    def _classified(self, file: str, scores: Scores, names: tuple[str, ...], top_k: int) -> PhotoAnswer:
+    def _classified(self, file: str, scores: Scores, names: tuple[str, ...], top_k: int) -> ImageAnswer:
         """What is told about one photo."""
         own = scores.probabilities[0]
         labels = own.topk(min(top_k, len(names))).indices.tolist()
@@ -164,7 +164,7 @@ class Service:
             )
             for label in labels
         ]
-        return PhotoAnswer(
+        return ImageAnswer(
             file=file,
             label=top[0].label,
             probability=top[0].probability,
@@ -183,7 +183,7 @@ class Service:
 
 
 @contextmanager
-def _forgetting_photos() -> Iterator[None]:
+def _forgetting_images() -> Iterator[None]:
     """Let what fails keep no photo: a task holds its error, whose frames hold the photos and the task."""
     try:
         yield
@@ -197,6 +197,6 @@ def _as_text(sent: str) -> str:
     return sent.encode("utf-8", "replace").decode()
 
 
-def _unreadable(file: str, reason: str) -> PhotoAnswer:
-    problem = Problem(code="unreadable_photo", message=f"The photo cannot be used: {reason}.")
-    return PhotoAnswer(file=file, error=problem)
+def _unreadable(file: str, reason: str) -> ImageAnswer:
+    problem = Problem(code="unreadable_image", message=f"The photo cannot be used: {reason}.")
+    return ImageAnswer(file=file, error=problem)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from cocoop.backbones.backbone import DTYPES, Backbone
 from cocoop.backbones.tokenizers import clip_tokenizer
-from cocoop.config import Precision, Preprocessing, check_whole
+from cocoop.config import Precision, Preprocessing, check_int
 from cocoop.errors import ConfigError
 from cocoop.methods import CoCoOp, CoOp
 from cocoop.speed.probes import matmul_rate, matmul_work, median_seconds, peak_bytes
@@ -65,7 +65,7 @@ class Case:
             ConfigError: naming the flag, what was given and what is allowed.
         """
         for flag, least in (("classes", 2), ("batch", 1), ("context_length", 1)):
-            check_whole(flag, getattr(self, flag), least)
+            check_int(flag, getattr(self, flag), least)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +93,8 @@ class Plan:
         """
         if self.shape not in SHAPES:
             raise ConfigError(f"--shape is {self.shape!r}; it must be one of {', '.join(SHAPES)}.")
-        check_whole("rounds", self.rounds, 1)
-        check_whole("published_prompts", self.published_prompts, 2)
+        check_int("rounds", self.rounds, 1)
+        check_int("published_prompts", self.published_prompts, 2)
 
 
 def random_backbone(shape: str, precision: Precision = "fp32", device: str = "cpu") -> Backbone:
@@ -269,7 +269,7 @@ class _Task:
         self.scorer = self.method.scorer()
 
     def step(self) -> None:
-        """A training step without the optimiser, as `cocoop.train.fit` takes it."""
+        """A training step without the optimiser, as `cocoop.training.fit.fit` takes it."""
         for loss, _ in self.method.losses(self.features, self.labels):
             loss.backward()
 

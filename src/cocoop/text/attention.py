@@ -20,13 +20,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from cocoop.text.tree import Askers
+from cocoop.text.tree import QueryRows
 
 __all__ = ["by_mask", "by_pair", "tree_attention"]
 
 
 def tree_attention(
-    q: Float[Tensor, "Q B d"], k: Float[Tensor, "R B d"], v: Float[Tensor, "R B d"], askers: Askers, heads: int
+    q: Float[Tensor, "Q B d"], k: Float[Tensor, "R B d"], v: Float[Tensor, "R B d"], queries: QueryRows, heads: int
 ) -> Float[Tensor, "Q B d"]:
     """Attended values of the asking rows, the way that suits the device.
 
@@ -38,23 +38,23 @@ def tree_attention(
         heads: H; it divides d.
     """
     plain = q.device.type == "cpu" and not torch.compiler.is_compiling()
-    return (by_pair if plain else by_mask)(q, k, v, askers, heads)
+    return (by_pair if plain else by_mask)(q, k, v, queries, heads)
 
 
 def by_mask(
-    q: Float[Tensor, "Q B d"], k: Float[Tensor, "R B d"], v: Float[Tensor, "R B d"], askers: Askers, heads: int
+    q: Float[Tensor, "Q B d"], k: Float[Tensor, "R B d"], v: Float[Tensor, "R B d"], queries: QueryRows, heads: int
 ) -> Float[Tensor, "Q B d"]:
     """As `tree_attention`, in one fused call with a mask."""
     qh, kh, vh = (x.unflatten(-1, (heads, -1)).permute(1, 2, 0, 3) for x in (q, k, v))
-    seen = F.scaled_dot_product_attention(qh, kh, vh, attn_mask=askers.mask(len(k)))
+    seen = F.scaled_dot_product_attention(qh, kh, vh, attn_mask=queries.mask(len(k)))
     return seen.permute(2, 0, 1, 3).flatten(-2)
 
 
 def by_pair(
-    q: Float[Tensor, "Q B d"], k: Float[Tensor, "R B d"], v: Float[Tensor, "R B d"], askers: Askers, heads: int
+    q: Float[Tensor, "Q B d"], k: Float[Tensor, "R B d"], v: Float[Tensor, "R B d"], queries: QueryRows, heads: int
 ) -> Float[Tensor, "Q B d"]:
     """As `tree_attention`, pair by pair; softmax in fp32."""
-    seen: Tensor = _ByPair.apply(q, k, v, askers, heads)
+    seen: Tensor = _ByPair.apply(q, k, v, queries, heads)
     return seen
 
 
@@ -65,35 +65,35 @@ class _ByPair(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, askers: Askers, heads: int) -> Tensor:
-        P, S, (asker, row, slot) = askers.prefix, askers.suffix_askers, askers.pairs
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, queries: QueryRows, heads: int) -> Tensor:
+        P, S, (query, row, slot) = queries.prefix, queries.suffix_askers, queries.pairs
         scale = (q.shape[-1] // heads) ** -0.5
         qh, kh, vh = (x.unflatten(-1, (heads, -1)) for x in (q, k, v))
-        shape = (q.shape[1], heads, len(q), askers.columns)
+        shape = (q.shape[1], heads, len(q), queries.columns)
         scores = q.new_full(shape, float("-inf"), dtype=torch.float32)
         scores[..., :P] = _each_prefix_row(qh, kh[:P])
-        scores[..., S, P] = _dot(qh[S], askers.own(kh))
-        _flat(scores)[..., slot] = _dot(qh.index_select(0, asker), kh.index_select(0, row))
-        if askers.prefix_asks:
-            scores[..., :P, :P].masked_fill_(askers.later, float("-inf"))
+        scores[..., S, P] = _dot(qh[S], queries.own(kh))
+        _flat(scores)[..., slot] = _dot(qh.index_select(0, query), kh.index_select(0, row))
+        if queries.prefix_asks:
+            scores[..., :P, :P].masked_fill_(queries.later, float("-inf"))
         p = scores.mul_(scale).softmax(-1).to(q.dtype)
         seen = _over_prefix(p[..., :P], vh[:P])
-        seen[S].addcmul_(_by_row(p[..., S, P]), askers.own(vh))
-        seen.index_add_(0, asker, _by_row(_flat(p)[..., slot]) * vh.index_select(0, row))
+        seen[S].addcmul_(_by_row(p[..., S, P]), queries.own(vh))
+        seen.index_add_(0, query, _by_row(_flat(p)[..., slot]) * vh.index_select(0, row))
         ctx.save_for_backward(q, k, v, p)
-        ctx.askers, ctx.heads, ctx.scale = askers, heads, scale
+        ctx.queries, ctx.heads, ctx.scale = queries, heads, scale
         return seen.flatten(-2)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        askers, heads, (q, k, v, p) = ctx.askers, ctx.heads, ctx.saved_tensors
-        P, S, (asker, row, slot) = askers.prefix, askers.suffix_askers, askers.pairs
+        queries, heads, (q, k, v, p) = ctx.queries, ctx.heads, ctx.saved_tensors
+        P, S, (query, row, slot) = queries.prefix, queries.suffix_askers, queries.pairs
         g, qh, kh, vh = (x.unflatten(-1, (heads, -1)) for x in (grads[0], q, k, v))
         # Of the probabilities.
         dp = torch.zeros_like(p, dtype=torch.float32)
-        g_pair = g.index_select(0, asker)
+        g_pair = g.index_select(0, query)
         dp[..., :P] = _each_prefix_row(g, vh[:P])
-        dp[..., S, P] = _dot(g[S], askers.own(vh))
+        dp[..., S, P] = _dot(g[S], queries.own(vh))
         _flat(dp)[..., slot] = _dot(g_pair, vh.index_select(0, row))
         # Of the scores: softmax's own gradient.
         ds = dp.sub_((p * dp).sum(-1, keepdim=True)).mul_(p).mul_(ctx.scale).to(q.dtype)
@@ -103,12 +103,12 @@ class _ByPair(torch.autograd.Function):
         dq, dk, dv = _over_prefix(ds[..., :P], kh[:P]), torch.zeros_like(kh), torch.zeros_like(vh)
         dv[:P] = _over_askers(p[..., :P], g)
         dk[:P] = _over_askers(ds[..., :P], qh)
-        askers.add_own(dv, p_own * g[S])
-        askers.add_own(dk, ds_own * qh[S])
-        dq[S].addcmul_(ds_own, askers.own(kh))
+        queries.add_own(dv, p_own * g[S])
+        queries.add_own(dk, ds_own * qh[S])
+        dq[S].addcmul_(ds_own, queries.own(kh))
         dv.index_add_(0, row, g_pair.mul_(p_pair))
-        dk.index_add_(0, row, ds_pair * qh.index_select(0, asker))
-        dq.index_add_(0, asker, ds_pair * kh.index_select(0, row))
+        dk.index_add_(0, row, ds_pair * qh.index_select(0, query))
+        dq.index_add_(0, query, ds_pair * kh.index_select(0, row))
         return dq.flatten(-2), dk.flatten(-2), dv.flatten(-2), None, None
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cocoop.errors import MemoryWarning, is_out_of_memory
 
-__all__ = ["InParts", "free_in_container", "free_memory"]
+__all__ = ["AdaptiveBatches", "free_in_container", "free_memory"]
 
 SHARE = 0.7
 """Of what is free, what may be planned with; the rest is for temporary results and for others."""
@@ -42,7 +42,7 @@ def free_in_container(root: Path = Path("/sys/fs/cgroup")) -> int:
         return 2**62
 
 
-class InParts:
+class AdaptiveBatches:
     """A computation without gradients for each of many images, of which fewer are taken at once if memory is short.
 
     Args:

@@ -34,7 +34,7 @@ from torch.utils.checkpoint import checkpoint
 from cocoop.errors import PromptError
 from cocoop.text.attention import tree_attention
 from cocoop.text.memory import free_memory
-from cocoop.text.tree import Askers, Prompts, PromptTree
+from cocoop.text.tree import Prompts, PromptTree, QueryRows
 
 __all__ = ["TextTower", "TextTowerConfig"]
 
@@ -220,8 +220,8 @@ class TextTower(nn.Module):
             x, q, k, v = (torch.cat([a, b.expand(-1, images, -1)]) for a, b in zip(own, known, strict=True))
             qkv = q, k, v
         for block in self.blocks:
-            askers = tree.leaves if block is self.blocks[-1] else tree.every_row
-            x = block(x, askers, qkv if block is first else None)
+            queries = tree.leaves if block is self.blocks[-1] else tree.every_row
+            x = block(x, queries, qkv if block is first else None)
         return self.projection(self.ln_final(x))[tree.leaf_of]
 
     def _known(self, tree: PromptTree) -> tuple[Float[Tensor, "T 1 d"], ...]:
@@ -246,7 +246,7 @@ class Block(nn.Module):
         self.quick_gelu = config.activation == "quick_gelu"
 
     def forward(
-        self, x: Float[Tensor, "R B d"], askers: Askers, qkv: Sequence[Float[Tensor, "R B d"]] | None = None
+        self, x: Float[Tensor, "R B d"], queries: QueryRows, qkv: Sequence[Float[Tensor, "R B d"]] | None = None
     ) -> Float[Tensor, "Q B d"]:
         """The asking rows, one block further.
 
@@ -255,17 +255,17 @@ class Block(nn.Module):
             askers: the rows that are wanted; the others only give their keys and values.
             qkv: `project(x)`, where it is known already.
         """
-        q, k, v = self.project(x, askers) if qkv is None else (askers.of(qkv[0]), *qkv[1:])
-        x = askers.of(x) + self.out(tree_attention(q, k, v, askers, self.heads))
+        q, k, v = self.project(x, queries) if qkv is None else (queries.of(qkv[0]), *qkv[1:])
+        x = queries.of(x) + self.out(tree_attention(q, k, v, queries, self.heads))
         hidden = self.fc(self.ln_2(x))
         return x + self.proj(_quick_gelu(hidden) if self.quick_gelu else F.gelu(hidden))
 
     def project(
-        self, x: Float[Tensor, "R B d"], askers: Askers | None = None
+        self, x: Float[Tensor, "R B d"], queries: QueryRows | None = None
     ) -> tuple[Float[Tensor, "Q B d"], Float[Tensor, "R B d"], Float[Tensor, "R B d"]]:
         """Queries of the asking rows (of all, if not said), keys and values of all rows."""
         y = self.ln_1(x)
-        asking = y if askers is None else askers.of(y)
+        asking = y if queries is None else queries.of(y)
         inputs = (asking, y, y)
         parts = zip(inputs, self.qkv.weight.chunk(3), self.qkv.bias.chunk(3), strict=True)
         q, k, v = (F.linear(source, weight, bias) for source, weight, bias in parts)

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-__all__ = ["Askers", "PromptTree", "Prompts"]
+__all__ = ["PromptTree", "Prompts", "QueryRows"]
 
 CPU_ROWS = 2048
 """Rows of a tree, and of one step's work, on a CPU: enough for its matrix product, few enough for its cache."""
@@ -27,7 +27,7 @@ GPU_ROWS = 1024
 """Rows of a tree on a GPU, where attention looks at all pairs of rows: more would waste more than it fills."""
 
 
-class Askers(nn.Module):
+class QueryRows(nn.Module):
     """Rows whose attention is wanted, and the rows that each of them sees: the prefix, its branch and itself.
 
     Args:
@@ -57,8 +57,8 @@ class Askers(nn.Module):
     @property
     def pairs(self) -> tuple[Int64[Tensor, " E"], Int64[Tensor, " E"], Int64[Tensor, " E"]]:
         """Each asker with each other row of its branch: the asker, that row, and its place in flat (Q W) scores."""
-        asker, row, slot = self._pairs.unbind()
-        return asker, row, slot
+        query, row, slot = self._pairs.unbind()
+        return query, row, slot
 
     def of(self, x: Float[Tensor, "R ..."]) -> Float[Tensor, "Q ..."]:
         """The asking rows of all rows; the same tensor where all of them ask."""
@@ -121,8 +121,8 @@ class PromptTree(nn.Module):
         }
         for name, values in tensors.items():
             self.register_buffer(name, torch.tensor(values), persistent=False)
-        self.every_row = Askers(p, range(p + len(branches)), [*([] for _ in prefix), *branches])
-        self.leaves = Askers(p, leaves, [branches[row - p] for row in leaves])
+        self.every_row = QueryRows(p, range(p + len(branches)), [*([] for _ in prefix), *branches])
+        self.leaves = QueryRows(p, leaves, [branches[row - p] for row in leaves])
         self.classes = len(suffixes)
         self.suffix_has_context = min(tensors["suffix_ids"]) < 0
         self._known: tuple[str, ...] = ()

@@ -42,7 +42,7 @@ async function ask(path, body) {
 
 function predict(files, topK) {
   const form = new FormData();
-  for (const file of files) form.append("photos", file);
+  for (const file of files) form.append("images", file);
   // Several names may stand in one field, on lines of their own.
   form.append("classes", byId("classes").value.replaceAll(",", "\n"));
   form.append("top_k", topK);
@@ -187,7 +187,7 @@ async function classify() {
   say("photos-said", "Looking…");
   const now = photos;
   try {
-    const { photos: answers } = await predict(now.map(({ file }) => file), TOP);
+    const { images: answers } = await predict(now.map(({ file }) => file), TOP);
     if (now !== photos) return;
     show(answers);
     say("photos-said", outcome(answers));
@@ -213,7 +213,7 @@ let many = [];
 
 /** Parts that each fit a request. */
 function parts(files) {
-  const { max_upload: most, max_photos: count } = health.limits;
+  const { max_upload: most, max_images: count } = health.limits;
   const found = [];
   let bytes = 0;
   for (const file of files) {
@@ -282,7 +282,7 @@ async function answersTo(part) {
   }
   for (;;) {
     try {
-      return (await predict(part, 1)).photos;
+      return (await predict(part, 1)).images;
     } catch (error) {
       if (error.status !== 429) throw error;
       await new Promise((resume) => setTimeout(resume, 1000));

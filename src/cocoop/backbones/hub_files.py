@@ -1,0 +1,197 @@
+"""The Hugging Face hub: files from it, or from its cache on this machine; and what it says to those who write there."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from cocoop.errors import BackboneError, CheckpointError, CocoopError
+from cocoop.storage.files import sha256_of_file
+
+__all__ = ["TOKENIZER_FILES", "check_private", "fetch", "pinned", "publishing", "unreachable"]
+
+GO_ON_WITH_LITE = "or go on without a network: --backbone lite"
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+
+
+def fetch(
+    repository: str,
+    files: Sequence[str],
+    model: str,
+    *,
+    raises: type[CocoopError] = BackboneError,
+    instead: str = GO_ON_WITH_LITE,
+    **options: Any,
+) -> Path:
+    """A folder with those of the files that a repository has.
+
+    Args:
+        repository: `ORG/NAME` or `ORG/NAME@REVISION`, a branch, tag or commit.
+        files: names, or patterns of names.
+        model: what they are for, for messages.
+        raises: class of the errors.
+        instead: what to do without a network, besides connecting.
+        options: further ones of `huggingface_hub.snapshot_download`, such as `token`.
+
+    Raises:
+        CocoopError: of the class `raises`, if there is no such repository or revision, it is not cached and cannot be
+            reached, or a file is not what the hub has.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    name, _, revision = repository.partition("@")
+    try:
+        directory = Path(
+            huggingface_hub.snapshot_download(name, revision=revision or None, allow_patterns=list(files), **options)
+        )
+    except HFValidationError as error:
+        raise raises(f"{repository!r} is no name of a hub repository; it must be ORG/NAME.") from error
+    except RevisionNotFoundError as error:
+        raise raises(f"The hub's {name} has no revision {revision!r}.") from error
+    except RepositoryNotFoundError as error:
+        raise raises(
+            f"The hub has no repository {name!r}, or keeps it for those who are logged in (`hf auth login`)."
+        ) from error
+    # The client lets through errors of its own and of two HTTP libraries, none of them related.
+    except Exception as error:
+        if isinstance(error, HfHubHTTPError) and error.response.status_code == 401:
+            raise raises(
+                f"The hub does not accept your token for {name!r}; log in again with `hf auth login`, or mend HF_TOKEN."
+            ) from error
+        raise unreachable(model, error, raises, instead) from error
+    for path in directory.rglob("*"):
+        if path.is_file() and any(fnmatch(path.relative_to(directory).as_posix(), pattern) for pattern in files):
+            _check_content(path, raises)
+    return directory
+
+
+def _check_content(path: Path, raises: type[CocoopError]) -> None:
+    """That a file in the hub's cache is what the hub has, by the hash that the cache calls it by.
+
+    Large files are known by their SHA-256, small ones by git's SHA-1. Where the cache cannot make links, as on some
+    Windows, it keeps no hashes, and nothing is checked.
+    """
+    blob = path.resolve()
+    if re.fullmatch(r"[0-9a-f]{64}", blob.name):
+        found = sha256_of_file(blob)
+    elif re.fullmatch(r"[0-9a-f]{40}", blob.name):
+        content = blob.read_bytes()
+        found = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    else:
+        return
+    if found != blob.name:
+        raise raises(f"'{path}' is damaged: it is not what the hub has. Delete '{blob}'; it is then fetched again.")
+
+
+def pinned(repository: str, directory: Path) -> str:
+    """The repository at the commit that was fetched: what a name or a branch stands for may change.
+
+    Args:
+        repository: `ORG/NAME`, with @REVISION or without.
+        folder: as `fetch` returned it; the hub's cache calls it by the commit.
+    """
+    return f"{repository.partition('@')[0]}@{directory.name}"
+
+
+def check_private(repository: str, token: str | None) -> None:
+    """That what is to be private does not go into a repository that everyone can read.
+
+    Raises:
+        CheckpointError: for a public one.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        is_public = not HfApi(token=token).model_info(repository).private
+    except RepositoryNotFoundError:
+        return
+    if is_public:
+        raise CheckpointError(
+            f"The hub's {repository} is public already; make it private in its settings there, push to another name, "
+            "or leave --private out."
+        )
+
+
+@contextmanager
+def publishing(repository: str) -> Iterator[None]:
+    """Around what writes to the hub: its errors become one line.
+
+    Raises:
+        CheckpointError: saying who may write there, or why the hub cannot be reached.
+    """
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        yield
+    except (CocoopError, TypeError):
+        raise
+    except HFValidationError as error:
+        raise CheckpointError(f"{repository!r} is no name of a hub repository; it must be USER/NAME.") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status == 401:
+            raise CheckpointError(
+                f"The hub does not know who pushes to {repository!r}; log in with `hf auth login`, or put a token that "
+                "may write into HF_TOKEN."
+            ) from error
+        if status == 403:
+            raise CheckpointError(
+                f"Your token may not write to {repository!r}; push to a name of your own (`hf auth whoami` tells it), "
+                "or log in with a token of the kind write (`hf auth login`)."
+            ) from error
+        raise CheckpointError(f"The hub refused {repository!r}: {error.server_message or _reason(error)}.") from error
+    # About the metadata of the card.
+    except ValueError as error:
+        raise CheckpointError(f"The hub refused {repository!r}: {' '.join(str(error).split())}.") from error
+    except Exception as error:
+        raise CheckpointError(
+            f"{repository!r} cannot be written on the hub ({_reason(error)}). Connect, and push again."
+        ) from error
+
+
+def unreachable(
+    what: str,
+    error: BaseException,
+    raises: type[CocoopError] = BackboneError,
+    instead: str = GO_ON_WITH_LITE,
+) -> CocoopError:
+    """The error for what is not on this machine and cannot be downloaded.
+
+    Args:
+        what: the model or repository.
+        error: what the download ended with; the reason is at the bottom of its chain.
+        raises: its class.
+        instead: what to do without a network, besides connecting.
+    """
+    return raises(
+        f"{what} is not on this machine and cannot be downloaded ({_reason(error)}). "
+        f"Connect once to fetch it, {instead}"
+    )
+
+
+def _reason(error: BaseException) -> str:
+    while (deeper := error.__cause__ or error.__context__) is not None:
+        error = deeper
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

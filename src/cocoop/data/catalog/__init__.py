@@ -1,0 +1,1 @@
+"""Catalog: the fifteen data sets of the CoOp and CoCoOp papers."""

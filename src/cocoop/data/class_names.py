@@ -1,0 +1,135 @@
+"""Class names: from what a folder or a file calls a class to the words that stand in its prompt."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cocoop.data.readers.text_files import line_of, read_text
+from cocoop.errors import DataError
+
+__all__ = ["clean_name", "final_names", "in_name_order", "read_renames"]
+
+
+def clean_name(raw: str) -> str:
+    """`hot_dog` to `hot dog`: underscores to spaces, no space at the ends, single ones between words.
+
+    Unicode is composed (NFC): some file systems hand out decomposed names, which tokenize differently.
+    """
+    return " ".join(unicodedata.normalize("NFC", raw).replace("_", " ").split())
+
+
+def in_name_order(raw_names: Sequence[str]) -> list[str]:
+    """Every raw name once, sorted by cleaned name; this is the order of the labels where a source has none.
+
+    Renames come later on purpose: a new wording changes the prompts, not which classes are base and which
+    new.
+    """
+    return sorted(dict.fromkeys(raw_names), key=lambda raw: (clean_name(raw), raw))
+
+
+def final_names(raw_names: Sequence[str], renames: Mapping[str, str]) -> list[str]:
+    """Clean and rename classes.
+
+    Args:
+        raw_names: one a class, as the source spells it.
+        renames: from a raw or cleaned name to the new one; all at once, so two names may be swapped.
+
+    Returns:
+        One name a class, in the same order.
+
+    Raises:
+        DataError: if a name is empty, two classes end up with the same one, a rename matches no class or two
+            renames match one class.
+    """
+    # A rename that spells a class exactly is for that class alone; others match by cleaned name.
+    exact = set(raw_names) & set(renames)
+    loose: dict[str, list[str]] = {}
+    for old in renames:
+        if old not in exact:
+            loose.setdefault(clean_name(old), []).append(old)
+    matched: dict[str, str] = {}
+    for raw in raw_names:
+        found = [raw] if raw in exact else loose.get(clean_name(raw), [])
+        if len(found) > 1:
+            raise DataError(f"The class {raw!r} has several renames: {', '.join(map(repr, found))}. Keep one.")
+        if found:
+            matched[raw] = found[0]
+    unmatched = sorted(set(renames) - set(matched.values()))
+    if unmatched:
+        classes = ", ".join(repr(raw) for raw in raw_names[:10]) + (", ..." if len(raw_names) > 10 else "")
+        raise DataError(f"The rename of {unmatched[0]!r} matches no class. The classes are: {classes}")
+
+    names = [clean_name(renames[matched[raw]] if raw in matched else raw) for raw in raw_names]
+    first: dict[str, str] = {}
+    for raw, name in zip(raw_names, names, strict=True):
+        if not name:
+            raise DataError(f"The class {raw!r} has no name left after clean-up ('_' becomes a space).")
+        other = first.setdefault(name.lower(), raw)
+        if other != raw:
+            raise DataError(
+                f"The classes {other!r} and {raw!r} would both be called {name!r}"
+                " ('_' counts as a space, and capitals do not count). Merge them, or rename one."
+            )
+    return names
+
+
+def read_renames(source: str | Path | Mapping[str, str] | None) -> dict[str, str]:
+    """Read new class names.
+
+    Args:
+        source: a JSON file with an object `{"old": "new"}`, a CSV file with the columns old,new (a first line
+            `old,new` is a header), a mapping, or none.
+
+    Raises:
+        DataError: if the file is missing, malformed, or names a class twice.
+    """
+    if source is None:
+        return {}
+    if isinstance(source, Mapping):
+        return dict(source)
+    path = Path(source).expanduser()
+    if path.suffix.lower() not in (".json", ".csv"):
+        raise DataError(f'The renames file \'{path}\' must be .json with {{"old": "new"}}, or .csv with old,new.')
+    text = read_text(path, "renames file")
+    pairs = _json_pairs(path, text) if path.suffix.lower() == ".json" else _csv_pairs(path, text)
+    renames: dict[str, str] = {}
+    for old, new in pairs:
+        if old in renames:
+            raise DataError(f"The renames file '{path}' renames {old!r} twice. Keep one.")
+        renames[old] = new
+    return renames
+
+
+def _json_pairs(path: Path, text: str) -> list[tuple[str, str]]:
+    class Pairs(list[tuple[str, object]]):
+        """A JSON object that keeps a key that stands twice."""
+
+    try:
+        content = json.loads(text, object_pairs_hook=Pairs)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"The renames file '{path}' is not valid JSON: {error}.") from error
+    if not isinstance(content, Pairs) or not all(isinstance(new, str) for _, new in content):
+        raise DataError(f'The renames file \'{path}\' must hold one JSON object of texts, like {{"old": "new"}}.')
+    return [(old, str(new)) for old, new in content]
+
+
+def _csv_pairs(path: Path, text: str) -> list[tuple[str, str]]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    pairs: list[tuple[str, str]] = []
+    try:
+        for cells in reader:
+            cells = [cell.strip() for cell in cells]
+            if not any(cells) or (not pairs and [cell.lower() for cell in cells] == ["old", "new"]):
+                continue
+            if len(cells) != 2:
+                where = line_of(path, reader.line_num)
+                raise DataError(f"{where}: {len(cells)} cells where old,new was expected (quote a name with commas).")
+            pairs.append((cells[0], cells[1]))
+    except csv.Error as error:
+        raise DataError(f"{line_of(path, reader.line_num)}: not valid CSV: {error}.") from error
+    return pairs

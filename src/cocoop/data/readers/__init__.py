@@ -1,0 +1,1 @@
+"""Readers: one file for each layout of a data set on disk."""

@@ -1,0 +1,1 @@
+"""Shards: data sets in WebDataset tar and Parquet files."""

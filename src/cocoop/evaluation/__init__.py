@@ -1,0 +1,1 @@
+"""Evaluation: measure a method, and interpret what it learned."""

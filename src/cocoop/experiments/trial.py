@@ -1,0 +1,135 @@
+"""One trial: a method learns from a data set, and is measured on photos of classes it knows or has never seen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cocoop.backbones.backbone import Backbone
+from cocoop.config import TrainConfig, paper_config
+from cocoop.data import Dataset
+from cocoop.evaluation.evaluate import Evaluation, evaluate, harmonic_mean
+from cocoop.experiments.peak_memory import peak_memory, reset_peak_memory
+from cocoop.experiments.presets import method_defaults
+from cocoop.methods import METHODS, Method
+from cocoop.training.distributed import Engine
+from cocoop.training.feature_cache import FeatureCache
+from cocoop.training.features import Features, Progress
+from cocoop.training.fit import StepReport, TrainResult, fit
+
+__all__ = ["Trial", "run_trial"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One method, trained and measured."""
+
+    method: Method
+    """As trained; it knows the classes it learned."""
+    tests: Mapping[str, Evaluation]
+    """What was measured, by name."""
+    training: TrainResult | None
+    """None for zero-shot."""
+    training_seconds: float
+    """Wall time of all epochs, whenever they were learned."""
+    evaluation_seconds: float
+    """Wall time of all measurements; encoding photos not included."""
+    peak_memory: int
+    """Largest resident memory of the process meanwhile, in bytes (see `cocoop.experiments.peak_memory`)."""
+
+    @property
+    def harmonic_mean(self) -> float | None:
+        """H of the accuracies on base and new classes, in percent; None if these were not measured."""
+        if not {"base", "new"} <= set(self.tests):
+            return None
+        return harmonic_mean(self.tests["base"].accuracy, self.tests["new"].accuracy)
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """One entry an epoch (see `TrainResult`)."""
+        return [] if self.training is None else self.training.history
+
+    def record(self) -> dict[str, Any]:
+        """The numbers as plain JSON."""
+        return {
+            "method": self.method.key,
+            **{name: test.record() for name, test in self.tests.items()},
+            "harmonic_mean": self.harmonic_mean,
+            "history": self.history,
+            "seconds": round(self.training_seconds + self.evaluation_seconds, 2),
+            "peak_memory_bytes": self.peak_memory,
+        }
+
+
+def run_trial(
+    backbone: Backbone,
+    method: str,
+    data: Dataset,
+    tests: Mapping[str, Features],
+    config: TrainConfig | None = None,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    run: Path | None = None,
+    resume: bool = False,
+    about: Mapping[str, Any] | None = None,
+    engine: Engine | None = None,
+    class_parallel: bool = False,
+    cache: FeatureCache | None = None,
+    on_step: Callable[[StepReport], None] | None = None,
+    on_encode: Progress | None = None,
+) -> Trial:
+    """Train one method and measure it on several sets of photos, each among its own classes.
+
+    Args:
+        backbone: the frozen model.
+        method: `zero-shot`, `coop` or `cocoop`.
+        data: what is learned from, usually a few-shot draw.
+        tests: encoded photos by name, such as `base` and `new`.
+        config: how to train; the published settings by default.
+        settings: keyword arguments of the method; those of the paper by default.
+        run: folder for checkpoints.
+        resume: go on with the run in that folder.
+        about: facts of the run to record.
+        engine: what takes the gradients, in one process or many (see `fit`).
+        class_parallel: share out classes instead of photos (see `fit`).
+        cache: features of this backbone on disk, for photos that are encoded once.
+        on_step: called after each training step.
+        on_encode: called while training photos are encoded once.
+
+    Raises:
+        CocoopError: as the method, `fit` and `evaluate` do.
+        KeyboardInterrupt: on Ctrl-C; a run folder keeps the last whole epoch.
+    """
+    config = config or paper_config(method)
+    reset_peak_memory()
+    settings = method_defaults(method, seed=config.seed, template=data.template) if settings is None else settings
+    learner = METHODS[method](backbone, data.classnames, **settings)
+    training = None
+    if learner.learned():
+        training = fit(
+            learner,
+            data,
+            config,
+            run=run,
+            resume=resume,
+            about=about,
+            engine=engine,
+            class_parallel=class_parallel,
+            cache=cache,
+            on_step=on_step,
+            on_encode=on_encode,
+        )
+        if training.interrupted:
+            raise KeyboardInterrupt
+    started = time.perf_counter()
+    measured = {}
+    for name, images in tests.items():
+        learner.set_classes(images.classnames)
+        measured[name] = evaluate(learner, images, engine=engine)
+    learner.set_classes(data.classnames)
+    evaluation_seconds = time.perf_counter() - started
+    training_seconds = sum(epoch["seconds"] for epoch in training.history) if training else 0.0
+    return Trial(learner, measured, training, training_seconds, evaluation_seconds, peak_memory())

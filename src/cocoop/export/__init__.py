@@ -1,1 +1,0 @@
-"""A trained prompt as one ONNX file, for programs without PyTorch."""

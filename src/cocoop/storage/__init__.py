@@ -1,0 +1,1 @@
+"""Files: atomic writes, JSON with checksums and schemas, locks, tensor files."""

@@ -1,0 +1,1 @@
+"""Training: the loop, image features, run directories and several processes."""

@@ -1,0 +1,347 @@
+"""Runs on the Hugging Face hub: published to, and loaded from, a stand-in that speaks its protocol; and their card."""
+
+import json
+import re
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+import yaml
+from hub_server import TOKEN, Repository, serve_hub
+from made_images import cocoop, make_images
+from sweep_records import record
+from tiny_models import save_open_clip
+
+import cocoop as package
+from cocoop.backbones.hub_files import publishing
+from cocoop.cli import main
+from cocoop.errors import CheckpointError
+from cocoop.methods import CoCoOp, CoOp, ZeroShot
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+NAMES = ["ant", "bumble bee", "cat", "dog"]
+FILES = {"config.json", "prompt.safetensors", "README.md"}
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """The hub that this process knows, with an empty cache and Ann logged in."""
+    with serve_hub() as server:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.address)
+        pages = f"{server.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", pages)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.setattr("huggingface_hub.constants.HF_STORED_TOKENS_PATH", str(tmp_path / "tokens"))
+        monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield server
+
+
+def changed(method):
+    with torch.no_grad():
+        for parameter in method.learned().values():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    return method
+
+
+@pytest.fixture
+def method(tiny_backbone):
+    return changed(CoCoOp(tiny_backbone, NAMES, seed=1))
+
+
+def same(one, other):
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return torch.equal(one.eval()(images), other(images))
+
+
+def test_what_is_pushed_can_be_loaded_by_its_name(hub, method, tiny_backbone):
+    address = method.push_to_hub("ann/bugs", commit_message="First")
+    assert address == f"{hub.address}/ann/bugs/commit/{Repository.sha(1)}"
+    pushed = hub.repositories["ann/bugs"]
+    assert not pushed.private
+    assert pushed.messages == ["First"]
+    assert set(pushed.commits[-1]) == FILES
+    config = json.loads(pushed.commits[-1]["config.json"])
+    assert len(config.pop("saved_as")) == 32
+    assert config == method.saved_config()
+    for name in ("ann/bugs", "hf-hub:ann/bugs", f"ann/bugs@{Repository.sha(1)}"):
+        loaded = package.from_pretrained(name, backbone=tiny_backbone)
+        assert type(loaded) is CoCoOp
+        assert same(method, loaded)
+    assert same(method, CoCoOp.from_pretrained("ann/bugs", backbone=tiny_backbone))
+    with pytest.raises(CheckpointError, match=r"^'ann/bugs' is of cocoop, not of coop; read it with cocoop\.from_pre"):
+        CoOp.from_pretrained("ann/bugs", backbone=tiny_backbone)
+
+
+def test_a_revision_is_what_it_was_and_the_name_alone_is_the_latest(hub, method, tiny_backbone):
+    method.push_to_hub("ann/bugs")
+    later = changed(changed(CoCoOp(tiny_backbone, NAMES, seed=1)))
+    later.push_to_hub("ann/bugs")
+    assert len(hub.repositories["ann/bugs"].commits) == 3
+    first = Repository.sha(1)
+    assert same(method, package.from_pretrained(f"ann/bugs@{first}", backbone=tiny_backbone))
+    assert same(method, package.from_pretrained("ann/bugs", revision=first, backbone=tiny_backbone))
+    assert same(later, package.from_pretrained("ann/bugs", backbone=tiny_backbone))
+
+
+@pytest.mark.parametrize(("name", "length"), [("prompt.safetensors", 64), ("config.json", 40)])
+def test_what_is_damaged_in_the_cache_is_named_and_fetched_again_once_deleted(name, length, hub, method, tiny_backbone):
+    method.push_to_hub("ann/bugs")
+    assert same(method, package.from_pretrained("ann/bugs", backbone=tiny_backbone))
+    (snapshot,) = Path(huggingface_hub.constants.HF_HUB_CACHE).glob(f"models--ann--bugs/snapshots/*/{name}")
+    blob = snapshot.resolve()
+    assert len(blob.name) == length
+    whole = blob.read_bytes()
+    # Another number, or another class, of the same length: what no reader of the file itself could tell.
+    blob.write_bytes(whole.replace(b"bumble", b"humble") if length == 40 else whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(CheckpointError) as caught:
+        package.from_pretrained("ann/bugs", backbone=tiny_backbone)
+    assert f"'{snapshot}' is damaged: it is not what the hub has. Delete '{blob}'" in str(caught.value)
+    blob.unlink()
+    assert same(method, package.from_pretrained("ann/bugs", backbone=tiny_backbone))
+
+
+def test_a_directory_of_that_name_comes_first(hub, method, tiny_backbone, tmp_path, monkeypatch):
+    method.push_to_hub("ann/bugs")
+    monkeypatch.chdir(tmp_path)
+    other = CoOp(tiny_backbone, NAMES, context="a photo of a")
+    other.save_pretrained("ann/bugs")
+    assert type(package.from_pretrained("ann/bugs", backbone=tiny_backbone)) is CoOp
+    assert type(package.from_pretrained("hf-hub:ann/bugs", backbone=tiny_backbone)) is CoCoOp
+    with pytest.raises(CheckpointError, match=r"^'ann/bugs' is a folder, which has no revision 'v1'; leave it out\.$"):
+        package.from_pretrained("ann/bugs", revision="v1", backbone=tiny_backbone)
+
+
+def test_a_path_is_never_looked_up_on_the_hub(hub, tmp_path):
+    for source in (tmp_path / "runs" / "absent", str(tmp_path / "absent"), "absent", "runs/a/b"):
+        with pytest.raises(CheckpointError, match=r"^There is no run at '.*'; give a folder written by"):
+            package.from_pretrained(source)
+    assert hub.requests == []
+
+
+def test_private_is_private(hub, method, tiny_backbone, monkeypatch):
+    method.push_to_hub("ann/bugs", private=True)
+    assert hub.repositories["ann/bugs"].private
+    method.push_to_hub("ann/bugs", private=True)
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(CheckpointError, match=r"The hub has no repository 'ann/bugs', or keeps it for those who are"):
+        package.from_pretrained("ann/bugs", backbone=tiny_backbone, force_download=True, cache_dir="elsewhere")
+    assert same(method, package.from_pretrained("ann/bugs", backbone=tiny_backbone, token=TOKEN))
+
+
+def test_what_is_to_be_private_never_goes_into_a_public_repository(hub, method):
+    method.push_to_hub("ann/bugs")
+    with pytest.raises(CheckpointError, match=r"^The hub's ann/bugs is public already; make it private in its"):
+        method.push_to_hub("ann/bugs", private=True)
+    assert len(hub.repositories["ann/bugs"].commits) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "token", "message"),
+    [
+        ("ann/bugs", None, r"^The hub does not know who pushes to 'ann/bugs'; log in with `hf auth login`, or put a"),
+        ("ann/bugs", "hf_wrong", r"^The hub does not know who pushes to 'ann/bugs'; log in with `hf auth login`"),
+        ("bob/bugs", TOKEN, r"^Your token may not write to 'bob/bugs'; push to a name of your own \(`hf auth whoami`"),
+        ("not a name", TOKEN, r"^'not a name' is no name of a hub repository; it must be USER/NAME\.$"),
+    ],
+)
+def test_who_may_not_push_is_told_what_to_type(name, token, message, hub, method, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(CheckpointError, match=message):
+        method.push_to_hub(name, token=token)
+    assert hub.repositories == {}
+
+
+def test_what_the_hub_says_of_a_card_reaches_its_author_and_a_misspelt_option_its_caller(hub, method):
+    refused = r"^The hub refused 'ann/bugs': Invalid metadata\. - license\.$"
+    with pytest.raises(CheckpointError, match=refused), publishing("ann/bugs"):
+        raise ValueError("Invalid metadata.\n- license")
+    with pytest.raises(TypeError, match="priate"):
+        method.push_to_hub("ann/bugs", priate=True)
+
+
+def test_a_token_that_is_not_accepted_is_told(hub, method, tiny_backbone):
+    method.push_to_hub("ann/bugs")
+    with pytest.raises(CheckpointError, match=r"The hub does not accept your token for 'ann/bugs'; log in again with"):
+        package.from_pretrained("ann/bugs", token="hf_old")
+
+
+def test_what_is_not_there_is_told(hub, method, tiny_backbone):
+    absent = r"The hub has no repository 'ann/absent', or keeps it for those who are logged in \(`hf auth login`\)\.$"
+    with pytest.raises(CheckpointError, match=rf"^There is no folder 'ann/absent'\. {absent}"):
+        package.from_pretrained("ann/absent")
+    with pytest.raises(CheckpointError, match=rf"^{absent}"):
+        package.from_pretrained("hf-hub:ann/absent")
+    method.push_to_hub("ann/bugs")
+    with pytest.raises(CheckpointError, match=r"The hub's ann/bugs has no revision 'v9'\.$"):
+        package.from_pretrained("ann/bugs@v9")
+    hub.repositories["ann/other"] = Repository(commits=[{"model.bin": b"x"}])
+    with pytest.raises(CheckpointError, match=r"^The hub's ann/other is no run: it has no config\.json\.$"):
+        package.from_pretrained("hf-hub:ann/other")
+
+
+def test_without_a_network_what_is_cached_is_used_and_the_rest_is_one_line(hub, method, tiny_backbone, monkeypatch):
+    method.push_to_hub("ann/bugs")
+    package.from_pretrained("ann/bugs", backbone=tiny_backbone)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    assert same(method, package.from_pretrained("ann/bugs", backbone=tiny_backbone))
+    message = (
+        r"^The hub's ann/new is not on this machine and cannot be downloaded \(.*refused.*\)\. Connect once to fetch "
+    )
+    with pytest.raises(CheckpointError, match=message + r"it, or give a folder written by `cocoop train`\.$") as told:
+        package.from_pretrained("hf-hub:ann/new")
+    assert "\n" not in str(told.value)
+    with pytest.raises(CheckpointError, match=r"^'ann/bugs' cannot be written on the hub \(.*refused.*\)\. Connect"):
+        method.push_to_hub("ann/bugs")
+
+
+def sections(card):
+    """The metadata of a card, and its text."""
+    _, metadata, text = card.split("---\n", 2)
+    return yaml.safe_load(metadata), text
+
+
+def test_a_card_stands_beside_what_is_saved_and_is_the_users_own_from_then_on(hub, method, tmp_path):
+    assert method.save_pretrained(tmp_path, model_card_kwargs={"license": "mit"}) is None
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+    card = (tmp_path / "README.md").read_text()
+    assert sections(card)[0] == {
+        "library_name": "cocoop",
+        "license": "mit",
+        "pipeline_tag": "zero-shot-image-classification",
+        "tags": ["clip", "few-shot", "prompt-learning", "cocoop"],
+    }
+    assert "cocoop predict USER/NAME " in card
+    (tmp_path / "README.md").write_text(card.replace("# CoCoOp prompt", "# My bugs"))
+    method.save_pretrained(tmp_path, push_to_hub=True, repo_id="ann/bugs")
+    pushed = hub.repositories["ann/bugs"].commits[-1]["README.md"].decode()
+    assert pushed == (tmp_path / "README.md").read_text().replace("USER/NAME", "ann/bugs")
+    assert "# My bugs" in pushed
+    (tmp_path / "README.md").write_text("---\nlicense: [\n---\n")
+    with pytest.raises(CheckpointError, match=r"README\.md' is no model card: .*while parsing"):
+        method.push_to_hub("ann/more", model_card_kwargs={"directory": tmp_path})
+    assert "ann/more" not in hub.repositories
+
+
+def test_a_card_says_no_licence_unless_told_and_which_model_of_the_hub_it_is_for(method, monkeypatch):
+    assert "license" not in sections(str(method.generate_model_card()))[0]
+    monkeypatch.setattr(method.backbone, "name", "transformers:openai/clip-vit-base-patch32@v2")
+    metadata, text = sections(str(method.generate_model_card()))
+    assert metadata["base_model"] == "openai/clip-vit-base-patch32"
+    assert "`transformers:openai/clip-vit-base-patch32@v2`" in text
+    monkeypatch.setattr(method.backbone, "name", "local-dir:/home/ann/secret/clip")
+    metadata, text = sections(str(method.generate_model_card(repo_id="ann/bugs")))
+    assert "base_model" not in metadata
+    assert "secret" not in text
+    assert 'cocoop.from_pretrained("ann/bugs", backbone=cocoop.load_backbone("local-dir:PATH"))' in text
+
+
+def test_a_card_shows_any_class_name_as_it_is_and_a_thousand_of_them_in_short(tiny_backbone):
+    odd = ["<script>alert(1)</script>", "a|b", "*star*", "[link](http://x)", "two\nlines", "`code`", "R&D"]
+    _, text = sections(str(ZeroShot(tiny_backbone, odd).generate_model_card()))
+    assert (
+        "7 classes: &lt;script&gt;alert(1)&lt;/script&gt;, a\\|b, \\*star\\*, \\[link\\](http://x), two lines, "
+        "\\`code\\`, R&amp;D."
+    ) in text
+    many = ZeroShot(tiny_backbone, [f"class {i}" for i in range(1000)])
+    _, text = sections(str(many.generate_model_card()))
+    assert "1,000 classes: class 0, class 1, " in text
+    assert ", class 19 and 980 more, all in `config.json`.\n" in text
+    assert "class 20" not in text
+    assert len(text) < 3000
+
+
+def test_a_card_of_an_experiment_has_its_numbers(method, tmp_path):
+    whole = record("cocoop", {"base": 81.25, "new": 81.25}, data="bugs", seed=3, preset="cached")
+    whole["train"]["workers"] = 2
+    (tmp_path / "record.json").write_text(json.dumps(whole))
+    _, text = sections(str(method.generate_model_card(directory=tmp_path)))
+    assert "The experiment base-to-new, preset cached. H of base and new: 81.2 %." in text
+    assert "| new | 3 | 700 | 81.2 | 80.2 |" in text
+    for fact in ("| data | bugs |", "| photos a class | 16 |", "| seed | 3 |", "| epochs | 4 |"):
+        assert fact in text
+    assert "workers" not in text
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A run of the plainest command."""
+    directory = tmp_path_factory.mktemp("home")
+    make_images(directory / "photos", per_class=8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        command = "train photos --shots 2 --method coop --epochs 2 --cache-features --feature-cache cache --output run"
+        main(command.split())
+    return directory
+
+
+def test_the_card_of_a_run_is_made_from_its_records(home):
+    metadata, text = sections((home / "run" / "README.md").read_text())
+    assert metadata["tags"][-1] == "coop"
+    results = json.loads((home / "run" / "results.json").read_text())
+    assert f"| all classes | {results['images']} | {results['accuracy']:.1f} | {results['macro_f1']:.1f} |" in text
+    for method in json.loads((home / "run" / "base_to_new.json").read_text())["methods"]:
+        h = f"{method['harmonic_mean']:.1f}"
+        assert re.search(rf"\| \S.* \| {method['base']['accuracy']:.1f} \| .* \| {h} \|", text), method["method"]
+    for fact in ("# CoOp prompt for photos", "4 classes: cherry, leaf, sea, sun.", "| photos a class | 2 |"):
+        assert fact in text
+    assert "no replacement for CLIP" in text
+
+
+def test_pushed_by_one_command_and_used_by_another(home, hub, capsys, monkeypatch):
+    monkeypatch.chdir(home)
+    main(["push", "run", "ann/colours", "--private", "--license", "mit"])
+    out, err = capsys.readouterr()
+    assert out == f"{hub.address}/ann/colours/commit/{Repository.sha(1)}\n"
+    assert err == "Predict with: cocoop predict ann/colours PHOTOS...\n"
+    pushed = hub.repositories["ann/colours"]
+    assert pushed.private
+    assert set(pushed.commits[-1]) == FILES
+    for name in ("config.json", "prompt.safetensors"):
+        assert pushed.commits[-1][name] == (home / "run" / name).read_bytes()
+    metadata, text = sections(pushed.commits[-1]["README.md"].decode())
+    assert metadata["license"] == "mit"
+    assert "cocoop predict ann/colours " in text
+
+    main(["predict", "run", "photos", "--format", "jsonl"])
+    local = capsys.readouterr().out
+    for name in ("ann/colours", f"hf-hub:ann/colours@{Repository.sha(1)}"):
+        main(["predict", name, "photos", "--format", "jsonl"])
+        assert capsys.readouterr().out == local
+    main(["explain", "ann/colours"])
+    assert json.loads((home / "explain" / "explain.json").read_text())["run"] == "ann/colours"
+    classifier = package.Classifier.from_pretrained("ann/colours", revision="main", classes=["sun", "sea"])
+    assert classifier.predict("photos/sea/00.png") in ("sun", "sea")
+
+
+def test_who_is_not_logged_in_is_told_so_in_one_line_by_a_real_process(home, tmp_path):
+    with serve_hub() as hub:
+        environment = {"HF_HOME": str(tmp_path), "HF_TOKEN": "", "HF_ENDPOINT": hub.address}
+        done = cocoop("push", "run", "ann/colours", cwd=home, **environment)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "cocoop: The hub does not know who pushes to 'ann/colours'; log in with `hf auth login`, or put a token that "
+        "may write into HF_TOKEN.\n"
+    )
+
+
+def test_a_prompt_is_for_the_commit_of_its_backbone_whatever_comes_after(hub, tmp_path):
+    def files(directory):
+        return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+    first = files(save_open_clip(tmp_path / "first", "vit"))
+    hub.repositories["ann/tiny"] = Repository(commits=[{}, first])
+    backbone = package.load_backbone("hf-hub:ann/tiny")
+    assert backbone.name == f"hf-hub:ann/tiny@{Repository.sha(1)}"
+    changed(CoCoOp(backbone, NAMES, seed=1)).save_pretrained(tmp_path / "prompt")
+    # Somebody trains on.
+    other = save_open_clip(tmp_path / "other", "vit_quick_gelu")
+    hub.repositories["ann/tiny"].commits.append(files(other))
+    assert package.load_backbone("hf-hub:ann/tiny").name.endswith(f"@{Repository.sha(2)}")
+    again = package.from_pretrained(tmp_path / "prompt")
+    assert again.backbone.name == backbone.name
+    assert again.backbone.text_tower.config.activation == backbone.text_tower.config.activation == "gelu"

@@ -1,0 +1,119 @@
+"""Blocks of a page: what stands in them, and that nothing a user names becomes markup."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import pytest
+from jinja2 import UndefinedError
+from markupsafe import Markup
+from pages import Page
+from PIL import Image
+
+from cocoop.errors import DataError
+from cocoop.report import blocks
+from cocoop.report.page import Section, page, render
+from cocoop.report.thumbnails import picture_source
+
+NASTY = """<script>alert("1")</script> & <b>'bold'</b>"""
+
+
+def shown(*bodies: Markup, title="A page") -> Page:
+    sections = [Section(title=f"Part {number}", body=body) for number, body in enumerate(bodies, 1)]
+    return Page(page(title=title, kicker="test", lead="", sections=sections, footer=""))
+
+
+def test_every_block_escapes_what_it_is_given():
+    image = blocks.Image("data:image/jpeg;base64,AAAA", NASTY, NASTY)
+    made = {
+        "prose": blocks.prose(NASTY),
+        "findings": blocks.findings([NASTY]),
+        "terms": blocks.terms({NASTY: NASTY}),
+        "facts": blocks.facts({NASTY: NASTY}),
+        "commands": blocks.commands([blocks.Command(NASTY, NASTY)]),
+        "table": blocks.table([NASTY], [[NASTY]], caption=NASTY),
+        "scoreboard": blocks.scoreboard([blocks.Score(NASTY, NASTY, {NASTY: NASTY})]),
+        "change_table": blocks.change_table({NASTY: [blocks.ChangeRow(NASTY, 1, [2])]}, [NASTY], before=NASTY),
+        "samples": blocks.samples([blocks.Sample(image, NASTY, [blocks.Guess(NASTY, NASTY, True)])]),
+        "gallery": blocks.gallery([image]),
+    }
+    for name, body in made.items():
+        result = shown(body, title=NASTY)
+        assert result.all("script") == [], name
+        assert result.all("b") == [], name
+        assert result.words(result.all("section")[0]).count(NASTY) >= 1, name
+        assert result.words(result.all("h1")[0]) == NASTY
+
+
+def test_a_page_links_to_its_sections():
+    result = shown(blocks.prose("one"), blocks.prose("two"))
+    assert [link.get("href") for link in result.all("nav")[0].iter("a")] == ["#part-1", "#part-2"]
+    assert result.broken_links() == []
+    assert Section(title="Über & ältere", body=Markup()).anchor == "ber-ltere"
+
+
+def test_a_template_that_misses_a_value_is_an_error():
+    with pytest.raises(UndefinedError, match="'caption' is undefined"):
+        render("table.html", head=[], rows=[], best={})
+
+
+def test_the_best_cell_of_a_column_is_bold():
+    result = shown(blocks.table(["m", "x", "y"], [["a", "1", "2"], ["b", "3", "4"]], caption="c", best={1: 1, 2: 0}))
+    assert [result.words(cell) for cell in result.all("strong")] == ["2", "3"]
+    assert result.tables() == [[["m", "x", "y"], ["a", "1", "2"], ["b", "3", "4"]]]
+
+
+def test_bars_of_changes_share_one_scale():
+    rows = [
+        blocks.ChangeRow("up", 50, [40.0]),
+        blocks.ChangeRow("down", 80, [-20.0]),
+        blocks.ChangeRow("same", 3, [0.2]),
+    ]
+    result = shown(blocks.change_table({"all": rows}, ["CoOp"], before="zero-shot"))
+    assert [bar.get("style") for bar in result.all("i")] == [
+        "left: 50.0%; width: 50.0%",
+        "left: 25.0%; width: 25.0%",
+        "left: 50.0%; width: 0.2%",
+    ]
+    minus = "\N{MINUS SIGN}"
+    assert [row[1:] for row in result.tables()[0][2:]] == [["50", "+40"], ["80", f"{minus}20"], ["3", "0"]]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"), [(0.4, "0"), (-0.4, "0"), (0.0, "0"), (12.6, "+13"), (-0.6, "\N{MINUS SIGN}1")]
+)
+def test_signs(change, text):
+    assert blocks.signed(change) == text
+
+
+def test_right_and_wrong_are_said_in_words_too():
+    guesses = [blocks.Guess("CoOp", "kite", True), blocks.Guess("CoCoOp", "moon", False)]
+    result = shown(blocks.samples([blocks.Sample(blocks.Image("data:,", "a kite"), "kite", guesses)]))
+    assert [result.words(item) for item in result.all("li", within=result.all("li", "sample")[0])[1:]] == [
+        "CoOp ✓ kite, right",
+        "CoCoOp ✗ moon, wrong",
+    ]
+
+
+def test_a_picture_is_its_middle_square_upright_and_small(tmp_path):
+    image = Image.new("RGB", (300, 200), "white")
+    image.paste("red", (0, 0, 50, 200))
+    exif = image.getexif()
+    exif[274] = 6  # to be turned clockwise by a quarter
+    image.save(tmp_path / "photo.png", exif=exif)
+    source = picture_source(tmp_path / "photo.png", edge=100)
+    kind, _, content = source.partition(",")
+    assert kind == "data:image/jpeg;base64"
+    small = Image.open(io.BytesIO(base64.b64decode(content)))
+    assert small.size == (100, 100)
+    # The red stripe at the left came to the top, and a square from the middle leaves it out.
+    assert min(small.getpixel((50, 2))) > 240
+    kept = picture_source(tmp_path / "photo.png", edge=1000).partition(",")[2]
+    assert Image.open(io.BytesIO(base64.b64decode(kept))).size == (200, 200)
+
+
+def test_a_picture_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "broken.jpg").write_text("no picture")
+    with pytest.raises(DataError, match=r"broken\.jpg' cannot be shown in the report: "):
+        picture_source(tmp_path / "broken.jpg")

@@ -1,0 +1,78 @@
+"""Charts within a page: in its colours, without anything that reaches beyond them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from markupsafe import Markup
+from pages import Page
+
+from cocoop.report import blocks, charts
+from cocoop.report.page import Section, page
+
+NAMES = {"a": {"base": [50.0, 60.0], "new": [40.0, 40.0]}, "$x_<b>": {"base": [90.0], "new": [20.0]}}
+
+
+def bars(values=NAMES, description="What it says."):
+    return charts.bars(values, title="A title", description=description)
+
+
+def shown(*svgs: Markup) -> Page:
+    body = Markup().join(blocks.chart(svg, "caption") for svg in svgs)
+    return Page(page(title="t", kicker="", lead="", sections=[Section(title="Charts", body=body)], footer=""))
+
+
+def heights(svg: Markup, method: int) -> list[float]:
+    """Heights of the bars of a method's colour, in points; its key in the legend is not one of them."""
+    paths = re.findall(rf'<path d="([^"]*)"[^>]*style="fill: var\(--method-{method}\)', svg)
+    found = []
+    for path in paths:
+        ys = [float(y) for y in re.findall(r"[-\d.]+ ([-\d.]+)", path)]
+        found.append(max(ys) - min(ys))
+    return [height for height in found if height > 12]
+
+
+def test_bars_are_as_high_as_the_means():
+    first, second = (heights(bars(), method) for method in (1, 2))
+    unit = first[0] / 55
+    assert first == pytest.approx([55 * unit, 40 * unit], rel=1e-3)
+    assert second == pytest.approx([90 * unit, 20 * unit], rel=1e-3)
+
+
+def test_colours_are_the_pages_and_none_is_fixed():
+    for svg in (bars(), curve()):
+        assert "var(--method-1)" in svg
+        assert "var(--soft)" in svg
+        assert re.findall(r"#[0-9a-fA-F]{6}\b", svg) == []
+
+
+def test_names_are_text_and_never_formulas_or_markup():
+    result = shown(bars())
+    texts = [result.words(text) for text in result.all("text")]
+    assert "$x_<b>" in texts
+    assert {"A title", "base", "new", "55", "40", "90", "20", "accuracy in %"} <= set(texts)
+    assert result.all("b") == []
+
+
+def test_charts_can_stand_on_one_page():
+    result = shown(bars(), bars({"a": {"base": [1.0]}}, "Another."), curve())
+    assert result.broken_links() == []
+    assert result.fetched() == []
+    assert len(result.all("style")) == 1
+    assert [svg.get("aria-label") for svg in result.all("svg")] == ["What it says.", "Another.", "Falls."]
+
+
+def curve(count=3):
+    line = charts.Line(range(1, count + 1), [1.0 / k for k in range(1, count + 1)], 0)
+    return charts.curves([line], title="Loss", x_label="epoch", y_label="loss", description="Falls.")
+
+
+def test_a_curve_has_a_mark_for_each_of_few_points_and_none_for_many():
+    marks = [len(re.findall(r"<use [^>]*var\(--method-1\)", curve(count))) for count in (5, 40)]
+    assert marks == [5, 0]
+    assert "epoch" in [shown(curve()).words(text) for text in shown(curve()).all("text")]
+
+
+def test_the_same_values_give_the_same_chart():
+    assert bars() == bars()

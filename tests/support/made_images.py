@@ -1,0 +1,45 @@
+"""Photos made for the tests, and the real command line in a real process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from paths import SOURCE
+from PIL import Image
+
+# Near enough to one another that the bundled backbone does not tell them apart for certain.
+COLOURS = {"cherry": (170, 90, 100), "leaf": (110, 140, 100), "sea": (100, 110, 160), "sun": (170, 150, 90)}
+
+
+def make_images(root: Path, *, per_class: int, classes=tuple(COLOURS), size=(40, 32), seed: int = 0) -> Path:
+    """A folder with a folder of photos a class: its colour under noise, so that there is something to learn."""
+    generator = np.random.default_rng(seed)
+    for name in classes:
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for number in range(per_class):
+            noise = generator.normal(0, 40, (size[1], size[0], 3))
+            pixels = (np.asarray(COLOURS[name]) + noise).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number:02}.png")
+    return root
+
+
+def environment(**more: str) -> dict[str, str]:
+    """For child processes: our sources, one thread, no colours, and 80 columns if they ask."""
+    plain = {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1", "COLUMNS": "80", "NO_COLOR": "1"}
+    return {**os.environ, **plain, **more}
+
+
+def cocoop(*arguments: object, cwd: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line to its end."""
+    cache = {} if cwd is None else {"COCOOP_CACHE": str(cwd / "cache")}
+    return subprocess.run(
+        [sys.executable, "-m", "cocoop", *map(str, arguments)],
+        cwd=cwd,
+        env=environment(**(cache | more)),
+        capture_output=True,
+        encoding="utf-8",
+        errors="surrogateescape",
+        timeout=300,
+    )
