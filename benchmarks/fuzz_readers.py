@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import safetensors.torch
 import torch
 from PIL import Image
+from tiny_models import openai_model, save_open_clip, save_openai_archive, save_transformers
 
 from cocoop import CoCoOp, TrainConfig, evaluate, fit, from_pretrained, load_backbone, load_data
 from cocoop.backbones.openai_files import from_file
@@ -38,7 +39,6 @@ from cocoop.report.sweep_text import failure_rows, sweep_csv, sweep_latex, sweep
 from cocoop.storage.files import read_json_lines
 from cocoop.training.feature_cache import FeatureCache
 from cocoop.training.run_directory import epochs_done, trained_image_hashes
-from tiny_models import openai_model, save_open_clip, save_openai_archive, save_transformers
 
 __all__ = ["TRACE", "Reader", "make_readers"]
 

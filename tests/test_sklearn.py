@@ -17,11 +17,11 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from tiny_models import save_open_clip
 
 import cocoop
 from cocoop.errors import ConfigError, DataError
 from cocoop.sklearn import CoCoOpClassifier
-from tiny_models import save_open_clip
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -18,7 +18,7 @@ from cocoop.cli.console import counting, line, note, out
 from cocoop.cli.options import Device, OptionalInt, class_names, left_out, pick_device
 from cocoop.config import Precision, check_int
 from cocoop.data.find_images import find_images
-from cocoop.data.shards.source import kind_of
+from cocoop.data.shards.source import shard_kind
 from cocoop.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class PredictCommand:
         for image in self.images:
             if "://" in image:
                 raise ConfigError(f"'{image}' is not on this machine; what is elsewhere is labelled with --output DIR.")
-            if kind_of(image) is not None and Path(image).is_file():
+            if shard_kind(image) is not None and Path(image).is_file():
                 raise ConfigError(f"'{image}' is a shard; the photos in it are labelled with --output DIR.")
         images = find_images(self.images)
 

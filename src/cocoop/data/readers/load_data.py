@@ -17,7 +17,7 @@ from cocoop.data.readers.manifests import read_manifest
 from cocoop.data.readers.rows import Listing, divide
 from cocoop.data.readers.split_files import read_split_file
 from cocoop.data.shards.index import is_sharded, name_of_shards, read_shards
-from cocoop.data.shards.source import kind_of
+from cocoop.data.shards.source import shard_kind
 from cocoop.errors import CocoopWarning, DataError
 
 __all__ = ["load_data"]
@@ -81,7 +81,7 @@ def load_data(
         listing, root = read_shards(shards, seed=seed, on_progress=on_progress)
         name, template = name_of_shards(shards), None
     elif found is None:
-        _tell_of_others(path, lambda file: kind_of(file.name) is not None, "shards (.tar, .parquet)")
+        _tell_of_others(path, lambda file: shard_kind(file.name) is not None, "shards (.tar, .parquet)")
         listing, root = _read(path, images)
         # The name of "." is only known from its absolute path; a folder may have a dot in its name.
         name, template = path.absolute().name if path.is_dir() else path.stem, None

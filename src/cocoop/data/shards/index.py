@@ -24,7 +24,7 @@ from cocoop.data.class_names import in_name_order
 from cocoop.data.readers.rows import SPLIT_NAMES, Listing, Row, check_unique, divide
 from cocoop.data.shards.parquet import close_parquet_files, read_parquet_image
 from cocoop.data.shards.scan import find_shards, scan_shard
-from cocoop.data.shards.source import Entry, Shard, checked_kind, filesystem_of, kind_of, named_errors, unsigned
+from cocoop.data.shards.source import Entry, Shard, check_shard_kind, get_filesystem, shard_errors, shard_kind, unsigned
 from cocoop.errors import CheckpointError, DamageWarning, DataError
 from cocoop.storage.files import cache_directory, remove_stale_files, write_atomic
 
@@ -60,10 +60,10 @@ class ShardedImage:
             OSError: if they cannot be read.
         """
         try:
-            with named_errors(self.url):
+            with shard_errors(self.url):
                 shard = Shard.at(self.url)
                 start, length = self.place
-                if checked_kind(self.url) == "parquet":
+                if check_shard_kind(self.url) == "parquet":
                     return read_parquet_image(shard, start, length)
                 return shard.read(start, start + length)
         except DataError as error:
@@ -94,8 +94,8 @@ def is_sharded(source: str) -> bool:
     directory = Path(source).expanduser()
     if directory.is_dir():
         inside = [entry for entry in directory.iterdir() if not entry.name.startswith(".")]
-        return any(kind_of(entry.name) for entry in inside) and not any(entry.is_dir() for entry in inside)
-    return "://" in source or kind_of(source) is not None
+        return any(shard_kind(entry.name) for entry in inside) and not any(entry.is_dir() for entry in inside)
+    return "://" in source or shard_kind(source) is not None
 
 
 def read_shards(
@@ -164,7 +164,7 @@ def name_of_shards(source: str) -> str:
     """
     place = source if "://" in source else Path(source).expanduser().absolute().as_posix()
     directory, _, file = unsigned(place).rstrip("/").rpartition("/")
-    if kind_of(file) is None:
+    if shard_kind(file) is None:
         return file
     shared = re.split(r"[{*?\[]", file.rpartition(".")[0])[0].rstrip("-_.0123456789")
     return shared if shared and shared.lower() not in SPLIT_NAMES else directory.rpartition("/")[2] or "shards"
@@ -172,12 +172,12 @@ def name_of_shards(source: str) -> str:
 
 def _indexed(urls: list[str], on_progress: Callable[[int, int], None] | None) -> Iterator[tuple[str, list[Entry]]]:
     """The entries of each shard, from where they are kept or else from the shard itself."""
-    filesystem, _ = filesystem_of(urls[0])
+    filesystem, _ = get_filesystem(urls[0])
     kept_in = cache_directory() / "shards"
     remove_stale_files(kept_in, "*.json")
 
     def facts_of(url: str) -> dict[str, Any]:
-        with named_errors(url):
+        with shard_errors(url):
             facts: dict[str, Any] = filesystem.info(filesystem._strip_protocol(url))
             return facts
 
@@ -223,7 +223,7 @@ def _digest(content: bytes) -> str:
 
 
 def _without_class(url: str, member: str) -> DataError:
-    if kind_of(url) == "parquet":
+    if shard_kind(url) == "parquet":
         return DataError(f"The photo '{url}::{member}' has no class. Give the shard a column 'label' that is filled.")
     return DataError(
         f"The photo '{url}::{member}' has no class. Pack it as WebDataset does, with its class in a text file of the"

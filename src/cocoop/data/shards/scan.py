@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from cocoop.data.dataset import Split
 from cocoop.data.shards.parquet import scan_parquet
-from cocoop.data.shards.source import Entry, Shard, checked_kind, filesystem_of, kind_of, named_errors
+from cocoop.data.shards.source import Entry, Shard, check_shard_kind, get_filesystem, shard_errors, shard_kind
 from cocoop.data.shards.tar import scan_tar
 from cocoop.errors import DataError
 
@@ -52,16 +52,16 @@ def find_shards(source: str) -> list[str]:
         ConfigError: if a package that the file system needs is not installed.
         DataError: if there is no shard, or one is compressed.
     """
-    filesystem, _ = filesystem_of(source)
+    filesystem, _ = get_filesystem(source)
     found: set[str] = set()
-    with named_errors(source):
+    with shard_errors(source):
         for pattern in _expanded(source):
             path = filesystem._strip_protocol(pattern)
             # A query, as in signed addresses, also begins with a question mark.
             if any(sign in pattern for sign in ("*[" if "://" in pattern else "*[?")):
                 found.update(filesystem.glob(path))
-            elif kind_of(pattern) is None and filesystem.isdir(path):
-                found.update(name for name in filesystem.ls(path, detail=False) if kind_of(name))
+            elif shard_kind(pattern) is None and filesystem.isdir(path):
+                found.update(name for name in filesystem.ls(path, detail=False) if shard_kind(name))
             else:
                 found.add(path)
     if not found:
@@ -69,7 +69,7 @@ def find_shards(source: str) -> list[str]:
     is_local = filesystem.unstrip_protocol("/").startswith(("file:", "local:"))
     shards = sorted(found if is_local else map(filesystem.unstrip_protocol, found))
     for url in shards:
-        checked_kind(url)
+        check_shard_kind(url)
     return shards
 
 
@@ -100,8 +100,8 @@ def scan_shard(
     Raises:
         CocoopError: as `read_shard` does.
     """
-    with named_errors(url):
-        scan = _SCANS[checked_kind(url)]
+    with shard_errors(url):
+        scan = _SCANS[check_shard_kind(url)]
         yield from scan(Shard.at(url), with_bytes=with_bytes, on_bytes=on_bytes)
 
 

@@ -19,11 +19,11 @@ __all__ = [
     "Entry",
     "Kind",
     "Shard",
-    "checked_kind",
+    "check_shard_kind",
     "compressed",
-    "filesystem_of",
-    "kind_of",
-    "named_errors",
+    "get_filesystem",
+    "shard_errors",
+    "shard_kind",
     "split_of",
     "unsigned",
 ]
@@ -68,7 +68,7 @@ class Shard:
             ConfigError: if a package that its file system needs is not installed.
             DataError: if the address makes no sense.
         """
-        return cls(url, *filesystem_of(url))
+        return cls(url, *get_filesystem(url))
 
     @property
     def size(self) -> int:
@@ -96,7 +96,7 @@ class Shard:
         return data
 
 
-def filesystem_of(url: str) -> tuple[Any, str]:
+def get_filesystem(url: str) -> tuple[Any, str]:
     """The file system of an address, and what that calls it.
 
     Raises:
@@ -123,7 +123,7 @@ def unsigned(url: str) -> str:
     return url.partition("?")[0] if "://" in url else url
 
 
-def kind_of(url: str) -> Kind | Literal["compressed"] | None:
+def shard_kind(url: str) -> Kind | Literal["compressed"] | None:
     """What a name says its file is; None if it is no shard."""
     name = (urlsplit(url).path if "://" in url else url).lower()
     if name.endswith(".tar"):
@@ -133,13 +133,13 @@ def kind_of(url: str) -> Kind | Literal["compressed"] | None:
     return "compressed" if name.endswith(_COMPRESSED) else None
 
 
-def checked_kind(url: str) -> Kind:
+def check_shard_kind(url: str) -> Kind:
     """What a shard holds photos as, by its name.
 
     Raises:
         DataError: if it is neither tar nor Parquet, or compressed.
     """
-    kind = kind_of(url)
+    kind = shard_kind(url)
     if kind is None:
         raise DataError(f"'{url}' is no shard; a shard is a WebDataset .tar or a .parquet file.")
     if kind == "compressed":
@@ -175,7 +175,7 @@ def split_of(word: object, url: str, where: str) -> Split | None:
 
 
 @contextmanager
-def named_errors(url: str) -> Iterator[None]:
+def shard_errors(url: str) -> Iterator[None]:
     """Turn what goes wrong with a shard into an error that names it."""
     try:
         yield

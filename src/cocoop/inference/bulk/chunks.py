@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from cocoop.data.image_formats import NOT_PLAIN, too_large
 from cocoop.data.readers.image_directories import IMAGE_SUFFIXES
 from cocoop.data.shards.scan import find_shards, read_shard
-from cocoop.data.shards.source import checked_kind, filesystem_of, kind_of, named_errors
+from cocoop.data.shards.source import check_shard_kind, get_filesystem, shard_errors, shard_kind
 from cocoop.errors import CocoopWarning, DataError
 from cocoop.inference.bulk.image_lists import is_local, read_image_list, type_of
 
@@ -88,14 +88,14 @@ def find(sources: Sequence[str], output: str | None = None) -> Found:
     """
     shards: dict[str, None] = {}
     files: dict[str, None] = {}
-    labels = () if output is None else (f"{_address(*filesystem_of(output)).rstrip('/')}/",)
+    labels = () if output is None else (f"{_address(*get_filesystem(output)).rstrip('/')}/",)
     for source in sources:
-        filesystem, path = filesystem_of(source)
+        filesystem, path = get_filesystem(source)
         # A suffix stands behind a pattern too: train-{000..099}.tar
-        if kind_of(source) is not None and type_of(filesystem, path) != "directory":
+        if shard_kind(source) is not None and type_of(filesystem, path) != "directory":
             _add_shards(find_shards(source), shards, files)
             continue
-        with named_errors(source):
+        with shard_errors(source):
             if not filesystem.exists(path):
                 raise DataError(f"There is no '{source}'; give photos, folders of photos or shards.")
             if not filesystem.isdir(path):
@@ -104,7 +104,7 @@ def find(sources: Sequence[str], output: str | None = None) -> Found:
             below = sorted(filesystem.find(path))
         own = [_address(filesystem, name) for name in below if _is_image(name, path)]
         files |= dict.fromkeys(own)
-        others = [name for name in below if kind_of(name) is not None]
+        others = [name for name in below if shard_kind(name) is not None]
         if not own:
             _add_shards(_directly_in(source, filesystem, path, others), shards, files)
         elif passed := sum(not _address(filesystem, name).startswith(labels) for name in others):
@@ -127,7 +127,7 @@ def _directly_in(source: str, filesystem: Any, path: str, below: Sequence[str]) 
             "photos, folders of photos or shards."
         )
     for url in found:
-        checked_kind(url)
+        check_shard_kind(url)
     return found
 
 
@@ -159,7 +159,7 @@ def read(shard: str) -> Iterator[Read]:
     Where it cannot be read to its end, the last one is the shard itself, with the reason, which begins with
     `UNREACHABLE` if it is no fault of the shard's.
     """
-    if type_of(*filesystem_of(shard)) not in ("file", None):
+    if type_of(*get_filesystem(shard)) not in ("file", None):
         yield Read(shard, None, NOT_PLAIN)
         return
     try:
@@ -178,7 +178,7 @@ def _is_refusal(error: BaseException, shard: str) -> bool:
     if isinstance(error, OSError) and (error.errno is not None or type(error) is not OSError):
         return True
     # A cloud's errors are as little known as a decoder's; but the cloud refuses the first byte of what it refuses.
-    filesystem, path = filesystem_of(shard)
+    filesystem, path = get_filesystem(shard)
     try:
         filesystem.cat_file(path, start=0, end=1)
     except Exception:
@@ -188,7 +188,7 @@ def _is_refusal(error: BaseException, shard: str) -> bool:
 
 def read_file(address: str) -> Read:
     """One photo of a folder, if it is a plain file of a photo's size."""
-    filesystem, path = filesystem_of(address)
+    filesystem, path = get_filesystem(address)
     try:
         facts = filesystem.info(path)
         if facts["type"] != "file":
@@ -219,13 +219,13 @@ def _divided(files: Sequence[str]) -> list[Chunk]:
 
 
 def _add_shards(found: Sequence[str], shards: dict[str, None], files: dict[str, None]) -> None:
-    parquet = [url for url in found if kind_of(url) == "parquet"]
+    parquet = [url for url in found if shard_kind(url) == "parquet"]
     # What the first of a source holds, the others do: to open every one takes long where there are many.
     if not parquet or read_image_list(parquet[0]) is None:
         shards |= dict.fromkeys(found)
         return
     for url in found:
-        named = read_image_list(url) if kind_of(url) == "parquet" else None
+        named = read_image_list(url) if shard_kind(url) == "parquet" else None
         if named is None:
             shards[url] = None
         else:

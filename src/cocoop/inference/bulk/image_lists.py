@@ -6,7 +6,7 @@ import os.path
 from pathlib import Path
 from typing import Any
 
-from cocoop.data.shards.source import filesystem_of
+from cocoop.data.shards.source import get_filesystem
 from cocoop.errors import DataError
 
 __all__ = ["is_local", "read_image_list", "type_of"]
@@ -30,7 +30,7 @@ def read_image_list(url: str) -> list[str] | None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    filesystem, path = filesystem_of(url)
+    filesystem, path = get_filesystem(url)
     if type_of(filesystem, path) not in ("file", None):
         return None
     try:

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cocoop.data.shards.source import filesystem_of, named_errors
+from cocoop.data.shards.source import get_filesystem, shard_errors
 from cocoop.errors import CheckpointError, ConfigError
 from cocoop.inference.bulk.chunks import as_text
 from cocoop.inference.bulk.image_lists import is_local
@@ -59,7 +59,7 @@ class Job:
 
     def __init__(self, output: str) -> None:
         self.output = output.rstrip("/")
-        self._filesystem, self._path = filesystem_of(self.output)
+        self._filesystem, self._path = get_filesystem(self.output)
         self._local = Path(self._path) if is_local(self._filesystem) else None
         try:
             import pyarrow.parquet  # noqa: F401
@@ -153,14 +153,14 @@ class Job:
         self._write(name, buffer.getvalue().to_pybytes())
 
     def _names(self) -> list[str]:
-        with named_errors(self.output):
+        with shard_errors(self.output):
             if not self._filesystem.isdir(self._path):
                 return []
             self._filesystem.invalidate_cache()
             return [str(path).rstrip("/").rsplit("/", 1)[-1] for path in self._filesystem.ls(self._path, detail=False)]
 
     def _read(self, name: str) -> bytes | None:
-        with named_errors(f"{self.output}/{name}"):
+        with shard_errors(f"{self.output}/{name}"):
             path = f"{self._path}/{name}"
             content: bytes | None = self._filesystem.cat_file(path) if self._filesystem.exists(path) else None
             return content
@@ -169,7 +169,7 @@ class Job:
         if self._local is not None:
             write_atomic(self._local / name, content)
             return
-        with named_errors(f"{self.output}/{name}"):
+        with shard_errors(f"{self.output}/{name}"):
             # Of an object store: a put is whole or not at all.
             self._filesystem.pipe_file(f"{self._path}/{name}", content)
 
