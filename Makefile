@@ -51,7 +51,7 @@ lock: $(READY)
 		--no-header --no-emit-index-url --no-emit-find-links $(UPGRADE) --output-file requirements-dev.lock
 
 bench: $(READY)
-	$(BIN)/cocoop bench
+	$(BIN)/python benchmarks/speed.py
 
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 import time
 
-from cocoop.speed.measure import imagenet_names, random_backbone
-from cocoop.speed.probes import peak_bytes
+from probes import peak_bytes
+from random_towers import imagenet_names, random_backbone
 
 
 def main() -> None:

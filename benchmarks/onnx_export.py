@@ -12,11 +12,11 @@ import tempfile
 from pathlib import Path
 
 import torch
+from random_towers import imagenet_names
 
 from cocoop import CoCoOp, CoOp, ZeroShot, load_backbone
 from cocoop.inference.onnx import OnnxPrompt, export
 from cocoop.inference.onnx_comparison import milliseconds_an_image, pytorch_bytes
-from cocoop.speed.measure import imagenet_names
 
 
 def main() -> None:

@@ -82,10 +82,11 @@ def made_images() -> Iterator[Image.Image]:
 
 def measure_parts(run: Path, directory: Path, class_counts: list[int]) -> list[dict[str, Any]]:
     """Seconds a photo and counted work of decoding, image tower and text tower, one thread."""
+    from probes import matmul_rate, matmul_work, median_seconds
+    from random_towers import imagenet_names
+
     from cocoop import from_pretrained
     from cocoop.data import open_image, test_transform
-    from cocoop.speed.measure import imagenet_names
-    from cocoop.speed.probes import matmul_rate, matmul_work, median_seconds
 
     method = from_pretrained(run).eval()
     cpu = torch.device("cpu")
@@ -150,10 +151,10 @@ def label(run: Path, home: Path, index: int) -> subprocess.Popen[bytes]:
 def vit_b16() -> Work:
     """The work of ViT-B/16, counted on its architecture with random weights."""
     import open_clip
+    from probes import matmul_work
+    from random_towers import imagenet_names, random_backbone
 
     from cocoop import CoCoOp
-    from cocoop.speed.measure import imagenet_names, random_backbone
-    from cocoop.speed.probes import matmul_work
 
     # Its fused attention would not be counted.
     torch.backends.mha.set_fastpath_enabled(False)

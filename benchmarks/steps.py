@@ -12,9 +12,9 @@ import argparse
 import time
 
 import torch
+from random_towers import imagenet_names, random_backbone
 
 from cocoop.methods import CoCoOp
-from cocoop.speed.measure import imagenet_names, random_backbone
 
 RUNS = {"base-to-new, 50 classes": (50, 8_000), "ImageNet, 1,000 classes": (1000, 160_000)}
 

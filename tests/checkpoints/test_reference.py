@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from made_images import cocoop, make_images
+from reference import conditional_logits, padded_prompts, static_logits
 
 import cocoop as package
 from cocoop.checkpoints.reference import read_reference
 from cocoop.cli.import_ import ImportCommand
 from cocoop.errors import CheckpointError, ConfigError
 from cocoop.methods import CoCoOp, CoOp
-from cocoop.speed.published import conditional_logits, padded_prompts, static_logits
 from conftest import make_tiny_backbone
 
 NAMES = ["annual crop land", "forget-me-not", "boeing 737", "st. bernard"]

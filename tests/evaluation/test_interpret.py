@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from made_images import cocoop, make_images
 from pages import Page
+from reference import conditional_logits, static_logits
 from tiny_models import save_transformers
 
 import cocoop as package
@@ -18,7 +19,6 @@ from cocoop.errors import CocoopError, ConfigError, DataError
 from cocoop.evaluation.interpret import _derangement, control_study, nearest_words, prompt_shifts, word_distance
 from cocoop.methods import CoCoOp, CoOp, ZeroShot
 from cocoop.report.explain_page import explanation_page, verdict
-from cocoop.speed.published import conditional_logits, static_logits
 from cocoop.training.features import Features
 from conftest import make_tiny_backbone
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from reference import conditional_logits, static_logits
 
 from cocoop.errors import ConfigError
 from cocoop.methods import CoCoOp, CoOp, ZeroShot
-from cocoop.speed.published import conditional_logits, static_logits
 from conftest import make_tiny_backbone
 
 # One token, several tokens, shared first tokens, punctuation that merges with the full stop, equal lengths.

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from reference import conditional_logits
 from sklearn.metrics import accuracy_score, f1_score
 from sweep_records import record, write_sweep
 
@@ -27,7 +28,6 @@ from cocoop.methods import CoCoOp
 from cocoop.report.explain_page import explanation_page
 from cocoop.report.sweep_tables import sweep_tables
 from cocoop.report.sweep_text import sweep_csv, sweep_markdown
-from cocoop.speed.published import conditional_logits
 from cocoop.storage.files import read_json, read_json_lines, write_json, write_json_lines
 from cocoop.text.prompts import prompt_name
 from conftest import make_tiny_backbone

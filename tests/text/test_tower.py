@@ -5,9 +5,9 @@ import random
 import pytest
 import torch
 import torch.nn.functional as F
+from reference import conditional_logits
 
 from cocoop.methods import CoCoOp, CoOp, ZeroShot
-from cocoop.speed.published import conditional_logits
 from cocoop.text import memory, tower, tree
 from cocoop.text.attention import by_mask, by_pair
 from cocoop.text.tree import Prompts, PromptTree

@@ -1,12 +1,13 @@
-"""The command line: a shell over the library. A user's mistake is one line and an exit code, no traceback.
+"""Command line: each command parses its flags, calls the library and prints the result.
 
-Exit codes: 0 done, 1 an error that was explained, 2 a command that cannot be understood, 130 stopped by Ctrl-C.
+Exit codes: 0 success, 1 an error that was explained, 2 a command line that cannot be parsed, 130 interrupted by Ctrl-C.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -26,11 +27,11 @@ __all__ = ["main"]
 
 DESCRIPTION = """Adapt CLIP-like models to your own photos from a handful of examples, by learning the prompt.
 
-Start with `cocoop demo`, then `cocoop train PHOTOS`, where PHOTOS is a folder with one folder of photos a class."""
+Start with `cocoop demo`, then `cocoop train PHOTOS`, where PHOTOS is a folder with a folder for each class."""
 
 
 class Command(NamedTuple):
-    """Where a command is; its module is imported when it is called, so that the others cost it no time."""
+    """Location of a command, which is imported only when it is called, so that the others cost no time."""
 
     module: str
     name: str
@@ -38,106 +39,128 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "train": Command("cocoop.cli.train", "TrainCommand", "Learn a prompt from photos, and compare it with CLIP's."),
+    "train": Command("cocoop.cli.train", "TrainCommand", "Train a prompt on photos and compare it with CLIP."),
     "predict": Command("cocoop.cli.predict", "PredictCommand", "Classify photos with a trained prompt."),
     "eval": Command("cocoop.cli.eval", "EvalCommand", "Measure a trained prompt on a data set."),
-    "serve": Command("cocoop.cli.serve", "ServeCommand", "Put a trained prompt behind a page and a JSON API."),
-    "explain": Command("cocoop.cli.explain", "ExplainCommand", "Show what a prompt learned, and what photos do to it."),
-    "import": Command("cocoop.cli.import_", "ImportCommand", "Use a prompt that the papers' own code learned."),
-    "export": Command("cocoop.cli.export", "ExportCommand", "Write a trained prompt as an ONNX file."),
+    "serve": Command("cocoop.cli.serve", "ServeCommand", "Serve a trained prompt as a web page and a JSON API."),
+    "explain": Command("cocoop.cli.explain", "ExplainCommand", "Show what a prompt learned and how images shift it."),
+    "import": Command("cocoop.cli.import_", "ImportCommand", "Import a checkpoint of the papers' own code."),
+    "export": Command("cocoop.cli.export", "ExportCommand", "Export a trained prompt to ONNX."),
     "push": Command("cocoop.cli.push", "PushCommand", "Publish a trained prompt on the Hugging Face hub."),
-    "draw": Command("cocoop.cli.draw", "DrawCommand", "Print which photos a few-shot run would learn from."),
+    "draw": Command("cocoop.cli.draw", "DrawCommand", "Print the images that a few-shot run would train on."),
     "data": Command("cocoop.cli.data", "DataCommand", "List, download and check the data sets of the papers."),
-    "demo": Command("cocoop.cli.demo", "DemoCommand", "Draw pictures, learn from them, write a report; offline."),
-    "bench": Command(
-        "cocoop.cli.bench_speed", "SpeedCommand", "The papers' experiments, and the speed of this machine."
-    ),
-    "report": Command("cocoop.cli.report", "ReportCommand", "Tables and a page from a sweep of experiments."),
+    "demo": Command("cocoop.cli.demo", "DemoCommand", "Train and compare all methods on bundled pictures, offline."),
+    "bench": Command("cocoop.cli.bench", "BaseToNewCommand", "Run the papers' experiments on any data set."),
+    "report": Command("cocoop.cli.report", "ReportCommand", "Make tables and a page from the records of a sweep."),
 }
 
-BENCHES = {
+EXPERIMENTS = {
     "base-to-new": Command("cocoop.cli.bench", "BaseToNewCommand", "From base classes to new ones (table 1)."),
     "cross-dataset": Command("cocoop.cli.bench", "CrossDatasetCommand", "From one data set to others (table 2)."),
     "domain": Command("cocoop.cli.bench", "DomainCommand", "From one style to others (table 3)."),
-    "few-shot": Command("cocoop.cli.bench", "FewShotCommand", "Accuracy over the number of photos a class."),
+    "few-shot": Command("cocoop.cli.bench", "FewShotCommand", "Accuracy over the number of images per class."),
     "together": Command("cocoop.cli.bench", "TogetherCommand", "Base and new classes in one label space."),
-    "speed": Command(
-        "cocoop.cli.bench_speed", "SpeedCommand", "Time and memory of CoCoOp here; what `cocoop bench` does."
-    ),
 }
-"""The commands below `cocoop bench`."""
+"""Commands below `cocoop bench`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command and leave with its exit code."""
+    """Run a command and exit with its code."""
     if sys.stdout is None:
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - for as long as the process lives
-    # A file name need not be text; what cannot be encoded is printed as an escape, which JSON understands.
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - open for as long as the process runs
+    # File names need not be valid text; what cannot be encoded is printed as an escape, which JSON understands.
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    warnings.showwarning = _shown  # type: ignore[assignment]
+    command: Any = None
+
+    def show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:
+        if issubclass(category, CocoopWarning):
+            note(with_flags(str(message), command))
+        else:
+            sys.stderr.write(warnings.formatwarning(message, category, *place[:2]))
+
+    warnings.showwarning = show_warning  # type: ignore[assignment]
     try:
-        _parsed(list(sys.argv[1:] if arguments is None else arguments)).run()
+        command = _parse(list(sys.argv[1:] if arguments is None else arguments))
+        command.run()
         sys.stdout.flush()
     except CocoopError as error:
-        fail(str(error), 1)
+        fail(with_flags(str(error), command), 1)
     except KeyboardInterrupt as stop:
-        fail(str(stop) or "Stopped.", 130)
+        fail(str(stop) or "Interrupted.", 130)
     except BrokenPipeError:
-        # The reader of our output (head, say) has seen enough.
-        _forget_output()
+        # The program that reads our output, such as head, has ended.
+        _discard_output()
         sys.exit(0)
     except OSError as error:
-        # The outside world: a full disk, a folder without permission.
-        _forget_output()
+        _discard_output()
         fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.", 1)
     except (RuntimeError, MemoryError) as error:
         explanation = about_memory(error)
         if explanation is None:
             raise
-        fail(explanation, 1)
+        fail(with_flags(explanation, command), 1)
 
 
-def _shown(message: Warning | str, category: type[Warning], *place: Any) -> None:
-    """What a user should know is a note; other warnings, of libraries, look as they always do."""
-    if issubclass(category, CocoopWarning):
-        note(str(message))
-    else:
-        sys.stderr.write(warnings.formatwarning(message, category, *place[:2]))
+def with_flags(message: str, command: Any) -> str:
+    """Replace the parameters that a library message names by the flags of the command.
+
+    A message names a parameter in backticks: `batch_size` becomes --batch-size, `skip_unreadable=True` becomes
+    --skip-unreadable and `precision="bf16"` becomes --precision bf16. Parameters that the command has under another
+    name stand in its `renamed_flags`; those that it does not have stay as they are.
+    """
+    fields = _field_names(command) if dataclasses.is_dataclass(command) else set()
+    renamed = getattr(command, "renamed_flags", {})
+
+    def flag(match: re.Match[str]) -> str:
+        name, value = match[1], match[2]
+        name = renamed.get(name, name)
+        if name not in fields:
+            return match[0]
+        option = f"--{name.replace('_', '-')}"
+        return option if value in (None, "True") else f"{option} {value.strip(chr(34))}".rstrip()
+
+    return re.sub(r"`(\w+)(?:=([^`]*))?`", flag, message)
 
 
-def _forget_output() -> None:
-    """Let what is still buffered go nowhere; it would be tried again, and fail again, when Python exits."""
+def _field_names(command: Any) -> set[str]:
+    """Return the names of a command's flags, with those of the option groups in it."""
+    names: set[str] = set()
+    for field in dataclasses.fields(command):
+        value = getattr(command, field.name)
+        names |= _field_names(value) if dataclasses.is_dataclass(value) else {field.name}
+    return names
+
+
+def _discard_output() -> None:
+    """Discard buffered output; Python would try to write it again at exit, and fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _parsed(arguments: list[str]) -> Any:
+def _parse(arguments: list[str]) -> Any:
     if arguments and arguments[0] == "bench":
-        if len(arguments) > 1 and (arguments[1] in BENCHES or not arguments[1].startswith("-")):
-            return _one_of(BENCHES, "cocoop bench", arguments[1:])
-        if arguments[1:] in (["--help"], ["-h"]):
-            return _one_of(BENCHES, "cocoop bench", ["--help"], description="Without a word: `cocoop bench speed`.")
+        return _parse_one(EXPERIMENTS, "cocoop bench", arguments[1:])
     if arguments == ["--version"]:
         sys.stdout.write(f"cocoop {__version__}\n")
         sys.exit(0)
-    return _one_of(COMMANDS, "cocoop", arguments, description=DESCRIPTION)
+    return _parse_one(COMMANDS, "cocoop", arguments, description=DESCRIPTION)
 
 
-def _one_of(commands: dict[str, Command], prog: str, arguments: list[str], description: str | None = None) -> Any:
+def _parse_one(commands: dict[str, Command], prog: str, arguments: list[str], description: str | None = None) -> Any:
     if arguments and arguments[0] in commands:
         command = commands[arguments[0]]
-        wanted = getattr(import_module(command.module), command.name)
-        return _cli(wanted, f"{prog} {arguments[0]}", arguments[1:])
-    # An overview, or what is wrong with the first word: that takes the names and summaries only.
+        kind = getattr(import_module(command.module), command.name)
+        return _tyro(kind, f"{prog} {arguments[0]}", arguments[1:])
+    # The overview, or an error about the first word, needs only names and summaries.
     stubs = [
         Annotated[dataclasses.make_dataclass(command.name, []), tyro.conf.subcommand(name, description=command.summary)]
         for name, command in commands.items()
     ]
-    return _cli(reduce(or_, stubs), prog, arguments or ["--help"], description=description)
+    return _tyro(reduce(or_, stubs), prog, arguments or ["--help"], description=description)
 
 
-def _cli(wanted: Any, prog: str, arguments: list[str], description: str | None = None) -> Any:
+def _tyro(kind: Any, prog: str, arguments: list[str], description: str | None = None) -> Any:
     return tyro.cli(
-        wanted,
+        kind,
         prog=prog,
         description=description,
         args=arguments,

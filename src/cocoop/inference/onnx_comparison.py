@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch.utils.benchmark import Timer
 
 from cocoop.inference.onnx import OnnxPrompt
 from cocoop.methods import Method
-from cocoop.speed.probes import median_seconds
 
 __all__ = ["milliseconds_an_image", "pytorch_bytes"]
 
@@ -29,7 +29,8 @@ def milliseconds_an_image(
     for batch in batches:
         images = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
         calls = {"torch": lambda images=images: scorer(images), "onnx": lambda images=images: exported(images)}
-        seconds = median_seconds(calls, rounds, torch.device("cpu"), turn=0.3)
+        timers = {name: Timer("call()", globals={"call": call}) for name, call in calls.items()}
+        seconds = {name: timer.blocked_autorange(min_run_time=0.1 * rounds).median for name, timer in timers.items()}
         found[batch] = (1000 * seconds["torch"] / batch, 1000 * seconds["onnx"] / batch)
     return found
 

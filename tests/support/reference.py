@@ -1,7 +1,7 @@
-"""The published computation, plainly: whole padded prompts through a standard causal tower, image by image.
+"""Plain reference of CoOp and CoCoOp: whole padded prompts through a standard causal tower, image by image.
 
-Slow on purpose, and written without cocoop's tower, prompts or methods: only their weights are read. The fast path is
-held against it: outputs and gradients in the tests, time and memory in `cocoop bench`.
+It is slow on purpose and shares no code with cocoop's tower, prompts or methods; it only reads their weights. Tests
+compare outputs and gradients of the fast path with it, and `benchmarks/speed.py` compares time and memory.
 
 References:
     Zhou et al., "Learning to Prompt for Vision-Language Models", IJCV 2022.
@@ -30,7 +30,7 @@ __all__ = ["conditional_logits", "padded_prompts", "static_logits", "tower"]
 def tower(
     text_tower: TextTower, embedded: Float[Tensor, "N L d"], eot_places: Int64[Tensor, " N"]
 ) -> Float[Tensor, "N e"]:
-    """Text features of padded prompts, read at `eot_places`."""
+    """Encode padded prompts and read their features at `eot_places`."""
     config = text_tower.config
     length, heads = embedded.shape[1], config.heads
     x = embedded + text_tower.positional_embedding[:length]
@@ -52,7 +52,7 @@ def tower(
 def padded_prompts(
     backbone: Backbone, classnames: Sequence[str], context: Float[Tensor, "*C M d"], position: Position = "end"
 ) -> tuple[Float[Tensor, "C L d"], Int64[Tensor, " C"]]:
-    """Embedded prompts with a shared or class-specific context in place, and where EOT stands."""
+    """Embed prompts with a shared or class-specific context, and return the positions of EOT."""
     tokenizer, table = backbone.tokenizer, backbone.text_tower.token_embedding.weight
     length = backbone.text_tower.config.context_length
     rows, places = [], []
@@ -86,7 +86,7 @@ def static_logits(
     context: Float[Tensor, "*C M d"],
     position: Position = "end",
 ) -> Float[Tensor, "B C"]:
-    """CoOp's logits (IJCV 2022, equation 3)."""
+    """Compute CoOp's logits (IJCV 2022, equation 3)."""
     texts = F.normalize(tower(backbone.text_tower, *padded_prompts(backbone, classnames, context, position)), dim=-1)
     return backbone.logit_scale.exp() * F.normalize(features, dim=-1) @ texts.T
 
@@ -98,7 +98,7 @@ def conditional_logits(
     context: Float[Tensor, "M d"],
     meta_net: MetaNet,
 ) -> Float[Tensor, "B C"]:
-    """CoCoOp's logits (CVPR 2022, equation 4)."""
+    """Compute CoCoOp's logits (CVPR 2022, equation 4)."""
     rows = []
     for x in F.normalize(features, dim=-1):
         hidden = F.relu(x @ meta_net.linear1.weight.T + meta_net.linear1.bias)

@@ -1,1 +1,0 @@
-"""Speed: ours beside the published computation, in one run on one machine."""
