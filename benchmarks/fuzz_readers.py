@@ -36,7 +36,7 @@ from cocoop.inference.predictor import Prediction
 from cocoop.report.sweep_page import sweep_page
 from cocoop.report.sweep_tables import sweep_tables
 from cocoop.report.sweep_text import failure_rows, sweep_csv, sweep_latex, sweep_markdown
-from cocoop.storage.files import read_json_lines
+from cocoop.storage.json_files import read_json_lines
 from cocoop.training.feature_cache import FeatureCache
 from cocoop.training.run_directory import epochs_done, trained_image_hashes
 

@@ -12,7 +12,8 @@ import torch
 import cocoop
 from cocoop.errors import CheckpointError
 from cocoop.methods import CoCoOp, CoOp, ZeroShot
-from cocoop.storage.files import read_json, write_atomic, write_json, write_json_lines
+from cocoop.storage.atomic import write_atomic
+from cocoop.storage.json_files import read_json, write_json, write_json_lines
 from cocoop.storage.tensor_files import read_tensors
 
 NAMES = ["ant", "bumble bee", "cat", "dog"]

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from web_server import WebServer, serve
 
-from cocoop.data.catalog.download import checksum_of, download
+from cocoop.data.catalog.download import download
 from cocoop.errors import DataError
+from cocoop.storage.hashing import hash_file
 
 CONTENT = random.Random(0).randbytes(300_000)
 SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
@@ -52,8 +53,8 @@ def test_a_file_comes_whole_with_its_progress(web: WebServer, tmp_path: Path, ch
 
 def test_checksums_are_those_of_the_command_line_tools(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")
-    assert checksum_of(tmp_path / "abc", "md5") == "900150983cd24fb0d6963f7d28e17f72"
-    assert checksum_of(tmp_path / "abc", "sha256").startswith("ba7816bf8f01cfea414140de5dae2223")
+    assert hash_file(tmp_path / "abc", "md5") == "900150983cd24fb0d6963f7d28e17f72"
+    assert hash_file(tmp_path / "abc", "sha256").startswith("ba7816bf8f01cfea414140de5dae2223")
 
 
 def test_a_cut_connection_is_continued_where_it_ended(web: WebServer, tmp_path: Path) -> None:

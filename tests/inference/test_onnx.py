@@ -19,7 +19,7 @@ from cocoop.cli.predict import PredictCommand
 from cocoop.data import open_image, test_transform
 from cocoop.errors import CheckpointError, CocoopError
 from cocoop.inference.onnx import OnnxPrompt
-from cocoop.storage.files import read_json, write_json
+from cocoop.storage.json_files import read_json, write_json
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from cocoop.experiments import Grid, base_to_new, sweep
 from cocoop.experiments.records import read_sweep
 from cocoop.inference.predictor import Prediction
 from cocoop.methods import CoCoOp
-from cocoop.storage.files import read_json, write_json
+from cocoop.storage.json_files import read_json, write_json
 from cocoop.training.feature_cache import FeatureCache
 from cocoop.training.features import encode_split
 from cocoop.training.fit import fit
@@ -262,7 +262,7 @@ def test_settings_may_be_edited_and_records_not(run, tiny_backbone, tmp_path):
     assert read_json(record) == {"accuracy": 81.25}
     edited = record.read_text().replace("81.25", "91.25")
     record.write_text(edited)
-    with pytest.raises(CocoopError, match=r"record.json' is damaged: its checksum is that of another content"):
+    with pytest.raises(CocoopError, match=r"record.json' is damaged: its checksum does not match"):
         read_json(record)
     # Who means it takes the checksum out, and files of older versions have none.
     without = {name: value for name, value in json.loads(edited).items() if name != "checksum"}

@@ -28,7 +28,7 @@ from cocoop.methods import CoCoOp
 from cocoop.report.explain_page import explanation_page
 from cocoop.report.sweep_tables import sweep_tables
 from cocoop.report.sweep_text import sweep_csv, sweep_markdown
-from cocoop.storage.files import read_json, read_json_lines, write_json, write_json_lines
+from cocoop.storage.json_files import read_json, read_json_lines, write_json, write_json_lines
 from cocoop.text.prompts import prompt_name
 from conftest import make_tiny_backbone
 

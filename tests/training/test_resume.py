@@ -261,7 +261,7 @@ def test_a_saved_method_is_not_overwritten_by_a_run(data, tiny_backbone, tmp_pat
 def test_a_file_in_the_way_is_said(data, tiny_backbone, tmp_path):
     (tmp_path / "file").write_text("")
     method, config = small(data, tiny_backbone)
-    with pytest.raises(CheckpointError, match=r"Cannot write the folder '.*file/run': Not a directory"):
+    with pytest.raises(CheckpointError, match=r"Cannot create the directory '.*file/run': Not a directory"):
         fit(method, data, config, run=tmp_path / "file" / "run")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cocoop.errors import BackboneError, CheckpointError, CocoopError
-from cocoop.storage.files import sha256_of_file
+from cocoop.storage.hashing import hash_file
 
 __all__ = ["TOKENIZER_FILES", "check_private", "fetch", "pinned", "publishing", "unreachable"]
 
@@ -94,7 +94,7 @@ def _check_content(path: Path, raises: type[CocoopError]) -> None:
     """
     blob = path.resolve()
     if re.fullmatch(r"[0-9a-f]{64}", blob.name):
-        found = sha256_of_file(blob)
+        found = hash_file(blob)
     elif re.fullmatch(r"[0-9a-f]{40}", blob.name):
         content = blob.read_bytes()
         found = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

@@ -15,7 +15,7 @@ from cocoop.backbones.open_clip_models import OPENAI_NAMES
 from cocoop.backbones.parts import Parts
 from cocoop.config import Precision
 from cocoop.errors import BackboneError
-from cocoop.storage.files import sha256_of_file
+from cocoop.storage.hashing import hash_file
 
 __all__ = ["SOURCES", "load_backbone"]
 
@@ -69,7 +69,7 @@ def load_backbone(name: str, *, precision: Precision = "fp32", device: str | tor
 def _bundled(name: str) -> Parts:
     """The model in the package, if it is the one that was packed."""
     weights = LITE / "open_clip_model.safetensors"
-    if sha256_of_file(weights) != LITE_SHA256:
+    if hash_file(weights) != LITE_SHA256:
         raise BackboneError(f"'{weights}' is damaged: it is not the file of this cocoop. Install cocoop again.")
     return open_clip_models.from_directory(LITE, name)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from cocoop.backbones.pickles import load_pickle
 from cocoop.backbones.torchscript import is_torchscript, read_torchscript
 from cocoop.errors import BackboneError, CheckpointError
-from cocoop.storage.files import read_json
+from cocoop.storage.json_files import read_json
 
 __all__ = ["check_size", "find_weights", "read_config", "read_weights", "readable"]
 

@@ -18,7 +18,7 @@ from pydantic import Field
 from cocoop.errors import CheckpointError
 from cocoop.experiments.records import RECORD, read_record
 from cocoop.report.tables import COLUMNS, METHOD_NAMES, base_to_new_caption, base_to_new_values, summary
-from cocoop.storage.files import read_json
+from cocoop.storage.json_files import read_json
 from cocoop.storage.json_schema import NonNegativeInt, Percent, Schema, check_schema
 
 __all__ = ["MOST_CLASSES", "NOWHERE", "model_card"]

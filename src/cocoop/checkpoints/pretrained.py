@@ -15,7 +15,7 @@ from cocoop.backbones.hub_files import fetch
 from cocoop.config import PRECISIONS, Precision
 from cocoop.errors import CheckpointError, CocoopError
 from cocoop.methods import METHODS, Method
-from cocoop.storage.files import read_json
+from cocoop.storage.json_files import read_json
 from cocoop.storage.tensor_files import CONFIG, FORMAT, LEARNED, SAVE_ID, read_tensors
 
 __all__ = ["from_pretrained", "load_learned", "save_pretrained"]

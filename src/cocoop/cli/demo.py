@@ -61,7 +61,8 @@ class DemoCommand:
         from cocoop.demo.page import demo_page
         from cocoop.demo.study import Study
         from cocoop.report.tables import base_to_new_table
-        from cocoop.storage.files import write_atomic, write_json
+        from cocoop.storage.atomic import write_atomic
+        from cocoop.storage.json_files import write_json
 
         study = Study(seeds=self.seeds, shots=self.shots, test_pictures=self.test_pictures, epochs=self.epochs)
         processes = min(usable_cores(), study.most_processes) if self.processes is None else self.processes

@@ -67,7 +67,8 @@ class ExplainCommand:
         from cocoop.evaluation.interpret import nearest_words, word_distance
         from cocoop.methods import CoCoOp
         from cocoop.report.explain_page import explanation_page
-        from cocoop.storage.files import write_atomic, write_json
+        from cocoop.storage.atomic import write_atomic
+        from cocoop.storage.json_files import write_json
 
         method = from_pretrained(self.source, precision=self.precision, device=pick_device(self.device))
         images: dict[str, Any] = {}

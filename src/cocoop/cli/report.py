@@ -47,7 +47,7 @@ class ReportCommand:
         from cocoop.report.sweep_page import sweep_page
         from cocoop.report.sweep_tables import sweep_tables
         from cocoop.report.sweep_text import failure_rows, sweep_csv, sweep_latex, sweep_markdown, sweep_rich
-        from cocoop.storage.files import write_atomic
+        from cocoop.storage.atomic import write_atomic
 
         tables, failures = sweep_tables(sweep, self.published), failure_rows(sweep)
         directory = self.sweep / "report" if self.output is None else self.output

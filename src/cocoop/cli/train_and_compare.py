@@ -19,7 +19,7 @@ from cocoop.evaluation.evaluate import evaluate
 from cocoop.experiments import Trial, run_trial
 from cocoop.methods import METHODS, Method
 from cocoop.report.tables import base_to_new_table
-from cocoop.storage.files import write_json
+from cocoop.storage.json_files import write_json
 from cocoop.training.distributed import Engine, Processes, launched_engine
 from cocoop.training.feature_cache import FeatureCache
 from cocoop.training.features import Features, hash_training_images, overlap, unreadable_message

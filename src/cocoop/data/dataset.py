@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,6 +11,7 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 
 from cocoop.data.few_shot import ClassSubset, chosen_labels, sample_few_shot
 from cocoop.errors import DataError
+from cocoop.storage.hashing import hash_content
 
 __all__ = ["Dataset", "ImagePath", "ImageRoot", "Item", "Split", "listed"]
 
@@ -212,4 +212,4 @@ class Dataset:
     def fingerprint(self) -> str:
         """SHA-256 of the class names and all items in order; it does not depend on where the photos lie."""
         content = [self.classnames, *([[i.path, i.label] for i in self.split(split)] for split in SPLITS)]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        return hash_content(json.dumps(content))

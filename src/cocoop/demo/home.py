@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cocoop.errors import DataError
-from cocoop.storage.files import write_atomic
+from cocoop.storage.atomic import write_atomic
 
 __all__ = ["Home"]
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from cocoop.data.merge import merge
 from cocoop.errors import ConfigError, DataError
 from cocoop.experiments.presets import Preset, Settings, settings_for
 from cocoop.methods import METHODS
+from cocoop.storage.hashing import hash_content
 
 __all__ = [
     "Experiment",
@@ -347,4 +347,4 @@ def check_names_differ(names: Sequence[str], things: str) -> None:
 
 
 def _hash(content: object) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hash_content(json.dumps(content, sort_keys=True))

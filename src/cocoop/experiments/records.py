@@ -60,7 +60,7 @@ from typing import Any
 from pydantic import Field, NonNegativeFloat
 
 from cocoop.errors import CheckpointError
-from cocoop.storage.files import read_json
+from cocoop.storage.json_files import read_json
 from cocoop.storage.json_schema import Identifier, NonNegativeInt, Percent, Schema, check_schema
 
 __all__ = ["FAILURE", "FORMAT", "RECORD", "RUNS", "Sweep", "read_record", "read_sweep"]

@@ -9,7 +9,6 @@ again. A process holds a run while it works on it; if it dies, the next one goes
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import platform
 import time
@@ -35,7 +34,9 @@ from cocoop.experiments.plans import Experiment, TestImages, check_names_differ
 from cocoop.experiments.records import FAILURE, FORMAT, RECORD, RUNS, read_record
 from cocoop.experiments.trial import Trial, run_trial
 from cocoop.methods import METHODS
-from cocoop.storage.files import remove_temporary_files, write_json
+from cocoop.storage.atomic import remove_temporary_files
+from cocoop.storage.hashing import hash_content
+from cocoop.storage.json_files import write_json
 from cocoop.storage.locks import try_lock
 from cocoop.training.feature_cache import FeatureCache, hash_image
 from cocoop.training.features import Features, Progress, encode_split, hash_training_images, overlap
@@ -114,7 +115,7 @@ class _Lab:
 
     def _bytes(self, data: Dataset, items: Sequence[Item]) -> str:
         keys = [self._key(data.path_of(item)) for item in items]
-        return hashlib.sha256("".join(map(str, keys)).encode()).hexdigest()
+        return hash_content("".join(map(str, keys)))
 
     def _key(self, path: ImagePath) -> str | None:
         if path not in self.bytes_of:

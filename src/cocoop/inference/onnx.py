@@ -29,7 +29,9 @@ from cocoop.config import Preprocessing
 from cocoop.errors import CheckpointError, ConfigError
 from cocoop.inference.onnx_graph import INPUT, OUTPUTS, write_graph
 from cocoop.methods import Method
-from cocoop.storage.files import make_directory, read_json, sha256_of_file, sync_directory, write_json
+from cocoop.storage.atomic import make_directory, sync_directory
+from cocoop.storage.hashing import hash_file
+from cocoop.storage.json_files import read_json, write_json
 from cocoop.storage.json_schema import ChannelValues, Schema, check_schema
 from cocoop.version import __version__
 
@@ -156,7 +158,7 @@ class OnnxPrompt:
         description = _read_description(directory)
         checksums: dict[str, str | None] = {MODEL: None} | description["sha256"]
         for name, wanted in checksums.items():
-            if sha256_of_file(directory / name) != wanted:
+            if hash_file(directory / name) != wanted:
                 raise CheckpointError(
                     f"'{directory / name}' is damaged: it is not the file that was exported. Export again."
                 )
@@ -236,7 +238,7 @@ def _description(method: Method, files: Sequence[Path], opset: int) -> dict[str,
         "preprocessing": dataclasses.asdict(method.backbone.preprocessing),
         "input": INPUT,
         "outputs": list(OUTPUTS),
-        "sha256": {file.name: sha256_of_file(file) for file in files},
+        "sha256": {file.name: hash_file(file) for file in files},
     }
 
 

@@ -23,7 +23,8 @@ from cocoop.backbones.backbone import Backbone
 from cocoop.backbones.hub_files import check_private, publishing
 from cocoop.config import Preprocessing
 from cocoop.errors import CheckpointError, ConfigError
-from cocoop.storage.files import remove_stale_files, write_atomic, write_json
+from cocoop.storage.atomic import remove_stale_files, write_atomic
+from cocoop.storage.json_files import write_json
 from cocoop.storage.tensor_files import CARD, CONFIG, FORMAT, LEARNED, SAVE_ID, write_tensors
 from cocoop.text.prompts import check_classnames
 

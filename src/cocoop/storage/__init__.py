@@ -1,1 +1,1 @@
-"""Files: atomic writes, JSON with checksums and schemas, locks, tensor files."""
+"""Files: atomic writes, JSON with checksums, tensors, hashes, locks and the cache directory."""

@@ -1,4 +1,4 @@
-"""Locks against other processes on this machine; the system lets go of what a dead one held."""
+"""Locks between processes on one machine; the operating system releases those of a process that died."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from pathlib import Path
 import filelock
 
 from cocoop.errors import CheckpointError
-from cocoop.storage.files import make_directory
+from cocoop.storage.atomic import make_directory
 
 __all__ = ["try_lock"]
 
 
 @contextmanager
-def try_lock(lock: Path) -> Iterator[bool]:
-    """Hold a lock, without waiting for it.
+def try_lock(path: Path) -> Iterator[bool]:
+    """Acquire a lock without waiting, and release it at the end of the block.
 
     Args:
-        lock: the file that stands for it; made if it is missing, and stays.
+        path: the lock file; created if missing, and never removed.
 
     Yields:
-        Whether it is held; False if another process holds it.
+        True if the lock was acquired, False if another process holds it.
 
     Raises:
-        CheckpointError: if the disk refuses.
+        CheckpointError: if the lock file cannot be written.
     """
-    make_directory(lock.parent)
-    own = filelock.FileLock(lock)
+    make_directory(path.parent)
+    lock = filelock.FileLock(path)
     try:
-        own.acquire(timeout=0)
+        lock.acquire(timeout=0)
     except filelock.Timeout:
         yield False
         return
     except OSError as error:
-        raise CheckpointError(f"Cannot write in '{lock.parent}': {error.strerror or error}.") from error
+        raise CheckpointError(f"Cannot write in '{path.parent}': {error.strerror or error}.") from error
     try:
         yield True
     finally:
-        own.release()
+        lock.release()

@@ -12,7 +12,6 @@ Shapes: N photos, e joint embedding size.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from collections.abc import Iterable, Mapping
@@ -28,7 +27,9 @@ from cocoop.backbones.backbone import Backbone
 from cocoop.backbones.fingerprint import image_side_key
 from cocoop.data.dataset import ImagePath
 from cocoop.errors import DamageWarning
-from cocoop.storage.files import cache_directory, remove_stale_files, write_atomic
+from cocoop.storage.atomic import remove_stale_files, write_atomic
+from cocoop.storage.cache_directory import cache_directory
+from cocoop.storage.hashing import hash_content
 
 __all__ = ["FeatureCache", "default_cache_directory", "hash_image"]
 
@@ -41,7 +42,7 @@ def default_cache_directory() -> Path:
 def hash_image(path: ImagePath) -> str | None:
     """SHA-256 of a photo's bytes; None if it cannot be read, which its decoder will explain."""
     try:
-        return _digest(path.read_bytes())
+        return hash_content(path.read_bytes())
     except OSError:
         return None
 
@@ -81,7 +82,7 @@ class FeatureCache:
         keys = sorted(features)
         tensors = {"features": torch.stack([features[key].float().cpu() for key in keys])}
         content = safetensors.torch.save(tensors, {"images": json.dumps(keys)})
-        shard = self.directory / f"{_digest(content)}.safetensors"
+        shard = self.directory / f"{hash_content(content)}.safetensors"
         write_atomic(shard, content)
         self._read.add(shard)
         self._features |= dict(zip(keys, tensors["features"], strict=True))
@@ -89,7 +90,7 @@ class FeatureCache:
     def _load(self, shard: Path) -> dict[str, Float[Tensor, " e"]]:
         try:
             content = shard.read_bytes()
-            if _digest(content) != shard.stem:
+            if hash_content(content) != shard.stem:
                 raise ValueError("its content is not what its name says")
             features = safetensors.torch.load(content)["features"]
             # The header is a length of 8 bytes and as many bytes of JSON.
@@ -102,7 +103,3 @@ class FeatureCache:
             told = f"'{shard}' is damaged; its photos are encoded again. It can be deleted."
             warnings.warn(told, DamageWarning, stacklevel=3)
             return {}
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from cocoop.errors import CheckpointError, ConfigError
 from cocoop.methods import Method
-from cocoop.storage.files import read_json, read_json_lines, remove_temporary_files, write_json, write_json_lines
+from cocoop.storage.atomic import remove_temporary_files
+from cocoop.storage.json_files import read_json, read_json_lines, write_json, write_json_lines
 from cocoop.storage.json_schema import NonNegativeInt, Schema, check_schema
 from cocoop.storage.locks import try_lock
 from cocoop.storage.tensor_files import CONFIG, LEARNED, read_tensors, write_tensors

@@ -26,7 +26,7 @@ from typing import IO, Any, NoReturn, Protocol, cast, runtime_checkable
 
 from cocoop.data.catalog.download import ByteProgress
 from cocoop.errors import DataError
-from cocoop.storage.files import sync_directory
+from cocoop.storage.atomic import sync_directory
 
 __all__ = ["Limits", "Metered", "tar_refusal", "unpack"]
 

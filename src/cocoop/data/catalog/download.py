@@ -8,7 +8,6 @@ has another version, makes it start over.
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
 import re
@@ -23,9 +22,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from cocoop.errors import DataError
-from cocoop.storage.files import sync_directory
+from cocoop.storage.atomic import sync_directory
+from cocoop.storage.hashing import hash_file
 
-__all__ = ["ByteProgress", "checksum_of", "download"]
+__all__ = ["ByteProgress", "download"]
 
 ByteProgress = Callable[[int, "int | None"], None]
 """Called with the bytes that are done and all there are, where that is known."""
@@ -99,21 +99,6 @@ def download(
         _version_file(part).unlink(missing_ok=True)
     except OSError as error:
         raise DataError(f"Cannot write '{error.filename or part}': {error.strerror or error}.") from error
-
-
-def checksum_of(path: Path, algorithm: str) -> str:
-    """Checksum of a file, in hexadecimal.
-
-    Args:
-        path: the file.
-        algorithm: `md5` or `sha256`.
-    """
-    # MD5 is what the owners publish; it guards against accidents, not against attackers.
-    digest = hashlib.new(algorithm, usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _fetch(
@@ -227,7 +212,8 @@ def _check(path: Path, checksum: str | None, url: str, *, advice: str) -> None:
     if checksum is None:
         return
     algorithm, _, published = checksum.partition(":")
-    seen = checksum_of(path, algorithm)
+    # MD5 is what the owners publish; it guards against accidents, not against attackers.
+    seen = hash_file(path, algorithm)
     if seen != published:
         name = {"md5": "MD5", "sha256": "SHA-256"}[algorithm]
         raise DataError(

@@ -6,7 +6,6 @@ What is in place already is neither fetched nor touched.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,8 @@ from cocoop.data.catalog.download import ByteProgress, download
 from cocoop.data.catalog.entry import Archive, CatalogEntry, Place
 from cocoop.data.catalog.read import check_split_file
 from cocoop.errors import DataError
-from cocoop.storage.files import cache_directory
+from cocoop.storage.cache_directory import cache_directory
+from cocoop.storage.hashing import hash_content
 from cocoop.storage.locks import try_lock
 
 __all__ = ["DOWNLOADS", "fetch", "instructions"]
@@ -48,7 +48,7 @@ def fetch(
     on_stage = on_stage or (lambda _: lambda _done, _total: None)
     # Two that append to one download, or unpack into one folder, would destroy each other's work. The lock is in the
     # cache: nothing but data is left where data are.
-    name = hashlib.sha256(str(place.directory.resolve()).encode(errors="replace")).hexdigest()[:24]
+    name = hash_content(str(place.directory.resolve()))[:24]
     with try_lock(cache_directory() / "locks" / name) as is_ours:
         if not is_ours:
             raise DataError(f"Another process is getting '{place.directory}'; wait for it.")

@@ -15,7 +15,6 @@ The official split file is read where there is one, after a check that it is the
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -29,6 +28,7 @@ from cocoop.data.readers.rows import Listing, Row, check_unique, divide
 from cocoop.data.readers.split_files import read_split_file
 from cocoop.data.readers.text_files import line_of, read_text
 from cocoop.errors import DataError
+from cocoop.storage.hashing import hash_content
 
 __all__ = ["check_split_file", "class_directory_splits", "image_names", "read_catalog"]
 
@@ -86,12 +86,12 @@ def check_split_file(split_file: SplitFile, path: Path) -> None:
     if split_file.sha256 is None:
         return
     text = read_text(path, "split file")
-    seen = _sha256(text)
+    seen = hash_content(text)
     if seen == split_file.sha256:
         return
     try:
         # The published files are written with four spaces; a copy without white space has the same lists.
-        same_lists = _sha256(json.dumps(json.loads(text), indent=4)) == split_file.sha256
+        same_lists = hash_content(json.dumps(json.loads(text), indent=4)) == split_file.sha256
     except (json.JSONDecodeError, RecursionError):
         same_lists = False
     if not same_lists:
@@ -99,10 +99,6 @@ def check_split_file(split_file: SplitFile, path: Path) -> None:
             f"'{path}' is not the published {split_file.name}: its SHA-256 is {seen}, published is {split_file.sha256}."
             " Remove it and download it again; to use lists of your own, give the file itself as the data."
         )
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _read_aircraft(entry: CatalogEntry, place: Place) -> Listing:

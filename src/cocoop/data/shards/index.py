@@ -9,7 +9,6 @@ the file system says of it (size, time, ETag):
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -26,7 +25,9 @@ from cocoop.data.shards.parquet import close_parquet_files, read_parquet_image
 from cocoop.data.shards.scan import find_shards, scan_shard
 from cocoop.data.shards.source import Entry, Shard, check_shard_kind, get_filesystem, shard_errors, shard_kind, unsigned
 from cocoop.errors import CheckpointError, DamageWarning, DataError
-from cocoop.storage.files import cache_directory, remove_stale_files, write_atomic
+from cocoop.storage.atomic import remove_stale_files, write_atomic
+from cocoop.storage.cache_directory import cache_directory
+from cocoop.storage.hashing import hash_content
 
 __all__ = ["ShardIndex", "ShardedImage", "is_sharded", "name_of_shards", "read_shards"]
 
@@ -193,14 +194,14 @@ def _indexed(urls: list[str], on_progress: Callable[[int, int], None] | None) ->
         known_by = json.dumps(
             [_FORMAT, unsigned(url), {k: v for k, v in shard.items() if v != url}], default=str, sort_keys=True
         )
-        file = kept_in / f"{_digest(known_by.encode())}.json"
+        file = kept_in / f"{hash_content(known_by)}.json"
         entries = _kept(file)
         if entries is None:
             entries = [entry for entry, _ in scan_shard(url, with_bytes=False, on_bytes=tell)]
             content = json.dumps(entries).encode()
             # Where nothing can be kept, the index is made anew the next time.
             with contextlib.suppress(CheckpointError):
-                write_atomic(file, _digest(content).encode() + b"\n" + content)
+                write_atomic(file, hash_content(content).encode() + b"\n" + content)
         before += shard["size"] or 0
         tell(0)
         yield url, entries
@@ -212,14 +213,10 @@ def _kept(file: Path) -> list[Entry] | None:
         digest, _, content = file.read_bytes().partition(b"\n")
     except OSError:
         return None
-    if digest.decode(errors="replace") != _digest(content):
+    if digest.decode(errors="replace") != hash_content(content):
         warnings.warn(f"The index '{file}' is damaged; it is made anew.", DamageWarning, stacklevel=2)
         return None
     return [Entry(member, name, split, (start, length)) for member, name, split, (start, length) in json.loads(content)]
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _without_class(url: str, member: str) -> DataError:

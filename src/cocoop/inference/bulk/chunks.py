@@ -7,7 +7,6 @@ workers understand wherever they run, and which is the same however it was given
 
 from __future__ import annotations
 
-import hashlib
 import os.path
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -21,6 +20,7 @@ from cocoop.data.shards.scan import find_shards, read_shard
 from cocoop.data.shards.source import check_shard_kind, get_filesystem, shard_errors, shard_kind
 from cocoop.errors import CocoopWarning, DataError
 from cocoop.inference.bulk.image_lists import is_local, read_image_list, type_of
+from cocoop.storage.hashing import hash_content
 
 __all__ = ["FILES", "UNREACHABLE", "Chunk", "Found", "Read", "as_text", "chunks_of", "find", "read", "read_file"]
 
@@ -52,7 +52,7 @@ class Chunk:
         """Of the part with its labels; the same piece has the same name."""
         text = "\n".join([self.shard or "", *self.files])
         kind = "files" if self.shard is None else "shard"
-        return f"{kind}-{hashlib.sha256(text.encode(errors='surrogateescape')).hexdigest()[:24]}.parquet"
+        return f"{kind}-{hash_content(text)[:24]}.parquet"
 
 
 class Found(NamedTuple):

@@ -29,7 +29,8 @@ from cocoop.errors import CheckpointError, ConfigError
 from cocoop.inference.bulk.chunks import as_text
 from cocoop.inference.bulk.image_lists import is_local
 from cocoop.inference.predictor import Prediction
-from cocoop.storage.files import json_bytes, parse_json_object, remove_temporary_files, write_atomic
+from cocoop.storage.atomic import remove_temporary_files, write_atomic
+from cocoop.storage.json_files import json_bytes, parse_json_object
 from cocoop.storage.locks import try_lock
 
 if TYPE_CHECKING:
