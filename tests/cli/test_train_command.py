@@ -1,4 +1,4 @@
-"""From photos to a prompt and its predictions through the command line, in real processes, on the bundled backbone."""
+"""`cocoop train`, `predict` and `eval` in real processes, on the bundled backbone."""
 
 import csv
 import hashlib
@@ -28,7 +28,7 @@ SHORT = ("--shots", "2", "--epochs", "2", "--cache-features", "--seed", "3")
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A folder with `photos`, and a run made from it by the plainest command."""
+    """A directory with `photos`, and a run trained on them by the shortest command."""
     directory = tmp_path_factory.mktemp("home")
     make_images(directory / "photos", per_class=10)
     done = cocoop("train", "photos", *SHORT, cwd=directory)
@@ -43,7 +43,7 @@ RUN = "runs/photos-cocoop-2shot-seed3"
 
 @pytest.fixture
 def here(capsys, monkeypatch):
-    """The command line in this process, which has PyTorch already: exit code, stdout, stderr."""
+    """Run the command line in this process, which has imported PyTorch: exit code, stdout, stderr."""
 
     def run(*arguments, cwd):
         monkeypatch.chdir(cwd)
@@ -59,7 +59,7 @@ def here(capsys, monkeypatch):
     return run
 
 
-def test_the_plainest_command_leaves_a_run_numbers_and_a_comparison(home):
+def test_the_shortest_command_writes_a_run_with_results_and_a_comparison(home):
     run = home / RUN
     data = load_data(home / "photos").few_shot(2, seed=3)
     method = package.from_pretrained(run)
@@ -85,22 +85,22 @@ def test_the_plainest_command_leaves_a_run_numbers_and_a_comparison(home):
     assert history[-1]["learning_rate"] == package.TrainConfig(epochs=200).learning_rate_at(200)
 
 
-def test_results_go_to_stdout_and_the_rest_to_stderr(home):
+def test_results_go_to_stdout_and_notes_to_stderr(home):
     out, err = ((home / name).read_text() for name in ("train.out", "train.err"))
     assert "cocoop on photos" in out
     assert "Base to new classes: photos" in out
     for row in ("zero-shot CLIP", "CoOp", "CoCoOp"):
         assert f"│ {row} " in out
-    assert "photos: 8 photos of 4 classes; backbone lite" in err
+    assert "photos: 8 images of 4 classes; backbone lite" in err
     assert f"The run is in {RUN}. Predict with: cocoop predict {RUN} PHOTOS..." in err
     assert "cocoop: 2 epochs in" in err
     assert "Traceback" not in err + out
 
 
-def test_a_second_run_in_the_directory_is_refused_and_a_resumed_one_changes_nothing(home, here):
+def test_a_finished_run_is_not_overwritten_and_resuming_it_changes_nothing(home, here):
     code, out, err = here("train", "photos", *SHORT, cwd=home)
     assert code == 1
-    assert err == (f"cocoop: '{RUN}' holds a run of 2 epochs; go on with it by --resume, or give another --output.\n")
+    assert err == (f"cocoop: '{RUN}' holds a run of 2 epochs; continue it with --resume, or choose another --output.\n")
     prompt = (home / RUN / "prompt.safetensors").read_bytes()
     metrics = (home / RUN / "metrics.jsonl").read_bytes()
     code, out, err = here("train", "photos", *SHORT, "--resume", cwd=home)
@@ -110,16 +110,16 @@ def test_a_second_run_in_the_directory_is_refused_and_a_resumed_one_changes_noth
     assert (home / RUN / "metrics.jsonl").read_bytes() == metrics
 
 
-def test_a_resumed_run_with_other_settings_is_refused_before_any_work(home, here):
+def test_resume_refuses_other_settings_before_any_work(home, here):
     code, _, err = here("train", "photos", *SHORT, "--resume", "--batch-size", "2", cwd=home)
     assert code == 1
     assert err == (
-        f"cocoop: The run in '{RUN}' was begun with --batch-size 1, now it is 2; resume with the same settings, or "
+        f"cocoop: The run in '{RUN}' was started with --batch-size 1, now it is 2; resume with the same settings, or "
         "choose another folder.\n"
     )
 
 
-def test_predictions_as_csv_json_and_table_are_the_same_and_the_librarys(home):
+def test_predictions_agree_between_formats_and_with_the_library(home):
     images = ["photos/sun/00.png", "photos/sea"]
     by_format = {
         name: cocoop("predict", RUN, *images, "--top-k", "2", "--format", name, cwd=home)
@@ -152,7 +152,7 @@ def test_predictions_as_csv_json_and_table_are_the_same_and_the_librarys(home):
     assert cells == shown
 
 
-def test_any_names_can_be_asked_for_and_are_printed_as_they_are(home):
+def test_any_class_names_can_be_given_and_are_printed_unchanged(home):
     names = "[red] fruit,  :cat: , blue 'water', a name that is much longer than a terminal of eighty columns is wide"
     asked = ("predict", RUN, "photos/sun/00.png", "--classes", names, "--top-k", "9")
     done = cocoop(*asked, "--format", "jsonl", cwd=home)
@@ -176,7 +176,7 @@ def all_of(terminal):
     return shown.decode()
 
 
-def test_a_progress_bar_stays_out_of_the_results(home):
+def test_progress_bars_stay_out_of_stdout(home):
     terminal, stderr = os.openpty()
     with (home / "found.jsonl").open("w") as found:
         process = subprocess.Popen(
@@ -193,7 +193,7 @@ def test_a_progress_bar_stays_out_of_the_results(home):
     lines = (home / "found.jsonl").read_text().splitlines()
     assert len([json.loads(line) for line in lines]) == 40
     assert "classifying" in shown
-    assert "40/40 photos" in shown
+    assert "40/40 images" in shown
     assert "predictions" not in shown
 
 
@@ -214,7 +214,7 @@ def test_unreadable_images_fail_or_are_listed(home):
     ]
 
 
-def test_eval_measures_on_the_classes_of_the_data(home, here):
+def test_eval_uses_the_classes_of_the_data(home, here):
     more = make_images(home / "more" / "test", per_class=2, classes=("sea", "sun"), seed=9)
     (more / "sea").rename(more / "deep_sea")
     code, out, err = here("eval", RUN, "more", "--format", "json", cwd=home)
@@ -232,7 +232,7 @@ def test_eval_measures_on_the_classes_of_the_data(home, here):
     assert cells == ["all classes", "2", "4", "0", f"{wanted.accuracy:.1f}", f"{wanted.macro_f1:.1f}"]
 
 
-def test_base_classes_and_their_comparison_are_trained_once(home, here):
+def test_a_prompt_of_base_classes_is_not_trained_again_for_the_comparison(home, here):
     code, _, err = here("train", "photos", *SHORT, "--classes", "base", "--output", "base", cwd=home)
     assert code == 0, err
     assert not (home / "base" / "compare-cached" / "cocoop").exists()
@@ -244,37 +244,40 @@ def test_base_classes_and_their_comparison_are_trained_once(home, here):
     assert method["base"]["accuracy"] == json.loads((home / "base" / "results.json").read_text())["accuracy"]
 
 
-def test_a_comparison_as_in_the_papers_augments(home, here):
+def test_an_augmented_comparison_opens_images_in_each_epoch(home, here):
     options = ("--method", "coop", "--compare", "augmented", "--output", "augmented")
     code, _, err = here("train", "photos", *SHORT, *options, cwd=home)
     assert code == 0, err
-    begun = {
+    started_with = {
         directory: json.loads((home / "augmented" / directory / "training.json").read_text())["train"]
         for directory in (".", "compare-augmented/coop")
     }
-    assert [run["cache_features"] for run in begun.values()] == [True, False]
-    assert [run["epochs"] for run in begun.values()] == [2, 2], "what was given holds for the method's own rows"
+    assert [run["cache_features"] for run in started_with.values()] == [True, False]
+    assert [run["epochs"] for run in started_with.values()] == [2, 2], "given settings apply to the method's own rows"
 
 
 def test_two_classes_are_trained_without_a_comparison(tmp_path, here):
     make_images(tmp_path / "two", per_class=4, classes=("sea", "sun"))
     code, _, err = here("train", "two", *SHORT, "--epochs", "1", "--output", "run", cwd=tmp_path)
     assert code == 0, err
-    assert "No comparison from base to new classes: it needs 4 classes or more, and there are 2." in err
-    assert "All 1 epochs are warm-up at a rate of 1e-05" in err
+    assert "No comparison from base to new classes: it needs at least 4 classes, and there are 2." in err
+    assert (
+        "All 1 epochs are warm-up at a learning rate of 1e-05, which changes little; with --warmup-epochs 0, training"
+        in err
+    )
     assert not (tmp_path / "run" / "base_to_new.json").exists()
 
 
-def test_test_images_of_the_base_classes_alone_give_no_comparison(tmp_path, here):
+def test_the_comparison_needs_test_images_of_both_halves(tmp_path, here):
     make_images(tmp_path / "photos" / "train", per_class=2)
     make_images(tmp_path / "photos" / "test", per_class=2, classes=("cherry", "leaf"), seed=1)
     code, out, err = here("train", "photos", *SHORT, "--epochs", "1", "--output", "run", cwd=tmp_path)
     assert code == 0, err
-    assert "No comparison from base to new classes: it needs test photos of both." in err
+    assert "No comparison from base to new classes: it needs test images of both." in err
     assert "│ all classes │       4 │      4 │       0 │" in out
 
 
-def test_an_unreadable_test_image_fails_before_training_begins(tmp_path, here):
+def test_an_unreadable_test_image_fails_before_training(tmp_path, here):
     make_images(tmp_path / "photos", per_class=4)
     for image in (tmp_path / "photos" / "sun").iterdir():
         image.write_bytes(b"no photo")
@@ -285,7 +288,7 @@ def test_an_unreadable_test_image_fails_before_training_begins(tmp_path, here):
     assert not (tmp_path / "run").exists()
 
 
-def test_ctrl_c_leaves_a_run_to_predict_with_and_to_go_on_with(home, tmp_path):
+def test_an_interrupted_run_predicts_and_resumes(home, tmp_path):
     run = tmp_path / "run"
     arguments = ("train", "photos", "--shots", "2", "--epochs", "500", "--compare", "none", "--output", run)
     process = subprocess.Popen(
@@ -310,8 +313,8 @@ def test_ctrl_c_leaves_a_run_to_predict_with_and_to_go_on_with(home, tmp_path):
     assert 1 <= done < 500
     last = err.splitlines()[-1]
     assert last == (
-        f"cocoop: Stopped. {run} keeps the prompt after {done} epoch{'s' * (done > 1)}, ready to predict "
-        "with; the same command with --resume goes on."
+        f"cocoop: Interrupted. {run} keeps the prompt after {done} epoch{'s' * (done > 1)}, ready for predictions; "
+        "the same call with --resume continues the training."
     )
     assert "Traceback" not in err
     found = cocoop("predict", run, "photos/sun/00.png", "--format", "jsonl", cwd=home)
@@ -319,18 +322,18 @@ def test_ctrl_c_leaves_a_run_to_predict_with_and_to_go_on_with(home, tmp_path):
     assert json.loads(found.stdout)["predictions"][0]["class"] in COLOURS
 
 
-def test_coop_with_contexts_of_its_own_for_each_class(home, tmp_path, here):
+def test_coop_trains_class_specific_contexts(home, tmp_path, here):
     options = ("--method", "coop", "--context", "", "--context-length", "3", "--class-specific", "--position", "front")
     code, _, err = here("train", "photos", *SHORT, *options, "--output", tmp_path / "run", cwd=home)
     assert code == 0, err
-    assert "No comparison from base to new classes: contexts of --class-specific exist only" in err
+    assert "No comparison from base to new classes: class-specific contexts exist only" in err
     method = package.from_pretrained(tmp_path / "run")
     assert method.settings() == {"context_length": 3, "class_specific": True, "position": "front"}
     assert method.context.shape == (4, 3, method.backbone.text_tower.config.width)
     assert torch.isfinite(method.context).all()
 
 
-def test_images_that_were_learned_from_are_never_measured(home, tmp_path):
+def test_training_images_are_left_out_of_tests(home, tmp_path):
     data = load_data(home / "photos").few_shot(2, seed=3)
     learned = {hashlib.sha256(data.path_of(item).read_bytes()).hexdigest() for item in data.train}
     assert trained_image_hashes(home / RUN) == learned
@@ -344,12 +347,12 @@ def test_images_that_were_learned_from_are_never_measured(home, tmp_path):
     shutil.copy(data.path_of(data.train[0]), mine / copy.path)
     done = cocoop("train", "photos", *SHORT, "--compare", "none", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "Left out of the test: 1 photos that are, byte for byte, among those to learn from." in done.stderr
+    assert "Left out of the test: 1 images with the same bytes as training images." in done.stderr
     results = json.loads((tmp_path / RUN / "results.json").read_text())
     assert results["images"] == len(data.test) - 1
 
 
-def test_a_directory_of_nothing_but_learned_images_measures_nothing(home, tmp_path):
+def test_eval_refuses_data_with_only_training_images(home, tmp_path):
     data = load_data(home / "photos").few_shot(2, seed=3)
     for item in data.train:
         (tmp_path / "old" / item.path).parent.mkdir(parents=True, exist_ok=True)

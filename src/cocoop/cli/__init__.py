@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from typing import Annotated, Any, NamedTuple
 import tyro
 
 from cocoop.cli.console import fail, note
+from cocoop.cli.flags import with_flags
 from cocoop.errors import CocoopError, CocoopWarning, about_memory
 from cocoop.version import __version__
 
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except CocoopError as error:
         fail(with_flags(str(error), command), 1)
     except KeyboardInterrupt as stop:
-        fail(str(stop) or "Interrupted.", 130)
+        fail(with_flags(str(stop), command) or "Interrupted.", 130)
     except BrokenPipeError:
         # The program that reads our output, such as head, has ended.
         _discard_output()
@@ -99,36 +99,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if explanation is None:
             raise
         fail(with_flags(explanation, command), 1)
-
-
-def with_flags(message: str, command: Any) -> str:
-    """Replace the parameters that a library message names by the flags of the command.
-
-    A message names a parameter in backticks: `batch_size` becomes --batch-size, `skip_unreadable=True` becomes
-    --skip-unreadable and `precision="bf16"` becomes --precision bf16. Parameters that the command has under another
-    name stand in its `renamed_flags`; those that it does not have stay as they are.
-    """
-    fields = _field_names(command) if dataclasses.is_dataclass(command) else set()
-    renamed = getattr(command, "renamed_flags", {})
-
-    def flag(match: re.Match[str]) -> str:
-        name, value = match[1], match[2]
-        name = renamed.get(name, name)
-        if name not in fields:
-            return match[0]
-        option = f"--{name.replace('_', '-')}"
-        return option if value in (None, "True") else f"{option} {value.strip(chr(34))}".rstrip()
-
-    return re.sub(r"`(\w+)(?:=([^`]*))?`", flag, message)
-
-
-def _field_names(command: Any) -> set[str]:
-    """Return the names of a command's flags, with those of the option groups in it."""
-    names: set[str] = set()
-    for field in dataclasses.fields(command):
-        value = getattr(command, field.name)
-        names |= _field_names(value) if dataclasses.is_dataclass(value) else {field.name}
-    return names
 
 
 def _discard_output() -> None:

@@ -1,91 +1,92 @@
-"""`cocoop train`: from photos to a trained prompt and an honest comparison. The flags; the work is in `training`."""
+"""`cocoop train`: train a prompt and compare it with zero-shot CLIP and CoOp."""
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from cocoop.cli.console import silence_other_ranks
-from cocoop.cli.options import BackboneOptions, DataOptions, left_out
-from cocoop.config import ClassSubset, Position, TrainConfig, paper_config
+from cocoop.cli.console import accuracy_table, counting, note, out, silence_other_ranks, training
+from cocoop.cli.flags import with_flags
+from cocoop.cli.options import BackboneOptions, DataOptions, left_out, pick_device
+from cocoop.config import ClassSubset, Position, paper_config
 from cocoop.errors import ConfigError
 from cocoop.training.trackers import Tracker, check_trackers
 
 if TYPE_CHECKING:
-    from cocoop.backbones.backbone import Backbone
-    from cocoop.training.feature_cache import FeatureCache
+    from cocoop.experiments.train_and_compare import RunCallbacks
 
 __all__ = ["OptimiserOptions", "PromptOptions", "TrainCommand"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptOptions:
-    """What is learned."""
+    """The prompt."""
 
     method: Literal["cocoop", "coop"] = "cocoop"
-    """cocoop: context shifted for each image by Meta-Net; coop: static context."""
+    """cocoop: context shifted for each image by the Meta-Net; coop: static context."""
     context: str = "a photo of a"
-    """Words that the context begins as; "" for a random start."""
+    """Words that initialize the context; "" initializes it at random."""
     context_length: Annotated[int | None, left_out("INT", "4; coop 16")] = None
-    """Context vectors of a random start."""
+    """Number of randomly initialized context vectors."""
     position: Position = "end"
-    """Where the class name stands (coop only)."""
+    """Position of the class name (coop only)."""
     class_specific: bool = False
-    """A context of its own for each class, with a random start (coop only)."""
+    """Learn a context for each class, initialized at random (coop only)."""
 
-    def settings(self, seed: int) -> dict[str, Any]:
-        """Keyword arguments of the method.
+    def settings(self) -> dict[str, Any]:
+        """Return keyword arguments of the method.
 
         Raises:
             ConfigError: for options that the method does not have.
         """
-        settings: dict[str, Any] = {"context": self.context or None, "seed": seed}
+        settings: dict[str, Any] = {"context": self.context or None}
         if self.context_length is not None:
             if self.context:
-                raise ConfigError('--context-length goes with a random start: add --context "".')
+                raise ConfigError('--context-length needs a random start: add --context "".')
             settings["context_length"] = self.context_length
         if self.method == "coop":
             if self.class_specific and self.context:
-                raise ConfigError('--class-specific goes with a random start: add --context "".')
+                raise ConfigError('--class-specific needs a random start: add --context "".')
             return settings | {"position": self.position, "class_specific": self.class_specific}
         if self.position != "end" or self.class_specific:
-            raise ConfigError(
-                "--position and --class-specific belong to --method coop; CoCoOp's context is shared, first."
-            )
+            raise ConfigError("--position and --class-specific need --method coop; CoCoOp's context is shared, first.")
         return settings
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserOptions:
-    """How it is learned. The defaults are those of the CoCoOp paper with 16 shots, for each method its own."""
+    """Training. The defaults are those of the CoCoOp paper for 16 shots, for each method its own."""
 
     epochs: Annotated[int | None, left_out("INT", "10; coop 200")] = None
-    """Passes over the photos."""
+    """Passes over the images."""
     batch_size: Annotated[int | None, left_out("INT", "1; coop 32")] = None
-    """Photos a step."""
+    """Images per step."""
     learning_rate: Annotated[float | None, left_out("FLOAT", "0.002")] = None
-    """Peak rate of SGD."""
+    """Peak learning rate of SGD."""
     warmup_epochs: Annotated[int | None, left_out("INT", "1")] = None
     """Epochs at the warm-up rate."""
     warmup_learning_rate: Annotated[float | None, left_out("FLOAT", "1e-5")] = None
-    """Rate of the warm-up."""
+    """Learning rate during warm-up."""
     momentum: Annotated[float | None, left_out("FLOAT", "0.9")] = None
     """Momentum of SGD."""
     weight_decay: Annotated[float | None, left_out("FLOAT", "0.0005")] = None
     """Weight decay of all learned tensors."""
     workers: Annotated[int | None, left_out("INT", "2")] = None
-    """Processes that decode photos."""
+    """Processes that decode images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainCommand:
-    """Learn a prompt from a few photos a class, and compare it with zero-shot CLIP and CoOp.
-    - Learns a prompt for the classes of --classes and measures it on test photos.
-    - Compares the methods on classes they learned (base) and on unseen ones (new).
-    - Writes a folder to predict with: cocoop predict FOLDER PHOTOS...
+    """Train a prompt on a few photos per class, and compare it with zero-shot CLIP and CoOp.
+    - Trains a prompt for the classes of --classes and measures it on test images.
+    - Compares the methods on the classes they were trained on (base) and on unseen ones (new).
+    - Writes a run directory to predict with: cocoop predict DIRECTORY PHOTOS...
     """
 
     images: DataOptions
@@ -93,68 +94,89 @@ class TrainCommand:
     prompt: PromptOptions = field(default_factory=PromptOptions)
     optimiser: OptimiserOptions = field(default_factory=OptimiserOptions)
     output: Annotated[Path | None, left_out("PATH", "runs/DATA-METHOD-SHOTSshot-seedSEED")] = None
-    """Folder of the run."""
+    """Run directory."""
     shots: int = 16
-    """Training photos a class; a class with fewer gives all it has."""
+    """Training images per class; a class with fewer gives all it has."""
     seed: int = 1
-    """Seed of the draw, the start values, the batch order and the augmentation."""
+    """Seed of the few-shot sampling, the initial values, the batch order and the augmentation."""
     classes: ClassSubset = "all"
-    """Learn all classes, or the base ones (the papers' protocol), or the new ones."""
-    # CoOp as published passes 200 times over the photos, and opening each one anew every time takes a laptop hours,
-    # all for a row to compare with. From features encoded once it takes seconds; what augmentation adds can be had.
+    """Train on all classes, on the base ones (as the papers do), or on the new ones."""
+    # CoOp as published opens every image 200 times, which takes hours on a laptop; encoding them once takes seconds.
     compare: Annotated[
         Literal["cached", "augmented", "none"],
         tyro.conf.arg(
-            help="How zero-shot CLIP, CoOp and the method are compared, the others as published. cached: each photo is "
-            "encoded once, without augmentation; augmented: as in the papers, where CoOp opens each photo 200 times; "
-            "none: not at all."
+            help="How to compare zero-shot CLIP, CoOp and the method. cached: each image is encoded once, without "
+            "augmentation; augmented: as in the papers, where CoOp opens each image 200 times; none: no comparison."
         ),
     ] = "cached"
-    """The comparison from base to new classes."""
+    """Comparison from base to new classes."""
     cache_features: bool = False
-    """Encode each photo once instead of augmented anew in each epoch: much faster. Features are kept for later runs."""
-    feature_cache: Annotated[Path | None, left_out("PATH", "COCOOP_CACHE or your cache folder")] = None
-    """Where --cache-features keeps them; runs may share it."""
+    """Encode each image once instead of augmenting it anew in each epoch: much faster, and kept for later runs."""
+    feature_cache: Annotated[Path | None, left_out("PATH", "COCOOP_CACHE or your cache directory")] = None
+    """Directory where --cache-features keeps features; runs may share it."""
     skip_unreadable: bool = False
-    """Leave unreadable test photos out and count them, instead of failing; training always leaves them out."""
+    """Leave unreadable test images out and count them, instead of failing; training always leaves them out."""
     class_parallel: bool = False
-    """With several processes (torchrun, accelerate launch): share out classes instead of the photos of a batch."""
+    """With several processes (torchrun, accelerate launch): divide the classes instead of the images of a batch."""
     track: Annotated[tuple[Tracker, ...], left_out("{tensorboard,wandb,trackio} ...", "none")] = ()
-    """Also take the numbers of each epoch to these; TensorBoard's files are in `logs`, in the folder of the run."""
+    """Send the numbers of each epoch to these trackers; TensorBoard's files are in `logs` in the run directory."""
     resume: bool = False
-    """Go on with the run in --output, with the same settings; begin it if there is none."""
-
-    def cache(self, backbone: Backbone) -> FeatureCache:
-        """Where features of photos that are encoded once are kept: on disk if asked for, else in memory.
-
-        Raises:
-            ConfigError: for a folder of features that are not wanted.
-        """
-        from cocoop.training.feature_cache import FeatureCache, default_cache_directory
-
-        if self.cache_features:
-            return FeatureCache(self.feature_cache or default_cache_directory(), backbone)
-        if self.feature_cache is not None:
-            raise ConfigError("--feature-cache goes with --cache-features.")
-        return FeatureCache(None, backbone)
-
-    def config(self, method: str, *, cached: bool) -> TrainConfig:
-        """As published, with what was given changed; the other method of a comparison is as published.
-
-        Raises:
-            ConfigError: for a value out of range.
-        """
-        given = vars(self.optimiser) if method == self.prompt.method else {"workers": self.optimiser.workers}
-        return paper_config(method, **given, cache_features=cached, seed=self.seed)
+    """Continue the run in --output with the same settings, or start it if there is none."""
 
     def run(self) -> None:
-        """Train, measure, print; mistakes in flags and lists first, before anything heavy is imported."""
+        """Train and print; wrong flags and lists are reported before PyTorch is imported."""
         silence_other_ranks()
-        self.config(self.prompt.method, cached=self.cache_features)
-        self.prompt.settings(self.seed)
+        paper_config(self.prompt.method, **vars(self.optimiser), seed=self.seed)
+        prompt = self.prompt.settings()
         check_trackers(self.track)
-        data = self.images.load().few_shot(self.shots, self.seed)
+        data = self.images.load()
+        data.few_shot(self.shots, self.seed)
 
-        from cocoop.cli.train_and_compare import train
+        from cocoop.experiments.train_and_compare import RunSettings, train_and_compare
+        from cocoop.report.tables import base_to_new_table
+        from cocoop.training.distributed import launched_engine
 
-        train(self, data)
+        settings = RunSettings(
+            method=self.prompt.method,
+            prompt=prompt,
+            train=vars(self.optimiser),
+            shots=self.shots,
+            seed=self.seed,
+            classes=self.classes,
+            compare=self.compare,
+            cache_features=self.cache_features,
+            feature_cache=self.feature_cache,
+            output=self.output,
+            resume=self.resume,
+            skip_unreadable=self.skip_unreadable,
+            class_parallel=self.class_parallel,
+            track=self.track,
+        )
+        engine = launched_engine(pick_device(self.model.device))
+        title = f"{self.prompt.method} on {data.name}"
+        result = train_and_compare(data, self.model.load, settings, engine=engine, callbacks=_callbacks(self, title))
+        if result.comparison is not None:
+            out.print(base_to_new_table(result.comparison, f"Base to new classes: {data.name}"))
+        directory = str(result.directory)
+        note(f"The run is in {directory}. Predict with: cocoop predict {shlex.quote(directory)} PHOTOS...")
+
+
+def _callbacks(command: TrainCommand, title: str) -> RunCallbacks:
+    """Return callbacks that show progress bars, notes and the accuracy table."""
+    from cocoop.evaluation.evaluate import Evaluation
+    from cocoop.experiments.train_and_compare import RunCallbacks
+
+    class ConsoleCallbacks(RunCallbacks):
+        def note(self, text: str) -> None:
+            note(with_flags(text, command))
+
+        def encoding(self) -> AbstractContextManager[Callable[[int, int], None]]:
+            return counting("encoding test images")
+
+        def training(self, label: str) -> AbstractContextManager[Any]:
+            return training(label)
+
+        def evaluated(self, evaluation: Evaluation) -> None:
+            out.print(accuracy_table(title, [(f"{command.classes} classes", evaluation)]))
+
+    return ConsoleCallbacks()

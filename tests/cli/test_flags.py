@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import pytest
 
-from cocoop.cli import with_flags
+from cocoop.cli.flags import with_flags
 
 
 @dataclass
