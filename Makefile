@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow lint types audit lock bench docs clean
+.PHONY: setup demo test test-slow lint types audit lock bench docs build clean
 
 setup: $(READY)
 
@@ -55,6 +55,12 @@ bench: $(READY)
 
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The sdist and the wheel, in dist/. The build backend is the locked one: without isolation, nothing is downloaded.
+build: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
 
 clean:
 	rm -rf $(VENV) demo build dist
