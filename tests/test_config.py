@@ -50,17 +50,17 @@ def test_there_is_no_rate_outside_of_the_training(epoch):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("epochs", 0, "--epochs is 0; it must be a whole number from 1 up"),
-        ("epochs", True, "--epochs is True; it must be a whole number from 1 up"),
-        ("warmup_epochs", -1, "--warmup-epochs is -1; it must be a whole number from 0 up"),
-        ("workers", -2, "--workers is -2; it must be a whole number from 0 up"),
-        ("learning_rate", 0.0, "--learning-rate is 0.0; it must be a positive number"),
-        ("learning_rate", math.nan, "--learning-rate is nan; it must be a positive number"),
-        ("warmup_learning_rate", math.inf, "--warmup-learning-rate is inf; it must be a positive number"),
-        ("momentum", 1.0, r"--momentum is 1.0; it must be in \[0, 1\)"),
-        ("weight_decay", -0.1, "--weight-decay is -0.1; it must be 0 or more"),
-        ("seed", -1, "--seed is -1; it must be a whole number from 0 up"),
-        ("seed", 2**63, r"--seed is 9223372036854775808; it must be below 2\*\*63"),
+        ("epochs", 0, "`epochs` is 0; it must be at least 1"),
+        ("epochs", True, "`epochs` is True; it must be an integer"),
+        ("warmup_epochs", -1, "`warmup_epochs` is -1; it must be at least 0"),
+        ("workers", -2, "`workers` is -2; it must be at least 0"),
+        ("learning_rate", 0.0, "`learning_rate` is 0.0; it must be a positive number"),
+        ("learning_rate", math.nan, "`learning_rate` is nan; it must be a positive number"),
+        ("warmup_learning_rate", math.inf, "`warmup_learning_rate` is inf; it must be a positive number"),
+        ("momentum", 1.0, r"`momentum` is 1.0; it must be in \[0, 1\)"),
+        ("weight_decay", -0.1, "`weight_decay` is -0.1; it must be 0 or more"),
+        ("seed", -1, "`seed` is -1; it must be at least 0"),
+        ("seed", 2**63, r"`seed` is 9223372036854775808; it must be below 2\*\*63"),
     ],
 )
 def test_what_is_out_of_range_is_named_with_its_flag(field, value, message):
@@ -71,9 +71,9 @@ def test_what_is_out_of_range_is_named_with_its_flag(field, value, message):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("epochs=2.5", "--epochs is 2.5; it must be a whole number from 1 up."),
-        ("batch_size='8'", "--batch-size is '8'; it must be a whole number from 1 up."),
-        ("momentum='x'", "--momentum is 'x'; it must be in [0, 1)."),
+        ("epochs=2.5", "`epochs` is 2.5; it must be an integer."),
+        ("batch_size='8'", "`batch_size` is '8'; it must be an integer."),
+        ("momentum='x'", "`momentum` is 'x'; it must be in [0, 1)."),
     ],
 )
 def test_what_is_of_another_type_is_named_as_well(given, message):

@@ -204,7 +204,7 @@ def test_one_seed_is_one_result(images):
             ConfigError,
             "no method 'maple'; choose among zero-shot, coop, cocoop",
         ),
-        ({"epochs": 0}, lambda x, y: (x, y), ConfigError, "--epochs is 0; it must be a whole number from 1 up"),
+        ({"epochs": 0}, lambda x, y: (x, y), ConfigError, "`epochs` is 0; it must be at least 1"),
     ],
 )
 def test_mistakes_are_said(settings, change, error, message, images):

@@ -1,4 +1,4 @@
-"""The error tree. Every mistake a user can make raises one of these, with what was seen and what to do."""
+"""Errors and warnings. Messages say what happened and what to do; they name parameters in backticks."""
 
 __all__ = [
     "BackboneError",
@@ -16,20 +16,17 @@ __all__ = [
 ]
 
 
-LONGEST_MESSAGE = 1200
-"""Characters of a message."""
+MAX_MESSAGE_LENGTH = 1200
+"""Length of a message in characters; names quoted from files can be arbitrarily long."""
 
 
 class CocoopError(Exception):
-    """Root of all errors that cocoop raises on purpose; the command line prints it as one line.
-
-    A message quotes what was seen, and a name in a stranger's file may be as long as the file: the middle is left out.
-    """
+    """Base class of all errors that cocoop raises on purpose; the command line prints them as one line."""
 
     def __str__(self) -> str:
         text = super().__str__()
-        half = LONGEST_MESSAGE // 2
-        return text if len(text) <= LONGEST_MESSAGE else f"{text[:half]} [...] {text[-half:]}"
+        half = MAX_MESSAGE_LENGTH // 2
+        return text if len(text) <= MAX_MESSAGE_LENGTH else f"{text[:half]} [...] {text[-half:]}"
 
 
 class ConfigError(CocoopError):
@@ -37,51 +34,50 @@ class ConfigError(CocoopError):
 
 
 class DataError(CocoopError):
-    """A data set, manifest, split file or photo cannot be used."""
+    """A data set, manifest, split file or image cannot be used."""
 
 
 class BackboneError(CocoopError):
-    """A backbone is unknown, unreachable or of a kind that prompt learning cannot use."""
+    """A backbone is unknown, cannot be downloaded or is not suitable for prompt learning."""
 
 
 class PromptError(CocoopError):
-    """A class name, template or context cannot be made into a prompt."""
+    """A class name, template or context cannot be used in a prompt."""
 
 
 class CheckpointError(CocoopError):
-    """A saved run is missing, damaged or does not fit what it is loaded into."""
+    """A saved file is missing, damaged, does not fit or cannot be written."""
 
 
 class TrainingError(CocoopError):
-    """Training cannot go on, for example because the loss is not finite."""
+    """Training cannot continue, for example because the loss is not finite."""
 
 
 class CocoopWarning(UserWarning):
-    """Root of what a user should know though the work goes on; the command line prints it as a note."""
+    """Base class of all warnings; the command line prints them as notes."""
 
 
 class DamageWarning(CocoopWarning):
-    """A file is damaged, and what it held is made anew."""
+    """A damaged file is ignored and its content computed again."""
 
 
 class MemoryWarning(CocoopWarning):
-    """Memory did not suffice; the work goes on in smaller parts, more slowly, with the same numbers up to rounding."""
+    """Memory ran out; work continues in smaller steps, more slowly but with the same results up to rounding."""
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether PyTorch or Python ran out of memory, on a GPU or a CPU."""
+    """Return True if PyTorch or Python ran out of memory, on a GPU or a CPU."""
     text = str(error)
     return isinstance(error, MemoryError) or "out of memory" in text or "DefaultCPUAllocator" in text
 
 
 def about_memory(error: Exception) -> str | None:
-    """What to do where memory does not suffice; None for any other error, whose traceback is needed."""
-    text = str(error)
-    if text.startswith("DataLoader worker"):
+    """Return advice for an out-of-memory error; None for any other error."""
+    if str(error).startswith("DataLoader worker"):
         return (
-            "A process that decodes photos died, for want of memory or (in small containers) of shared memory; "
-            "try --workers 0."
+            "A process that decodes images died, probably because memory or (in containers) shared memory ran out; "
+            "try `workers=0`."
         )
     if is_out_of_memory(error):
-        return "Memory does not suffice; try a smaller --batch-size, --precision bf16 or a smaller --backbone."
+        return 'Memory ran out; try a smaller `batch_size`, `precision="bf16"` or a smaller `backbone`.'
     return None

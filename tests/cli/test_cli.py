@@ -102,7 +102,7 @@ def test_what_cannot_be_understood_is_exit_code_2_and_a_hint(arguments, words):
         (("draw", "photos", "--seed", "-1"), "The seed of the few-shot draw is -1; it must be 0 or more."),
         (("draw", "photos", "--renames", "nowhere.json"), "nowhere.json"),
         (("train", "nowhere"), "There is no 'nowhere'. Give an image folder"),
-        (("train", "photos", "--epochs", "0"), "--epochs is 0; it must be a whole number from 1 up."),
+        (("train", "photos", "--epochs", "0"), "--epochs is 0; it must be at least 1."),
         (("train", "photos", "--position", "front"), "--position and --class-specific belong to --method coop"),
         (("train", "photos", "--context-length", "8"), '--context-length goes with a random start: add --context "".'),
         (("train", "photos", "--method", "coop", "--class-specific"), "--class-specific goes with a random start"),
@@ -112,7 +112,7 @@ def test_what_cannot_be_understood_is_exit_code_2_and_a_hint(arguments, words):
         (("predict", "photos", "photos"), "'photos' is no run: it has no config.json."),
         (("predict", "photos", "absent.jpg"), "There is no 'absent.jpg'; give photos or folders of photos."),
         (("predict", "photos"), "No photo is named; give photos or folders of photos."),
-        (("predict", "photos", "photos", "--top-k", "0"), "--top-k is 0; it must be a whole number from 1 up."),
+        (("predict", "photos", "photos", "--top-k", "0"), "--top-k is 0; it must be at least 1."),
         (("predict", "photos", "photos", "--classes", "cat,"), "--classes is 'cat,'; give two names or more"),
         (("eval", "nowhere", "photos"), "There is no run at 'nowhere'; give a folder written by `cocoop train`."),
     ],
@@ -251,9 +251,9 @@ def test_time_left_counts_from_where_a_resumed_run_began(monkeypatch):
 
 def test_memory_that_does_not_suffice_is_explained_and_other_errors_are_not_hidden():
     errors = {
-        "DataLoader worker (pid 7) is killed by signal: Killed. ": "A process that decodes photos died",
-        "CUDA out of memory. Tried to allocate 2.00 GiB.": "Memory does not suffice; try a smaller --batch-size",
-        "[enforce fail] DefaultCPUAllocator: can't allocate memory": "Memory does not suffice",
+        "DataLoader worker (pid 7) is killed by signal: Killed. ": "A process that decodes images died",
+        "CUDA out of memory. Tried to allocate 2.00 GiB.": "Memory ran out; try a smaller `batch_size`",
+        "[enforce fail] DefaultCPUAllocator: can't allocate memory": "Memory ran out",
     }
     for text, explanation in errors.items():
         assert about_memory(RuntimeError(text)).startswith(explanation)

@@ -125,7 +125,7 @@ def test_a_tokenizer_of_hugging_face_tells_the_same_words(tmp_path):
 def test_a_method_without_context_has_no_words(tiny_backbone):
     with pytest.raises(ConfigError, match="The method zero-shot has learned no context; explain a run of coop or coco"):
         nearest_words(ZeroShot(tiny_backbone, NAMES))
-    with pytest.raises(ConfigError, match="--words is 0; it must be a whole number from 1 up"):
+    with pytest.raises(ConfigError, match="`words` is 0; it must be at least 1"):
         nearest_words(CoOp(tiny_backbone, NAMES), 0)
 
 
@@ -338,7 +338,7 @@ def test_words_need_no_images(home):
         ),
         ({"source": "zero"}, "The method zero-shot has learned no context; explain a run of coop or cocoop."),
         ({"source": "nowhere"}, "There is no run at 'nowhere'"),
-        ({"source": "cocoop", "data": "photos", "seeds": 0}, "--seeds is 0; it must be a whole number from 1 up."),
+        ({"source": "cocoop", "data": "photos", "seeds": 0}, "`seeds` is 0; it must be at least 1."),
     ],
 )
 def test_mistakes_are_said(arguments, message, home, monkeypatch):

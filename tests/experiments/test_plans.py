@@ -88,7 +88,7 @@ def test_changes_are_told_where_they_change_something():
     ("changes", "message"),
     [
         ({"epoch": 3}, "There is no setting 'epoch' to change; choose among context, context_length, epochs"),
-        ({"epochs": 0}, "--epochs is 0; it must be a whole number from 1 up."),
+        ({"epochs": 0}, "`epochs` is 0; it must be at least 1."),
         ({"context_length": 8}, '--context-length goes with a random start: add --context "".'),
     ],
 )
@@ -112,9 +112,9 @@ def test_a_method_that_learns_nothing_runs_once(data):
     [
         ({"seeds": []}, "--seeds is []; give one or more, each once."),
         ({"seeds": [1, 1]}, "--seeds is [1, 1]; give one or more, each once."),
-        ({"seeds": [-1]}, "--seeds is -1; it must be a whole number from 0 up."),
+        ({"seeds": [-1]}, "`seeds` is -1; it must be at least 0."),
         ({"methods": ["kgcoop"]}, "There is no method 'kgcoop'; choose among zero-shot, coop, cocoop."),
-        ({"shots": [0]}, "--shots is 0; it must be a whole number from 1 up."),
+        ({"shots": [0]}, "`shots` is 0; it must be at least 1."),
     ],
 )
 def test_lists_that_make_no_sense(lists, message, data):
@@ -320,7 +320,7 @@ def test_a_context_that_fits_no_prompt_is_found_before_anything_is_computed(data
     runs = base_to_new(data, Grid(methods=["cocoop"], changes={"context": "word " * 90}))
     with pytest.raises(PromptError, match="77"):
         sweep(tmp_path / "sweep", runs, tiny_backbone)
-    with pytest.raises(ConfigError, match="--workers is -1; it must be a whole number from 0 up"):
+    with pytest.raises(ConfigError, match="`workers` is -1; it must be at least 0"):
         sweep(tmp_path / "sweep", base_to_new(data), tiny_backbone, workers=-1)
     assert not (tmp_path / "sweep").exists()
 

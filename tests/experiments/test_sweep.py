@@ -220,7 +220,7 @@ def test_a_failed_run_is_recorded_the_rest_goes_on_and_it_is_tried_again(home):
     ("arguments", "message"),
     [
         (("base-to-new", "nowhere"), "There is no 'nowhere'"),
-        (("base-to-new", "photos", "--shots", "0"), "--shots is 0; it must be a whole number from 1 up."),
+        (("base-to-new", "photos", "--shots", "0"), "--shots is 0; it must be at least 1."),
         (("base-to-new", "photos", "--seeds", "1", "1"), "--seeds is [1, 1]; give one or more, each once."),
         (
             ("domain", "photos", "--targets", "photos"),

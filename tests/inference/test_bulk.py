@@ -579,7 +579,7 @@ def with_files(directory, scheme, on_read):
     [
         pytest.param(
             "raise MemoryError('3 GiB')",
-            "cocoop: Memory does not suffice; try a smaller --batch-size, ",
+            "cocoop: Memory ran out; try a smaller --batch-size, ",
             marks=pytest.mark.slow,
         ),
         pytest.param(

@@ -195,7 +195,7 @@ def test_a_single_image_has_no_place(classifier, tmp_path):
 
 
 def test_a_batch_has_a_size(tiny_backbone):
-    with pytest.raises(ConfigError, match="--batch-size is 0; it must be a whole number from 1 up"):
+    with pytest.raises(ConfigError, match="`batch_size` is 0; it must be at least 1"):
         Classifier(CoCoOp(tiny_backbone, NAMES), batch_size=0)
 
 

@@ -93,9 +93,9 @@ def test_unreadable_images_fail_under_the_name_they_were_given_by(images, method
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"top_k": 0}, "--top-k is 0; it must be a whole number from 1 up"),
-        ({"batch_size": 0}, "--batch-size is 0; it must be a whole number from 1 up"),
-        ({"workers": -1}, "--workers is -1; it must be a whole number from 0 up"),
+        ({"top_k": 0}, "`top_k` is 0; it must be at least 1"),
+        ({"batch_size": 0}, "`batch_size` is 0; it must be at least 1"),
+        ({"workers": -1}, "`workers` is -1; it must be at least 0"),
     ],
 )
 def test_numbers_out_of_range_are_said_before_the_first_image(options, message, method):

@@ -155,7 +155,7 @@ def test_a_shortlist_is_exact_on_the_classes_it_takes(tiny_backbone, shortlist):
 
 
 def test_a_shortlist_of_none_is_refused(tiny_backbone):
-    with pytest.raises(ConfigError, match="--shortlist is 0; it must be a whole number from 1 up"):
+    with pytest.raises(ConfigError, match="`shortlist` is 0; it must be at least 1"):
         CoCoOp(tiny_backbone, NAMES, seed=0).shortlist_scorer(0)
-    with pytest.raises(ConfigError, match="--shortlist is for CoCoOp; coop has the same prompt for every image"):
+    with pytest.raises(ConfigError, match="`shortlist` is for CoCoOp; coop has the same prompt for every image"):
         CoOp(tiny_backbone, NAMES, seed=0).shortlist_scorer(3)

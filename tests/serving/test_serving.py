@@ -347,11 +347,11 @@ def test_mistakes_are_told_before_the_model_is_loaded(home):
         "cocoop: --timeout is 0.0; it must be seconds above 0, up to 86400.\n",
     )
     for settings, message in (
-        ({"max_images": 0}, "--max-images is 0; it must be a whole number from 1 up."),
-        ({"max_waiting": 63}, "--max-waiting is 63; it must be a whole number from 64 up."),
+        ({"max_images": 0}, "`max_images` is 0; it must be at least 1."),
+        ({"max_waiting": 63}, "`max_waiting` is 63; it must be at least 64."),
         ({"batch_window_ms": -1}, "--batch-window-ms is -1; it must be from 0 to 10000."),
-        ({"max_held": 1}, "--max-held is 1; it must be a whole number from 20971520 up."),
-        ({"max_connections": 0}, "--max-connections is 0; it must be a whole number from 1 up."),
+        ({"max_held": 1}, "`max_held` is 1; it must be at least 20971520."),
+        ({"max_connections": 0}, "`max_connections` is 0; it must be at least 1."),
         ({"upload_timeout": 0}, "--upload-timeout is 0; it must be seconds above 0, up to 86400."),
         ({"token": ""}, "The token is empty or has characters other than ASCII; choose another --token."),
     ):

@@ -132,5 +132,5 @@ def test_sizes(text, size):
 
 @pytest.mark.parametrize("text", ["", "much", "-1G", "2 PiB", "1e9"])
 def test_what_is_no_size_is_refused(text):
-    with pytest.raises(ConfigError, match=r"--memory-budget is .*; it must be a size such as 2GiB or 512MiB"):
+    with pytest.raises(ConfigError, match=r"`memory_budget` is .*; it must be a size such as 2GiB or 512MiB"):
         parse_bytes("memory_budget", text)

@@ -395,8 +395,8 @@ def test_images_are_encoded_fewer_at_once_where_memory_does_not_suffice(tiny_bac
         features = backbone.encode_image(images)
         backbone.encode_image(images)
     assert [str(warning.message)[:60] for warning in told] == [
-        "Memory does not suffice; images are encoded 2 at once from n",
-        "Memory does not suffice; images are encoded 1 at once from n",
+        "Memory ran out; images are encoded 2 at a time from n",
+        "Memory ran out; images are encoded 1 at a time from n",
     ]
     torch.testing.assert_close(features, tiny_backbone.encode_image(images))
 
@@ -418,8 +418,8 @@ def test_images_are_classified_fewer_at_once_where_memory_does_not_suffice(data)
         found = method.scorer()(features)
         method.scorer()(features)
     assert [str(warning.message)[:65] for warning in told] == [
-        "Memory does not suffice; images are classified 3 at once from now",
-        "Memory does not suffice; images are classified 1 at once from now",
+        "Memory ran out; images are classified 3 at a time from now",
+        "Memory ran out; images are classified 1 at a time from now",
     ]
     torch.testing.assert_close(found, wanted)
 
@@ -434,5 +434,5 @@ def test_a_limit_of_the_system_on_memory_makes_a_training_slower_and_no_other(tm
     assert done.returncode == 0, done.stderr
     warned, refused, difference, moved = done.stdout.splitlines()
     assert re.match(r"Memory does not suffice; training goes on with a budget of \d+ MiB", warned)
-    assert refused == "Memory does not suffice; try a smaller --batch-size, --precision bf16 or a smaller --backbone."
+    assert refused == 'Memory ran out; try a smaller `batch_size`, `precision="bf16"` or a smaller `backbone`.'
     assert float(difference) <= 1e-6 < float(moved)

@@ -274,7 +274,7 @@ class Method(nn.Module, ModelHubMixin):
         Raises:
             ConfigError: for a method whose class features are the same for every image.
         """
-        raise ConfigError(f"--shortlist is for CoCoOp; {self.key} has the same prompt for every image. Leave it out.")
+        raise ConfigError(f"`shortlist` is for CoCoOp; {self.key} has the same prompt for every image. Leave it out.")
 
     def forward(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B C"]:
         """Logits of preprocessed images."""

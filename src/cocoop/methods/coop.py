@@ -57,7 +57,7 @@ class CoOp(Method):
     ) -> None:
         super().__init__(backbone, classnames)
         if position not in POSITIONS:
-            raise PromptError(f"The position is {position!r}; it must be one of {', '.join(POSITIONS)}.")
+            raise PromptError(f"`position` is {position!r}; it must be one of {', '.join(POSITIONS)}.")
         if class_specific and context is not None:
             raise PromptError(
                 "A class-specific context begins at random (CoOp, IJCV 2022); leave the context words out."

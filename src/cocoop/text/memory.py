@@ -1,4 +1,4 @@
-"""How much memory a device has free, and what to do where it does not suffice."""
+"""Free memory of a device, and batches that shrink when it runs out."""
 
 from __future__ import annotations
 
@@ -15,63 +15,63 @@ from cocoop.errors import MemoryWarning, is_out_of_memory
 
 __all__ = ["AdaptiveBatches", "free_in_container", "free_memory"]
 
-SHARE = 0.7
-"""Of what is free, what may be planned with; the rest is for temporary results and for others."""
+USABLE_SHARE = 0.7
+"""Share of the free memory to plan with; the rest is for temporary results and other processes."""
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that a computation may plan to keep on a device."""
+    """Return the number of bytes that a computation may plan to use on a device."""
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
-        # What PyTorch holds but does not use is free as well.
+        # PyTorch holds memory that no tensor uses.
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     else:
-        # Processes that a launcher has started on one machine share its memory.
+        # All processes of a distributed run on this machine share its memory.
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         free = min(psutil.virtual_memory().available, free_in_container()) // processes
-    return int(SHARE * free)
+    return int(USABLE_SHARE * free)
 
 
 def free_in_container(root: Path = Path("/sys/fs/cgroup")) -> int:
-    """What a container's limit (cgroup v2) leaves; without a limit, more than any machine has."""
+    """Return the bytes left below the limit of a container (cgroup v2), or a huge number if there is no limit."""
     try:
         limit, used = ((root / name).read_text().strip() for name in ("memory.max", "memory.current"))
         return max(0, int(limit) - int(used))
     except (OSError, ValueError):
-        # No container, or the limit is the word "max".
+        # There is no container, or the limit is the word "max".
         return 2**62
 
 
 class AdaptiveBatches:
-    """A computation without gradients for each of many images, of which fewer are taken at once if memory is short.
+    """Run a computation without gradients on many images, in smaller batches after memory ran out.
 
     Args:
-        what: is done to images, for the warning (`encoded`).
+        done: what happens to the images, for the warning, such as `encoded`.
     """
 
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._fit = 2**16
+    def __init__(self, done: str) -> None:
+        self._done = done
+        self._largest = 2**16
 
-    def __call__(self, work: Callable[[Tensor], Tensor], images: Tensor, at_once: int) -> Tensor:
-        """The results for all images.
+    def __call__(self, compute: Callable[[Tensor], Tensor], images: Tensor, batch_size: int) -> Tensor:
+        """Return the results of all images.
 
         Args:
-            work: the computation.
+            compute: the computation.
             images: the images, or their features.
-            at_once: how many to take at most; what did not suffice once is not tried again.
+            batch_size: most images per call; a size for which memory ran out once is not tried again.
         """
         while True:
-            size = min(at_once, self._fit)
+            size = min(batch_size, self._largest)
             try:
-                return torch.cat([work(part) for part in images.split(size)])
+                return torch.cat([compute(part) for part in images.split(size)])
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or size == 1:
                     raise
-            self._fit = min(size, len(images)) // 2 or 1
+            self._largest = min(size, len(images)) // 2 or 1
             warnings.warn(
-                f"Memory does not suffice; images are {self._what} {self._fit} at once from now on, with the "
-                "same numbers up to rounding.",
+                f"Memory ran out; images are {self._done} {self._largest} at a time from now on, with the same numbers "
+                "up to rounding.",
                 MemoryWarning,
                 stacklevel=4,
             )
