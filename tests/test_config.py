@@ -1,4 +1,4 @@
-"""Settings: the published schedule, and what is refused."""
+"""Settings: defaults, the learning-rate schedule, and messages for values out of range."""
 
 import math
 import subprocess
@@ -19,14 +19,14 @@ def test_defaults_are_those_of_cocoop():
     assert not config.cache_features
 
 
-def test_schedule_of_ten_epochs_is_the_published_one():
+def test_schedule_of_ten_epochs_is_as_published():
     config = TrainConfig(epochs=10)
     published = [1e-5, 2.0e-3, 1.951e-3, 1.809e-3, 1.588e-3, 1.309e-3, 1.0e-3, 6.910e-4, 4.122e-4, 1.910e-4]
     for epoch, rate in enumerate(published, 1):
         assert float(f"{config.learning_rate_at(epoch):.3e}") == rate
 
 
-def test_schedule_of_fifty_epochs_is_the_published_one():
+def test_schedule_of_fifty_epochs_is_as_published():
     config = TrainConfig(epochs=50)
     assert config.learning_rate_at(1) == 1e-5
     assert config.learning_rate_at(2) == 2e-3
@@ -34,7 +34,7 @@ def test_schedule_of_fifty_epochs_is_the_published_one():
     assert f"{config.learning_rate_at(50):.3e}" == "7.885e-06"
 
 
-def test_warmup_shifts_the_cosine_and_may_be_left_out():
+def test_warmup_delays_the_cosine():
     without = TrainConfig(epochs=4, warmup_epochs=0)
     assert [without.learning_rate_at(k) for k in (1, 3)] == [0.002, pytest.approx(0.001)]
     longer = TrainConfig(epochs=4, warmup_epochs=3)
@@ -42,7 +42,7 @@ def test_warmup_shifts_the_cosine_and_may_be_left_out():
 
 
 @pytest.mark.parametrize("epoch", [0, 11])
-def test_there_is_no_rate_outside_of_the_training(epoch):
+def test_an_epoch_out_of_range_is_refused(epoch):
     with pytest.raises(ConfigError, match=f"There is no epoch {epoch}; this training has the epochs 1 to 10"):
         TrainConfig(epochs=10).learning_rate_at(epoch)
 
@@ -63,7 +63,7 @@ def test_there_is_no_rate_outside_of_the_training(epoch):
         ("seed", 2**63, r"`seed` is 9223372036854775808; it must be below 2\*\*63"),
     ],
 )
-def test_what_is_out_of_range_is_named_with_its_flag(field, value, message):
+def test_a_value_out_of_range_is_refused(field, value, message):
     with pytest.raises(ConfigError, match=message):
         TrainConfig(**{field: value})
 
@@ -76,12 +76,12 @@ def test_what_is_out_of_range_is_named_with_its_flag(field, value, message):
         ("momentum='x'", "`momentum` is 'x'; it must be in [0, 1)."),
     ],
 )
-def test_what_is_of_another_type_is_named_as_well(given, message):
-    # In a process of its own, where the tests' type checker does not come first.
+def test_a_value_of_another_type_is_refused(given, message):
+    # In another process, because the type checker of the tests would raise first.
     code = f"from cocoop.config import TrainConfig\ntry: TrainConfig({given})\nexcept Exception as e: print(repr(e))"
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
     assert done.stdout.strip() == repr(ConfigError(message))
 
 
-def test_seed_zero_is_a_seed():
+def test_seed_zero_is_valid():
     assert TrainConfig(seed=0).seed == 0

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from cocoop.errors import ConfigError
 
 __all__ = [
+    "METHOD_NAMES",
     "PAPER",
     "POSITIONS",
     "PRECISIONS",
@@ -150,6 +151,9 @@ class TrainConfig:
         progress = (epoch - self.warmup_epochs - 1) / self.epochs
         return self.learning_rate * (1 + math.cos(math.pi * progress)) / 2
 
+
+METHOD_NAMES = {"zero-shot": "zero-shot CLIP", "coop": "CoOp", "cocoop": "CoCoOp"}
+"""Names of the methods in tables, reports and model cards."""
 
 PAPER: dict[str, TrainConfig] = {
     "coop": TrainConfig(epochs=200, batch_size=32),

@@ -13,6 +13,7 @@ __all__ = [
     "TrainingError",
     "about_memory",
     "is_out_of_memory",
+    "one_line",
 ]
 
 
@@ -63,6 +64,11 @@ class DamageWarning(CocoopWarning):
 
 class MemoryWarning(CocoopWarning):
     """Memory ran out; work continues in smaller steps, more slowly but with the same results up to rounding."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of an exception on one line and without a final full stop, or its class if it has none."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -1,4 +1,4 @@
-"""Runs on the Hugging Face hub: published to, and loaded from, a stand-in that speaks its protocol; and their card."""
+"""Publish prompts on a local stand-in for the Hugging Face hub, load them from there, and read their cards."""
 
 import json
 import re
@@ -14,7 +14,9 @@ from sweep_records import record
 from tiny_models import save_open_clip
 
 import cocoop as package
-from cocoop.backbones.hub_files import publishing
+from cocoop.checkpoints.hub import hub_errors
+from cocoop.checkpoints.model_card import model_card
+from cocoop.checkpoints.pretrained import method_config
 from cocoop.cli import main
 from cocoop.errors import CheckpointError
 from cocoop.methods import CoCoOp, CoOp, ZeroShot
@@ -27,7 +29,7 @@ FILES = {"config.json", "prompt.safetensors", "README.md"}
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """The hub that this process knows, with an empty cache and Ann logged in."""
+    """A local hub, with an empty cache and user ann logged in."""
     with serve_hub() as server:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.address)
         pages = f"{server.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
@@ -58,7 +60,7 @@ def same(one, other):
         return torch.equal(one.eval()(images), other(images))
 
 
-def test_what_is_pushed_can_be_loaded_by_its_name(hub, method, tiny_backbone):
+def test_a_pushed_prompt_is_loaded_by_name(hub, method, tiny_backbone):
     address = method.push_to_hub("ann/bugs", commit_message="First")
     assert address == f"{hub.address}/ann/bugs/commit/{Repository.sha(1)}"
     pushed = hub.repositories["ann/bugs"]
@@ -67,17 +69,17 @@ def test_what_is_pushed_can_be_loaded_by_its_name(hub, method, tiny_backbone):
     assert set(pushed.commits[-1]) == FILES
     config = json.loads(pushed.commits[-1]["config.json"])
     assert len(config.pop("saved_as")) == 32
-    assert config == method.saved_config()
+    assert config == method_config(method)
     for name in ("ann/bugs", "hf-hub:ann/bugs", f"ann/bugs@{Repository.sha(1)}"):
         loaded = package.from_pretrained(name, backbone=tiny_backbone)
         assert type(loaded) is CoCoOp
         assert same(method, loaded)
     assert same(method, CoCoOp.from_pretrained("ann/bugs", backbone=tiny_backbone))
-    with pytest.raises(CheckpointError, match=r"^'ann/bugs' is of cocoop, not of coop; read it with cocoop\.from_pre"):
+    with pytest.raises(CheckpointError, match=r"^'ann/bugs' is of cocoop, not of coop; load it with cocoop\.from_pre"):
         CoOp.from_pretrained("ann/bugs", backbone=tiny_backbone)
 
 
-def test_a_revision_is_what_it_was_and_the_name_alone_is_the_latest(hub, method, tiny_backbone):
+def test_a_revision_loads_that_commit_and_a_name_the_latest(hub, method, tiny_backbone):
     method.push_to_hub("ann/bugs")
     later = changed(changed(CoCoOp(tiny_backbone, NAMES, seed=1)))
     later.push_to_hub("ann/bugs")
@@ -89,14 +91,14 @@ def test_a_revision_is_what_it_was_and_the_name_alone_is_the_latest(hub, method,
 
 
 @pytest.mark.parametrize(("name", "length"), [("prompt.safetensors", 64), ("config.json", 40)])
-def test_what_is_damaged_in_the_cache_is_named_and_fetched_again_once_deleted(name, length, hub, method, tiny_backbone):
+def test_a_damaged_cache_file_is_named_and_downloaded_again_once_deleted(name, length, hub, method, tiny_backbone):
     method.push_to_hub("ann/bugs")
     assert same(method, package.from_pretrained("ann/bugs", backbone=tiny_backbone))
     (snapshot,) = Path(huggingface_hub.constants.HF_HUB_CACHE).glob(f"models--ann--bugs/snapshots/*/{name}")
     blob = snapshot.resolve()
     assert len(blob.name) == length
     whole = blob.read_bytes()
-    # Another number, or another class, of the same length: what no reader of the file itself could tell.
+    # Another number, or another class name, of the same length: the file still parses.
     blob.write_bytes(whole.replace(b"bumble", b"humble") if length == 40 else whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(CheckpointError) as caught:
         package.from_pretrained("ann/bugs", backbone=tiny_backbone)
@@ -105,25 +107,25 @@ def test_what_is_damaged_in_the_cache_is_named_and_fetched_again_once_deleted(na
     assert same(method, package.from_pretrained("ann/bugs", backbone=tiny_backbone))
 
 
-def test_a_directory_of_that_name_comes_first(hub, method, tiny_backbone, tmp_path, monkeypatch):
+def test_a_local_directory_comes_before_the_hub(hub, method, tiny_backbone, tmp_path, monkeypatch):
     method.push_to_hub("ann/bugs")
     monkeypatch.chdir(tmp_path)
     other = CoOp(tiny_backbone, NAMES, context="a photo of a")
     other.save_pretrained("ann/bugs")
     assert type(package.from_pretrained("ann/bugs", backbone=tiny_backbone)) is CoOp
     assert type(package.from_pretrained("hf-hub:ann/bugs", backbone=tiny_backbone)) is CoCoOp
-    with pytest.raises(CheckpointError, match=r"^'ann/bugs' is a folder, which has no revision 'v1'; leave it out\.$"):
+    with pytest.raises(CheckpointError, match=r"^'ann/bugs' is a directory and has no revisions; leave `revision`"):
         package.from_pretrained("ann/bugs", revision="v1", backbone=tiny_backbone)
 
 
-def test_a_path_is_never_looked_up_on_the_hub(hub, tmp_path):
+def test_paths_are_not_looked_up_on_the_hub(hub, tmp_path):
     for source in (tmp_path / "runs" / "absent", str(tmp_path / "absent"), "absent", "runs/a/b"):
-        with pytest.raises(CheckpointError, match=r"^There is no run at '.*'; give a folder written by"):
+        with pytest.raises(CheckpointError, match=r"^There is no directory '.*'; give one written by"):
             package.from_pretrained(source)
     assert hub.requests == []
 
 
-def test_private_is_private(hub, method, tiny_backbone, monkeypatch):
+def test_a_private_repository_needs_a_token(hub, method, tiny_backbone, monkeypatch):
     method.push_to_hub("ann/bugs", private=True)
     assert hub.repositories["ann/bugs"].private
     method.push_to_hub("ann/bugs", private=True)
@@ -133,7 +135,7 @@ def test_private_is_private(hub, method, tiny_backbone, monkeypatch):
     assert same(method, package.from_pretrained("ann/bugs", backbone=tiny_backbone, token=TOKEN))
 
 
-def test_what_is_to_be_private_never_goes_into_a_public_repository(hub, method):
+def test_a_private_push_to_a_public_repository_is_refused(hub, method):
     method.push_to_hub("ann/bugs")
     with pytest.raises(CheckpointError, match=r"^The hub's ann/bugs is public already; make it private in its"):
         method.push_to_hub("ann/bugs", private=True)
@@ -143,36 +145,44 @@ def test_what_is_to_be_private_never_goes_into_a_public_repository(hub, method):
 @pytest.mark.parametrize(
     ("name", "token", "message"),
     [
-        ("ann/bugs", None, r"^The hub does not know who pushes to 'ann/bugs'; log in with `hf auth login`, or put a"),
-        ("ann/bugs", "hf_wrong", r"^The hub does not know who pushes to 'ann/bugs'; log in with `hf auth login`"),
-        ("bob/bugs", TOKEN, r"^Your token may not write to 'bob/bugs'; push to a name of your own \(`hf auth whoami`"),
-        ("not a name", TOKEN, r"^'not a name' is no name of a hub repository; it must be USER/NAME\.$"),
+        (
+            "ann/bugs",
+            None,
+            r"^You are not logged in to the hub, so you cannot push to 'ann/bugs'; log in with `hf",
+        ),
+        (
+            "ann/bugs",
+            "hf_wrong",
+            r"^You are not logged in to the hub, so you cannot push to 'ann/bugs'; log in with `hf",
+        ),
+        ("bob/bugs", TOKEN, r"^Your token may not write to 'bob/bugs'; push to your own name \(`hf auth whoami`"),
+        ("not a name", TOKEN, r"^'not a name' is not the name of a hub repository; it must be USER/NAME\.$"),
     ],
 )
-def test_who_may_not_push_is_told_what_to_type(name, token, message, hub, method, monkeypatch):
+def test_a_refused_push_says_what_to_do(name, token, message, hub, method, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(CheckpointError, match=message):
         method.push_to_hub(name, token=token)
     assert hub.repositories == {}
 
 
-def test_what_the_hub_says_of_a_card_reaches_its_author_and_a_misspelt_option_its_caller(hub, method):
+def test_errors_about_a_card_or_an_option_are_passed_on(hub, method):
     refused = r"^The hub refused 'ann/bugs': Invalid metadata\. - license\.$"
-    with pytest.raises(CheckpointError, match=refused), publishing("ann/bugs"):
+    with pytest.raises(CheckpointError, match=refused), hub_errors("ann/bugs"):
         raise ValueError("Invalid metadata.\n- license")
     with pytest.raises(TypeError, match="priate"):
         method.push_to_hub("ann/bugs", priate=True)
 
 
-def test_a_token_that_is_not_accepted_is_told(hub, method, tiny_backbone):
+def test_an_invalid_token_is_explained(hub, method, tiny_backbone):
     method.push_to_hub("ann/bugs")
     with pytest.raises(CheckpointError, match=r"The hub does not accept your token for 'ann/bugs'; log in again with"):
         package.from_pretrained("ann/bugs", token="hf_old")
 
 
-def test_what_is_not_there_is_told(hub, method, tiny_backbone):
+def test_a_missing_repository_revision_or_file_is_named(hub, method, tiny_backbone):
     absent = r"The hub has no repository 'ann/absent', or keeps it for those who are logged in \(`hf auth login`\)\.$"
-    with pytest.raises(CheckpointError, match=rf"^There is no folder 'ann/absent'\. {absent}"):
+    with pytest.raises(CheckpointError, match=rf"^There is no directory 'ann/absent'\. {absent}"):
         package.from_pretrained("ann/absent")
     with pytest.raises(CheckpointError, match=rf"^{absent}"):
         package.from_pretrained("hf-hub:ann/absent")
@@ -180,11 +190,11 @@ def test_what_is_not_there_is_told(hub, method, tiny_backbone):
     with pytest.raises(CheckpointError, match=r"The hub's ann/bugs has no revision 'v9'\.$"):
         package.from_pretrained("ann/bugs@v9")
     hub.repositories["ann/other"] = Repository(commits=[{"model.bin": b"x"}])
-    with pytest.raises(CheckpointError, match=r"^The hub's ann/other is no run: it has no config\.json\.$"):
+    with pytest.raises(CheckpointError, match=r"^The hub's ann/other is not a saved prompt: it has no config\.json\.$"):
         package.from_pretrained("hf-hub:ann/other")
 
 
-def test_without_a_network_what_is_cached_is_used_and_the_rest_is_one_line(hub, method, tiny_backbone, monkeypatch):
+def test_without_a_network_the_cache_is_used(hub, method, tiny_backbone, monkeypatch):
     method.push_to_hub("ann/bugs")
     package.from_pretrained("ann/bugs", backbone=tiny_backbone)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
@@ -192,20 +202,24 @@ def test_without_a_network_what_is_cached_is_used_and_the_rest_is_one_line(hub, 
     message = (
         r"^The hub's ann/new is not on this machine and cannot be downloaded \(.*refused.*\)\. Connect once to fetch "
     )
-    with pytest.raises(CheckpointError, match=message + r"it, or give a folder written by `cocoop train`\.$") as told:
+    with pytest.raises(CheckpointError, match=message + r"it, or give a directory written by `cocoop train`") as caught:
         package.from_pretrained("hf-hub:ann/new")
-    assert "\n" not in str(told.value)
-    with pytest.raises(CheckpointError, match=r"^'ann/bugs' cannot be written on the hub \(.*refused.*\)\. Connect"):
+    assert "\n" not in str(caught.value)
+    with pytest.raises(CheckpointError, match=r"^Could not write 'ann/bugs' on the hub \(.*refused.*\)\. Check"):
         method.push_to_hub("ann/bugs")
 
 
 def sections(card):
-    """The metadata of a card, and its text."""
+    """Return the metadata of a card, and its text."""
     _, metadata, text = card.split("---\n", 2)
     return yaml.safe_load(metadata), text
 
 
-def test_a_card_stands_beside_what_is_saved_and_is_the_users_own_from_then_on(hub, method, tmp_path):
+def card_of(method, **options):
+    return sections(str(model_card(method_config(method), **options)))
+
+
+def test_a_card_is_written_once_and_an_edited_one_is_kept(hub, method, tmp_path):
     assert method.save_pretrained(tmp_path, model_card_kwargs={"license": "mit"}) is None
     assert {path.name for path in tmp_path.iterdir()} == FILES
     card = (tmp_path / "README.md").read_text()
@@ -222,54 +236,54 @@ def test_a_card_stands_beside_what_is_saved_and_is_the_users_own_from_then_on(hu
     assert pushed == (tmp_path / "README.md").read_text().replace("USER/NAME", "ann/bugs")
     assert "# My bugs" in pushed
     (tmp_path / "README.md").write_text("---\nlicense: [\n---\n")
-    with pytest.raises(CheckpointError, match=r"README\.md' is no model card: .*while parsing"):
+    with pytest.raises(CheckpointError, match=r"README\.md' is not a model card: .*while parsing"):
         method.push_to_hub("ann/more", model_card_kwargs={"directory": tmp_path})
     assert "ann/more" not in hub.repositories
 
 
-def test_a_card_says_no_licence_unless_told_and_which_model_of_the_hub_it_is_for(method, monkeypatch):
-    assert "license" not in sections(str(method.generate_model_card()))[0]
+def test_a_card_names_licence_and_base_model_only_if_known(method, monkeypatch):
+    assert "license" not in card_of(method)[0]
     monkeypatch.setattr(method.backbone, "name", "transformers:openai/clip-vit-base-patch32@v2")
-    metadata, text = sections(str(method.generate_model_card()))
+    metadata, text = card_of(method)
     assert metadata["base_model"] == "openai/clip-vit-base-patch32"
     assert "`transformers:openai/clip-vit-base-patch32@v2`" in text
     monkeypatch.setattr(method.backbone, "name", "local-dir:/home/ann/secret/clip")
-    metadata, text = sections(str(method.generate_model_card(repo_id="ann/bugs")))
+    metadata, text = card_of(method, repo_id="ann/bugs")
     assert "base_model" not in metadata
     assert "secret" not in text
     assert 'cocoop.from_pretrained("ann/bugs", backbone=cocoop.load_backbone("local-dir:PATH"))' in text
 
 
-def test_a_card_shows_any_class_name_as_it_is_and_a_thousand_of_them_in_short(tiny_backbone):
+def test_a_card_escapes_class_names_and_shortens_long_lists(tiny_backbone):
     odd = ["<script>alert(1)</script>", "a|b", "*star*", "[link](http://x)", "two\nlines", "`code`", "R&D"]
-    _, text = sections(str(ZeroShot(tiny_backbone, odd).generate_model_card()))
+    _, text = card_of(ZeroShot(tiny_backbone, odd))
     assert (
         "7 classes: &lt;script&gt;alert(1)&lt;/script&gt;, a\\|b, \\*star\\*, \\[link\\](http://x), two lines, "
         "\\`code\\`, R&amp;D."
     ) in text
     many = ZeroShot(tiny_backbone, [f"class {i}" for i in range(1000)])
-    _, text = sections(str(many.generate_model_card()))
+    _, text = card_of(many)
     assert "1,000 classes: class 0, class 1, " in text
     assert ", class 19 and 980 more, all in `config.json`.\n" in text
     assert "class 20" not in text
     assert len(text) < 3000
 
 
-def test_a_card_of_an_experiment_has_its_numbers(method, tmp_path):
+def test_a_card_shows_the_record_of_an_experiment(method, tmp_path):
     whole = record("cocoop", {"base": 81.25, "new": 81.25}, data="bugs", seed=3, preset="cached")
     whole["train"]["workers"] = 2
     (tmp_path / "record.json").write_text(json.dumps(whole))
-    _, text = sections(str(method.generate_model_card(directory=tmp_path)))
-    assert "The experiment base-to-new, preset cached. H of base and new: 81.2 %." in text
+    _, text = card_of(method, directory=tmp_path)
+    assert "The experiment base-to-new, preset cached. Harmonic mean H of base and new: 81.2 %." in text
     assert "| new | 3 | 700 | 81.2 | 80.2 |" in text
-    for fact in ("| data | bugs |", "| photos a class | 16 |", "| seed | 3 |", "| epochs | 4 |"):
+    for fact in ("| data | bugs |", "| images per class | 16 |", "| seed | 3 |", "| epochs | 4 |"):
         assert fact in text
     assert "workers" not in text
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A run of the plainest command."""
+    """A directory with photos, and the run of a short training."""
     directory = tmp_path_factory.mktemp("home")
     make_images(directory / "photos", per_class=8)
     with pytest.MonkeyPatch.context() as patch:
@@ -279,7 +293,7 @@ def home(tmp_path_factory):
     return directory
 
 
-def test_the_card_of_a_run_is_made_from_its_records(home):
+def test_a_card_shows_the_records_of_a_run(home):
     metadata, text = sections((home / "run" / "README.md").read_text())
     assert metadata["tags"][-1] == "coop"
     results = json.loads((home / "run" / "results.json").read_text())
@@ -287,12 +301,12 @@ def test_the_card_of_a_run_is_made_from_its_records(home):
     for method in json.loads((home / "run" / "base_to_new.json").read_text())["methods"]:
         h = f"{method['harmonic_mean']:.1f}"
         assert re.search(rf"\| \S.* \| {method['base']['accuracy']:.1f} \| .* \| {h} \|", text), method["method"]
-    for fact in ("# CoOp prompt for photos", "4 classes: cherry, leaf, sea, sun.", "| photos a class | 2 |"):
+    for fact in ("# CoOp prompt for photos", "4 classes: cherry, leaf, sea, sun.", "| images per class | 2 |"):
         assert fact in text
-    assert "no replacement for CLIP" in text
+    assert "It does not replace CLIP." in text
 
 
-def test_pushed_by_one_command_and_used_by_another(home, hub, capsys, monkeypatch):
+def test_a_pushed_run_works_with_other_commands(home, hub, capsys, monkeypatch):
     monkeypatch.chdir(home)
     main(["push", "run", "ann/colours", "--private", "--license", "mit"])
     out, err = capsys.readouterr()
@@ -318,18 +332,18 @@ def test_pushed_by_one_command_and_used_by_another(home, hub, capsys, monkeypatc
     assert classifier.predict("photos/sea/00.png") in ("sun", "sea")
 
 
-def test_who_is_not_logged_in_is_told_so_in_one_line_by_a_real_process(home, tmp_path):
+def test_a_push_without_login_prints_one_line(home, tmp_path):
     with serve_hub() as hub:
         environment = {"HF_HOME": str(tmp_path), "HF_TOKEN": "", "HF_ENDPOINT": hub.address}
         done = cocoop("push", "run", "ann/colours", cwd=home, **environment)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "cocoop: The hub does not know who pushes to 'ann/colours'; log in with `hf auth login`, or put a token that "
-        "may write into HF_TOKEN.\n"
+        "cocoop: You are not logged in to the hub, so you cannot push to 'ann/colours'; log in with `hf auth login`, "
+        "or set HF_TOKEN to a token with write access.\n"
     )
 
 
-def test_a_prompt_is_for_the_commit_of_its_backbone_whatever_comes_after(hub, tmp_path):
+def test_a_prompt_keeps_the_commit_of_its_backbone(hub, tmp_path):
     def files(directory):
         return {path.name: path.read_bytes() for path in directory.iterdir()}
 
@@ -338,7 +352,7 @@ def test_a_prompt_is_for_the_commit_of_its_backbone_whatever_comes_after(hub, tm
     backbone = package.load_backbone("hf-hub:ann/tiny")
     assert backbone.name == f"hf-hub:ann/tiny@{Repository.sha(1)}"
     changed(CoCoOp(backbone, NAMES, seed=1)).save_pretrained(tmp_path / "prompt")
-    # Somebody trains on.
+    # A later commit changes the backbone.
     other = save_open_clip(tmp_path / "other", "vit_quick_gelu")
     hub.repositories["ann/tiny"].commits.append(files(other))
     assert package.load_backbone("hf-hub:ann/tiny").name.endswith(f"@{Repository.sha(2)}")

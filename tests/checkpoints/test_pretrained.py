@@ -1,4 +1,4 @@
-"""Saved methods: written whole, read strictly, refused with a sentence."""
+"""Saved methods: round trips, strict reading, and messages for damaged files."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def images():
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_what_is_saved_gives_the_same_logits_again(kind, images, tiny_backbone, tmp_path):
+def test_a_saved_method_gives_the_same_logits(kind, images, tiny_backbone, tmp_path):
     method = MAKERS[kind](tiny_backbone)
     with torch.no_grad():
         for parameter in method.learned().values():
@@ -51,7 +51,7 @@ def test_what_is_saved_gives_the_same_logits_again(kind, images, tiny_backbone, 
         assert torch.equal(loaded(images), method(images))
 
 
-def test_the_function_and_the_method_write_the_same(tiny_backbone, tmp_path):
+def test_function_and_method_write_the_same_files(tiny_backbone, tmp_path):
     method = MAKERS["cocoop"](tiny_backbone)
     method.save_pretrained(tmp_path / "one")
     cocoop.save_pretrained(method, tmp_path / "two")
@@ -61,7 +61,7 @@ def test_the_function_and_the_method_write_the_same(tiny_backbone, tmp_path):
     assert {path.name for path in (tmp_path / "one").iterdir()} == names
 
 
-def test_a_checkpoint_holds_what_was_learned_and_no_more(tiny_backbone, tmp_path):
+def test_a_checkpoint_holds_only_the_learned_tensors(tiny_backbone, tmp_path):
     MAKERS["cocoop"](tiny_backbone).save_pretrained(tmp_path)
     tensors = safetensors.torch.load_file(tmp_path / "prompt.safetensors")
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -84,7 +84,7 @@ def test_a_checkpoint_holds_what_was_learned_and_no_more(tiny_backbone, tmp_path
     }
 
 
-def test_classes_given_later_are_saved_with_what_was_learned(images, tiny_backbone, tmp_path):
+def test_replaced_classes_are_saved(images, tiny_backbone, tmp_path):
     method = MAKERS["cocoop"](tiny_backbone)
     method.set_classes(["eel", "fox"])
     method.save_pretrained(tmp_path)
@@ -94,7 +94,7 @@ def test_classes_given_later_are_saved_with_what_was_learned(images, tiny_backbo
         assert torch.equal(loaded(images), method(images))
 
 
-def test_class_specific_contexts_are_saved_with_the_classes_they_belong_to(images, tiny_backbone, tmp_path):
+def test_class_specific_contexts_are_saved_with_their_classes(images, tiny_backbone, tmp_path):
     method = MAKERS["coop, class-specific"](tiny_backbone)
     with torch.no_grad():
         whole = method(images)
@@ -106,7 +106,7 @@ def test_class_specific_contexts_are_saved_with_the_classes_they_belong_to(image
         assert torch.equal(loaded(images), whole)
 
 
-def test_the_backbone_is_loaded_by_the_name_that_was_saved(tmp_path):
+def test_the_saved_backbone_is_loaded_by_name(tmp_path):
     backbone = cocoop.load_backbone("lite", precision="bf16")
     cocoop.CoOp(backbone, NAMES, context="a photo of a").save_pretrained(tmp_path)
     loaded = cocoop.from_pretrained(tmp_path)
@@ -128,10 +128,10 @@ def changed(directory, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 2}, "has the format 2, this cocoop reads 1: it is no run of `cocoop train`, or one of another"),
-        ({"format": "remove"}, "has the format None, this cocoop reads 1"),
-        ({"method": "maple"}, "is of the method 'maple', which is none of zero-shot, coop, cocoop"),
-        ({"method": ["cocoop"]}, r"is of the method \['cocoop'\], which is none of zero-shot, coop, cocoop"),
+        ({"format": 2}, "has the format 2, but this version of cocoop reads 1"),
+        ({"format": "remove"}, "has the format None, but this version of cocoop reads 1"),
+        ({"method": "maple"}, "has the method 'maple'; it must be one of zero-shot, coop, cocoop"),
+        ({"method": ["cocoop"]}, r"has the method \['cocoop'\]; it must be one of zero-shot, coop, cocoop"),
         ({"backbone": 3}, "is damaged: 'backbone' is 3"),
         ({"precision": "fp8"}, "is damaged: 'precision' is 'fp8'"),
         ({"classnames": "ant"}, "is damaged: 'classnames' is 'ant'"),
@@ -139,7 +139,7 @@ def changed(directory, **changes):
         ({"classnames": "remove"}, "is damaged: 'classnames' is 'missing'"),
         (
             {"settings": {"context": None, "context_length": 2**31}},
-            "cannot be used: The context length is 2147483648; the text tower takes 77 tokens in all",
+            "cannot be used: `context_length` is 2147483648; it must be from 1 to 77",
         ),
         ({"classnames": ["ant", "ant"]}, "cannot be used: Two classes would have the same prompt"),
         ({"settings": []}, r"is damaged: 'settings' is \[\]"),
@@ -151,13 +151,13 @@ def changed(directory, **changes):
         ({"method": "coop", "settings": {"context_length": 4}}, r"tensor 'meta_net.linear1.bias' is \(3,\) there and"),
     ],
 )
-def test_a_config_that_does_not_fit_is_refused(changes, message, saved, tiny_backbone):
+def test_an_invalid_config_is_refused(changes, message, saved, tiny_backbone):
     changed(saved, **changes)
     with pytest.raises(CheckpointError, match=message):
         cocoop.from_pretrained(saved, backbone=tiny_backbone)
 
 
-def test_a_tensor_that_is_missing_is_named(saved, tiny_backbone):
+def test_a_missing_tensor_is_named(saved, tiny_backbone):
     tensors = safetensors.torch.load_file(saved / "prompt.safetensors")
     del tensors["meta_net.linear2.bias"]
     safetensors.torch.save_file(tensors, saved / "prompt.safetensors")
@@ -168,43 +168,43 @@ def test_a_tensor_that_is_missing_is_named(saved, tiny_backbone):
 
 def test_damaged_files_are_named(saved, tiny_backbone):
     good = (saved / "prompt.safetensors").read_bytes()
-    for unreadable in (b"", b"x" * 50, good[:-1], good[:40]):
-        (saved / "prompt.safetensors").write_bytes(unreadable)
+    for content in (b"", b"x" * 50, good[:-1], good[:40]):
+        (saved / "prompt.safetensors").write_bytes(content)
         with pytest.raises(CheckpointError, match=r"'.*prompt\.safetensors' is damaged"):
             cocoop.from_pretrained(saved, backbone=tiny_backbone)
     (saved / "prompt.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"is incomplete: it has no prompt\.safetensors"):
         cocoop.from_pretrained(saved, backbone=tiny_backbone)
-    for unreadable in (b"\xff\xfe", b"{", b"[" * 100_000):
-        (saved / "config.json").write_bytes(unreadable)
+    for content in (b"\xff\xfe", b"{", b"[" * 100_000):
+        (saved / "config.json").write_bytes(content)
         with pytest.raises(CheckpointError, match=r"'.*config\.json' is damaged"):
             cocoop.from_pretrained(saved, backbone=tiny_backbone)
 
 
-def test_metadata_that_nest_without_end_are_damage(saved, tiny_backbone):
+def test_deeply_nested_metadata_is_damage(saved, tiny_backbone):
     tensors = safetensors.torch.load_file(saved / "prompt.safetensors")
     safetensors.torch.save_file(tensors, saved / "prompt.safetensors", {"cocoop": "[" * 100_000})
     with pytest.raises(CheckpointError, match=r"prompt\.safetensors' is damaged: "):
         cocoop.from_pretrained(saved, backbone=tiny_backbone)
 
 
-def test_files_of_two_saved_prompts_are_not_taken_for_one(saved, tiny_backbone, tmp_path):
+def test_files_of_two_prompts_do_not_load(saved, tiny_backbone, tmp_path):
     other = CoCoOp(tiny_backbone, ["sun", "sea"], context="a photo of a", seed=1)
     other.save_pretrained(tmp_path / "other")
-    # As a crash between the two leaves them where one prompt is saved over another.
+    # A crash while one prompt is saved over another can leave these two files.
     shutil.copy(tmp_path / "other" / "prompt.safetensors", saved)
-    with pytest.raises(CheckpointError, match="were not saved together: one is of another prompt"):
+    with pytest.raises(CheckpointError, match="belong to different prompts"):
         cocoop.from_pretrained(saved, backbone=tiny_backbone)
 
 
-def test_what_is_no_run_is_said(tmp_path):
-    with pytest.raises(CheckpointError, match=r"There is no run at '.*nowhere'; give a folder written by"):
+def test_other_directories_are_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"There is no directory '.*nowhere'; give one written by"):
         cocoop.from_pretrained(tmp_path / "nowhere")
-    with pytest.raises(CheckpointError, match=r"is no run: it has no config\.json"):
+    with pytest.raises(CheckpointError, match=r"is not a saved prompt: it has no config\.json"):
         cocoop.from_pretrained(tmp_path)
 
 
-def test_a_failed_load_leaves_a_method_as_it_was(saved, tiny_backbone):
+def test_a_failed_load_does_not_change_the_method(saved, tiny_backbone):
     from cocoop.checkpoints.pretrained import load_learned
 
     method = MAKERS["cocoop"](tiny_backbone)
@@ -216,7 +216,7 @@ def test_a_failed_load_leaves_a_method_as_it_was(saved, tiny_backbone):
     assert torch.equal(method.context, before)
 
 
-def test_files_are_replaced_whole_with_the_usual_permissions(tmp_path):
+def test_a_write_replaces_the_file_with_ordinary_permissions(tmp_path):
     path = tmp_path / "file"
     write_atomic(path, b"old")
     mask = os.umask(0)
@@ -227,18 +227,18 @@ def test_files_are_replaced_whole_with_the_usual_permissions(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
+def test_a_failed_write_leaves_the_old_content_and_no_temporary_file(tmp_path):
     path = tmp_path / "folder"
     path.mkdir()
     (path / "inside").write_text("old")
-    # A folder of the name is in the way: everything is done but the last step.
+    # A directory has the name of the file, so the last step of the write fails.
     with pytest.raises(CheckpointError, match=r"Cannot write '.*folder': Is a directory"):
         write_atomic(path, b"new")
     assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
     assert (path / "inside").read_text() == "old"
 
 
-def test_names_that_are_no_text_survive_json(tmp_path):
+def test_file_names_that_are_not_text_survive_json(tmp_path):
     odd = os.fsdecode(b"caf\xe9.jpg")
     write_json(tmp_path / "a.json", {"path": odd, "name": "café ✓"})
     assert read_json(tmp_path / "a.json") == {"path": odd, "name": "café ✓"}

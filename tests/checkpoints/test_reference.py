@@ -1,4 +1,4 @@
-"""Checkpoints of the reference implementation: made here as its trainer writes them, imported by the real command."""
+"""Checkpoints in the format of the papers' code: read by the library, and imported by the command."""
 
 import json
 import os
@@ -20,7 +20,7 @@ NAMES = ["annual crop land", "forget-me-not", "boeing 737", "st. bernard"]
 
 
 class WarmupScheduler(torch.optim.lr_scheduler.LRScheduler):
-    """As the trainer's own: its state holds the scheduler that follows the warm-up, a whole object."""
+    """Scheduler whose state holds another scheduler object, like that of the papers' trainer."""
 
     def __init__(self, optimizer, successor):
         self.successor = successor
@@ -31,7 +31,7 @@ class WarmupScheduler(torch.optim.lr_scheduler.LRScheduler):
 
 
 class Hostile:
-    """Would make a file, were it unpickled as usual."""
+    """Creates a directory when it is unpickled."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -41,7 +41,7 @@ class Hostile:
 
 
 def learned(method):
-    """Values that differ from the start, so that a tensor that is not read shows."""
+    """Change all learned values, so that a tensor that is not read is noticed."""
     with torch.no_grad():
         for parameter in method.learned().values():
             parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
@@ -56,7 +56,7 @@ MAKERS = {
 
 
 def state_of(method, names=NAMES, prefix="", dtype=torch.float32):
-    """A state dict with the reference's names and buffers: start token, and tokens from the name to the padding."""
+    """Return a state dict with the names and buffers of the papers' code."""
     m = method.context_length
     blank = torch.zeros(m, method.context.shape[-1])
     prompts, _ = padded_prompts(method.backbone, names, blank)
@@ -66,7 +66,7 @@ def state_of(method, names=NAMES, prefix="", dtype=torch.float32):
 
 
 def save(path, state, **more):
-    """As the trainer saves: with a step of SGD behind it, and a scheduler within the scheduler."""
+    """Save a checkpoint like the papers' trainer, with the states of optimizer and scheduler."""
     path.parent.mkdir(parents=True, exist_ok=True)
     parameter = torch.nn.Parameter(torch.ones(3))
     optimizer = torch.optim.SGD([parameter], lr=0.1, momentum=0.9)
@@ -90,7 +90,7 @@ def features(backbone, count=3):
 
 @pytest.mark.parametrize("prefix", ["", "module.", "prompt_learner.", "module.prompt_learner."])
 @pytest.mark.parametrize("kind", MAKERS)
-def test_the_logits_are_those_of_the_method_that_wrote_it(kind, prefix, tiny_backbone, tmp_path):
+def test_logits_equal_those_of_the_saved_method(kind, prefix, tiny_backbone, tmp_path):
     method = learned(MAKERS[kind](tiny_backbone))
     path = save(tmp_path / "prompt_learner" / "model.pth.tar-10", state_of(method, prefix=prefix))
     with pytest.raises(Exception, match="Weights only load failed"):
@@ -102,7 +102,7 @@ def test_the_logits_are_those_of_the_method_that_wrote_it(kind, prefix, tiny_bac
         assert torch.equal(found.logits(features(tiny_backbone)), method.logits(features(tiny_backbone)))
 
 
-def test_half_precision_is_read_in_whole(tiny_backbone, tmp_path):
+def test_half_precision_is_read_as_fp32(tiny_backbone, tmp_path):
     method = learned(MAKERS["cocoop"](tiny_backbone))
     state = state_of(method, dtype=torch.float16)
     found = read_reference(save(tmp_path / "model", state)).restore(tiny_backbone)
@@ -112,7 +112,7 @@ def test_half_precision_is_read_in_whole(tiny_backbone, tmp_path):
 
 
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
-def test_the_place_of_the_name_is_what_the_user_says(position, tiny_backbone, tmp_path):
+def test_the_position_of_the_class_name_is_an_argument(position, tiny_backbone, tmp_path):
     state = state_of(learned(MAKERS["coop"](tiny_backbone)))
     found = read_reference(save(tmp_path / "model", state)).restore(tiny_backbone, ["cat", "dog"], position)
     x = features(tiny_backbone)
@@ -120,7 +120,7 @@ def test_the_place_of_the_name_is_what_the_user_says(position, tiny_backbone, tm
     torch.testing.assert_close(found.logits(x), wanted, rtol=0, atol=1e-4)
 
 
-def test_the_plain_oracle_agrees(tiny_backbone, tmp_path):
+def test_logits_equal_the_reference(tiny_backbone, tmp_path):
     state = state_of(learned(MAKERS["cocoop"](tiny_backbone)))
     found = read_reference(save(tmp_path / "model", state)).restore(tiny_backbone, NAMES)
     x = features(tiny_backbone)
@@ -130,29 +130,29 @@ def test_the_plain_oracle_agrees(tiny_backbone, tmp_path):
         linear = torch.nn.Linear(*reversed(weight.shape))
         linear.load_state_dict({"weight": weight, "bias": bias})
         setattr(meta_net, layer, linear)
-    # The oracle is checked for the type of a Meta-Net, and reads nothing but these two layers.
+    # The type checker of the tests wants a Meta-Net.
     meta_net.__class__ = type(found.meta_net)
     wanted = conditional_logits(tiny_backbone, NAMES, x, state["ctx"], meta_net)
     torch.testing.assert_close(found.logits(x), wanted, rtol=0, atol=1e-4)
 
 
 def test_nothing_in_a_file_is_run(tiny_backbone, tmp_path):
-    target = tmp_path / "made by the pickle"
+    target = tmp_path / "created by the pickle"
     method = learned(MAKERS["cocoop"](tiny_backbone))
     path = save(tmp_path / "model", state_of(method), val_result=Hostile(target), more=[Hostile(target)])
     found = read_reference(path).restore(tiny_backbone)
     assert torch.equal(found.context, method.context)
     hostile = save(tmp_path / "other", {"ctx": Hostile(target)})
-    with pytest.raises(CheckpointError, match="holds no `state_dict` of tensors; it is no checkpoint of CoOp or CoCo"):
+    with pytest.raises(CheckpointError, match="is not a checkpoint of CoOp or CoCoOp: it has no `state_dict` of"):
         read_reference(hostile)
-    # The old format, which has no tensors apart from its pickle, is not read where it holds more than tensors.
+    # The format before 2020 is one pickle, and is refused if it holds more than tensors.
     old = tmp_path / "old"
     torch.save({"state_dict": state_of(method), "more": Hostile(target)}, old, _use_new_zipfile_serialization=False)
     with pytest.raises(CheckpointError, match="holds more than tensors; it is not opened, because that could run code"):
         read_reference(old)
     assert not target.exists()
     torch.load(path, weights_only=False)
-    assert target.is_dir(), "an ordinary reader is fooled by these files"
+    assert target.is_dir(), "the file is harmless, so nothing was tested"
 
 
 def test_an_old_file_without_objects_is_read(tiny_backbone, tmp_path):
@@ -165,55 +165,53 @@ def test_an_old_file_without_objects_is_read(tiny_backbone, tmp_path):
     ("change", "message"),
     [
         ({"visual.proj": torch.ones(1)}, "prompt learner: it also holds 'visual.proj'"),
-        ({"ctx": None}, "is no checkpoint of CoOp or CoCoOp: it has no 'ctx'"),
-        ({"meta_net.linear2.bias": None}, "is no checkpoint of CoOp or CoCoOp: it has no 'meta_net.linear2.bias'"),
+        ({"ctx": None}, "is not a checkpoint of CoOp or CoCoOp: it has no 'ctx'"),
+        ({"meta_net.linear2.bias": None}, "is not a checkpoint of CoOp or CoCoOp: it has no 'meta_net.linear2.bias'"),
         ({"ctx": torch.ones(32)}, r"is damaged: 'ctx' is torch.float32 of shape \(32,\)"),
         ({"ctx": torch.ones(4, 32, dtype=torch.int64)}, r"is damaged: 'ctx' is torch.int64 of shape \(4, 32\)"),
         ({"ctx": torch.ones(4, 4, 32)}, r"is damaged: 'ctx' is torch.float32 of shape \(4, 4, 32\)"),
-        ({"ctx": torch.ones(4, 40)}, "was learned on a text tower of width 40, and tiny has 32; give by --backbone"),
-        ({"meta_net.linear1.weight": torch.ones(3, 50)}, "takes image features of size 50, and those of tiny have 48"),
+        ({"ctx": torch.ones(4, 40)}, "was trained on a text tower of width 40, but tiny has 32; pass the `backbone`"),
+        ({"meta_net.linear1.weight": torch.ones(3, 50)}, "takes image features of size 50, but those of tiny have 48"),
         (
             {"meta_net.linear2.bias": torch.ones(9)},
             r"does not fit cocoop on tiny: tensor 'meta_net.linear2.bias' is \(",
         ),
     ],
 )
-def test_what_does_not_fit_is_said(change, message, tiny_backbone, tmp_path):
+def test_tensors_that_do_not_fit_are_named(change, message, tiny_backbone, tmp_path):
     state = state_of(MAKERS["cocoop"](tiny_backbone)) | change
     path = save(tmp_path / "model", {name: tensor for name, tensor in state.items() if tensor is not None})
     with pytest.raises(CheckpointError, match=message):
         read_reference(path).restore(tiny_backbone, NAMES)
 
 
-def test_a_backbone_of_the_same_shape_is_not_taken_for_the_right_one(tiny_backbone, tmp_path):
+def test_another_backbone_of_the_same_shape_is_refused(tiny_backbone, tmp_path):
     path = save(tmp_path / "model", state_of(MAKERS["coop"](tiny_backbone)))
     with pytest.raises(
-        CheckpointError, match="was learned on another text tower than that of tiny: their start tokens"
+        CheckpointError, match="was trained on another text tower than that of tiny: their start tokens"
     ):
         read_reference(path).restore(make_tiny_backbone(seed=5), NAMES)
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_names_that_are_not_told_must_be_given(kind, tiny_backbone, tmp_path):
+def test_class_names_missing_in_the_file_must_be_passed(kind, tiny_backbone, tmp_path):
     method = learned(MAKERS[kind](tiny_backbone))
     state = {name: tensor for name, tensor in state_of(method).items() if not name.startswith("token_")}
     checkpoint = read_reference(save(tmp_path / "model", state))
-    with pytest.raises(
-        CheckpointError, match=r"does not tell its class names on tiny \(fp32\); give them by --classes"
-    ):
+    with pytest.raises(CheckpointError, match=r"cannot be decoded on tiny \(fp32\); pass them as `classnames`"):
         checkpoint.restore(tiny_backbone)
     assert checkpoint.restore(tiny_backbone, NAMES).classnames == tuple(NAMES)
 
 
-def test_contexts_of_classes_want_as_many_names(tiny_backbone, tmp_path):
+def test_class_specific_contexts_need_as_many_names(tiny_backbone, tmp_path):
     checkpoint = read_reference(save(tmp_path / "model", state_of(MAKERS["class-specific"](tiny_backbone))))
-    with pytest.raises(CheckpointError, match="has contexts of 4 classes, and there are 2 class names"):
+    with pytest.raises(CheckpointError, match="has contexts for 4 classes, but there are 2 class names"):
         checkpoint.restore(tiny_backbone, ["cat", "dog"])
 
 
-def test_cocoop_has_one_place_for_names(tiny_backbone, tmp_path):
+def test_cocoop_has_one_position(tiny_backbone, tmp_path):
     checkpoint = read_reference(save(tmp_path / "model", state_of(MAKERS["cocoop"](tiny_backbone))))
-    with pytest.raises(ConfigError, match="--position is 'front', but CoCoOp's class name always stands at the end"):
+    with pytest.raises(ConfigError, match="`position` is 'front', but in CoCoOp the class name is always at the end"):
         checkpoint.restore(tiny_backbone, NAMES, "front")
 
 
@@ -224,12 +222,12 @@ def test_damaged_files_are_named(content, tmp_path):
         read_reference(tmp_path / "model")
 
 
-def test_a_directory_is_answered_with_the_files_in_it(tmp_path):
-    with pytest.raises(CheckpointError, match=r"is a folder; give a file: the file is called model\.pth\.tar-EPOCH"):
+def test_a_directory_is_refused_with_the_files_in_it(tmp_path):
+    with pytest.raises(CheckpointError, match=r"is a directory; give a file: the file is called model\.pth\.tar-EPOCH"):
         read_reference(tmp_path)
     (tmp_path / "prompt_learner").mkdir()
     (tmp_path / "prompt_learner" / "model.pth.tar-10").touch()
-    with pytest.raises(CheckpointError, match=r"give a file: it has '.*prompt_learner/model\.pth\.tar-10'"):
+    with pytest.raises(CheckpointError, match=r"give a file: it contains '.*prompt_learner/model\.pth\.tar-10'"):
         read_reference(tmp_path)
     with pytest.raises(CheckpointError, match=r"There is no file '.*nowhere'"):
         read_reference(tmp_path / "nowhere")
@@ -237,7 +235,7 @@ def test_a_directory_is_answered_with_the_files_in_it(tmp_path):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A checkpoint of the bundled backbone, the method it came from, and photos."""
+    """A directory with a checkpoint on the bundled backbone and photos, and the method in the checkpoint."""
     home = tmp_path_factory.mktemp("home")
     make_images(home / "photos", per_class=2)
     method = learned(CoCoOp(package.load_backbone("lite"), ["cherry", "leaf", "sea", "sun"], seed=1))
@@ -248,7 +246,7 @@ def home(tmp_path_factory):
 FILE = "out/prompt_learner/model.pth.tar-10"
 
 
-def test_the_command_writes_a_run_to_predict_with(home):
+def test_the_command_writes_a_directory_to_predict_with(home):
     directory, method = home
     done = cocoop("import", FILE, "--backbone", "lite", cwd=directory)
     assert done.returncode == 0, done.stderr
@@ -266,7 +264,7 @@ def test_the_command_writes_a_run_to_predict_with(home):
     assert json.loads(done.stdout)["accuracy"] == package.evaluate(method, everything, workers=0).accuracy
 
 
-def test_names_come_from_a_list_or_a_file(home, monkeypatch):
+def test_class_names_come_from_a_list_or_a_file(home, monkeypatch):
     directory, _ = home
     monkeypatch.chdir(directory)
     (directory / "names.txt").write_text("red fruit\n\n  green leaf \nwater\n")
@@ -285,7 +283,7 @@ def test_names_come_from_a_list_or_a_file(home, monkeypatch):
         ((FILE,), 2, "--backbone"),
     ],
 )
-def test_mistakes_are_said(arguments, code, message, home):
+def test_mistakes_are_explained(arguments, code, message, home):
     done = cocoop("import", *arguments, cwd=home[0])
     assert (done.returncode, done.stdout) == (code, "")
     assert message in done.stderr

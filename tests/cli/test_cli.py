@@ -108,13 +108,13 @@ def test_what_cannot_be_understood_is_exit_code_2_and_a_hint(arguments, words):
         (("train", "photos", "--method", "coop", "--class-specific"), "--class-specific goes with a random start"),
         (("train", "photos", "--output", "photos"), "'photos' is not empty and holds no run; give another --output."),
         (("train", "photos", "--output", "note.txt"), "'note.txt' is a file; give another --output."),
-        (("predict", "nowhere", "photos"), "There is no run at 'nowhere'; give a folder written by `cocoop train`."),
-        (("predict", "photos", "photos"), "'photos' is no run: it has no config.json."),
+        (("predict", "nowhere", "photos"), "There is no directory 'nowhere'; give one written by `cocoop train`."),
+        (("predict", "photos", "photos"), "'photos' is not a saved prompt: it has no config.json."),
         (("predict", "photos", "absent.jpg"), "There is no 'absent.jpg'; give photos or folders of photos."),
         (("predict", "photos"), "No photo is named; give photos or folders of photos."),
         (("predict", "photos", "photos", "--top-k", "0"), "--top-k is 0; it must be at least 1."),
         (("predict", "photos", "photos", "--classes", "cat,"), "--classes is 'cat,'; give two names or more"),
-        (("eval", "nowhere", "photos"), "There is no run at 'nowhere'; give a folder written by `cocoop train`."),
+        (("eval", "nowhere", "photos"), "There is no directory 'nowhere'; give one written by `cocoop train`."),
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_to_do(arguments, message, images):

@@ -337,7 +337,7 @@ def test_words_need_no_images(home):
             "'coop' is of coop: its prompt is the same for every photo. Leave D",
         ),
         ({"source": "zero"}, "The method zero-shot has learned no context; explain a run of coop or cocoop."),
-        ({"source": "nowhere"}, "There is no run at 'nowhere'"),
+        ({"source": "nowhere"}, "There is no directory 'nowhere'"),
         ({"source": "cocoop", "data": "photos", "seeds": 0}, "`seeds` is 0; it must be at least 1."),
     ],
 )

@@ -1,4 +1,4 @@
-"""The fast path against the plain oracle: logits and gradients, fp32, 1e-5."""
+"""Logits and gradients of all methods against the plain reference: fp32, 1e-5."""
 
 import pytest
 import torch
@@ -41,13 +41,13 @@ def assert_same_gradients(method, plain_loss, ours_loss):
     plain = torch.autograd.grad(plain_loss, list(learned.values()))
     for name, a, b in zip(learned, ours, plain, strict=True):
         scale = b.abs().max()
-        assert scale > 1e-6, f"{name}: the oracle's gradient is zero, nothing is compared"
+        assert scale > 1e-6, f"{name}: the gradient is zero, nothing is compared"
         torch.testing.assert_close(a / scale, b / scale, rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("context", ["a photo of a", None, "a bioluminescent"])
-def test_cocoop_is_the_published_function(activation, context):
+def test_cocoop_equals_the_reference(activation, context):
     backbone = make_tiny_backbone(activation)
     method = CoCoOp(backbone, NAMES, context, seed=0)
     x, labels = features(backbone), torch.tensor([0, 3, 6, 8, 1])
@@ -61,7 +61,7 @@ def test_cocoop_is_the_published_function(activation, context):
 
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
 @pytest.mark.parametrize(("context", "class_specific"), [("a photo of a", False), (None, False), (None, True)])
-def test_coop_is_the_published_function(tiny_backbone, position, context, class_specific):
+def test_coop_equals_the_reference(tiny_backbone, position, context, class_specific):
     method = CoOp(
         tiny_backbone, NAMES, context, context_length=5, class_specific=class_specific, position=position, seed=0
     )
@@ -73,13 +73,13 @@ def test_coop_is_the_published_function(tiny_backbone, position, context, class_
     assert_same(method.scorer()(x), plain)
 
 
-def test_zero_shot_is_coop_with_the_same_words(tiny_backbone):
+def test_zero_shot_equals_coop_with_the_same_words(tiny_backbone):
     x = features(tiny_backbone)
     plain = static_logits(tiny_backbone, NAMES, x, CoOp(tiny_backbone, NAMES, "a photo of a").context.detach())
     assert_same(ZeroShot(tiny_backbone, NAMES, "a photo of a {}.").logits(x), plain)
 
 
-def test_an_ensemble_is_the_normalised_mean_of_normalised_features(tiny_backbone):
+def test_an_ensemble_averages_normalised_features(tiny_backbone):
     templates = ["a photo of a {}.", "{} texture.", "itap of the {}, a type of pet."]
     x = features(tiny_backbone)
     each = [ZeroShot(tiny_backbone, NAMES, template).text_features(x)[0] for template in templates]
@@ -89,7 +89,7 @@ def test_an_ensemble_is_the_normalised_mean_of_normalised_features(tiny_backbone
 
 
 @pytest.mark.parametrize("method_type", [CoOp, CoCoOp])
-def test_new_classes_get_the_prompt_learned_on_others(tiny_backbone, method_type):
+def test_new_classes_use_the_learned_prompt(tiny_backbone, method_type):
     method = method_type(tiny_backbone, ["cat", "dog"], "a photo of a", seed=0)
     with torch.no_grad():
         method.context += 0.1
@@ -103,7 +103,7 @@ def test_new_classes_get_the_prompt_learned_on_others(tiny_backbone, method_type
     assert_same(method.logits(x), plain)
 
 
-def test_class_specific_contexts_follow_their_classes(tiny_backbone):
+def test_class_specific_contexts_stay_with_their_classes(tiny_backbone):
     method = CoOp(tiny_backbone, NAMES, class_specific=True, context_length=3, seed=0)
     x = features(tiny_backbone)
     whole = method.logits(x)
@@ -117,19 +117,19 @@ def test_one_class_and_one_image(tiny_backbone):
     assert_same(method.logits(x), conditional_logits(tiny_backbone, ["cat"], x, method.context, method.meta_net))
 
 
-def test_many_images_without_gradients_equal_each_alone(tiny_backbone):
-    """Evaluation takes images in chunks; their borders must not show."""
+def test_many_images_equal_each_alone(tiny_backbone):
+    # Without gradients, images are encoded in batches.
     method = CoCoOp(tiny_backbone, NAMES, seed=0)
     x = features(tiny_backbone, 800)
     with torch.no_grad():
         together = method.logits(x)
-    chunk = method.prompts.images_at_once
-    assert chunk < len(x), "the images fit one chunk, nothing is compared"
-    for i in (0, chunk - 1, chunk, len(x) - 1):
+    batch = method.prompts.images_at_once
+    assert batch < len(x), "the images fit one batch, nothing is compared"
+    for i in (0, batch - 1, batch, len(x) - 1):
         assert_same(together[i : i + 1], method.logits(x[i : i + 1]))
 
 
-def test_positions_computed_for_imagenet_are_the_ones_that_matter(tiny_backbone):
+def test_imagenet_prompts_compute_only_the_tree(tiny_backbone):
     """ImageNet names with "a photo of a": 5 shared positions and the ragged suffixes, not 77,000."""
     import open_clip
 
@@ -143,8 +143,8 @@ def test_positions_computed_for_imagenet_are_the_ones_that_matter(tiny_backbone)
 
 
 @pytest.mark.parametrize("shortlist", [1, 3, len(NAMES), 100])
-def test_a_shortlist_is_exact_on_the_classes_it_takes(tiny_backbone, shortlist):
-    """The K best of the prompt without its shift, each with the logit that all classes together give it."""
+def test_a_shortlist_gives_exact_logits_for_its_classes(tiny_backbone, shortlist):
+    # The shortlist holds the K classes that the unshifted prompt ranks highest.
     method = CoCoOp(tiny_backbone, NAMES, seed=0)
     x = features(tiny_backbone)
     kept = min(shortlist, len(NAMES))
@@ -154,7 +154,7 @@ def test_a_shortlist_is_exact_on_the_classes_it_takes(tiny_backbone, shortlist):
     assert torch.isfinite(short).sum(1).tolist() == [kept] * len(x)
 
 
-def test_a_shortlist_of_none_is_refused(tiny_backbone):
+def test_an_empty_shortlist_and_other_methods_are_refused(tiny_backbone):
     with pytest.raises(ConfigError, match="`shortlist` is 0; it must be at least 1"):
         CoCoOp(tiny_backbone, NAMES, seed=0).shortlist_scorer(0)
     with pytest.raises(ConfigError, match="`shortlist` is for CoCoOp; coop has the same prompt for every image"):

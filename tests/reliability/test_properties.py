@@ -29,7 +29,7 @@ from cocoop.report.explain_page import explanation_page
 from cocoop.report.sweep_tables import sweep_tables
 from cocoop.report.sweep_text import sweep_csv, sweep_markdown
 from cocoop.storage.json_files import read_json, read_json_lines, write_json, write_json_lines
-from cocoop.text.prompts import prompt_name
+from cocoop.text.prompts import clean_name
 from conftest import make_tiny_backbone
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -99,9 +99,9 @@ def test_any_text_is_a_class_name_or_an_error_that_says_which(texts):
 
 
 @quick
-@given(st.text(st.characters(exclude_categories=[]), min_size=20, max_size=200).filter(prompt_name))
+@given(st.text(st.characters(exclude_categories=[]), min_size=20, max_size=200).filter(clean_name))
 def test_a_name_longer_than_the_tower_is_named_with_its_length(name):
-    tokens = 1 + 4 + len(BACKBONE.tokenizer.encode(f"{prompt_name(name)}.")) + 1
+    tokens = 1 + 4 + len(BACKBONE.tokenizer.encode(f"{clean_name(name)}.")) + 1
     message, _ = refusal(lambda: CoCoOp(BACKBONE, ["cat", name]))
     if tokens > 77:
         told = f"The prompt of class {name!r} has {tokens} tokens, more than the text tower's 77; shorten the name,"

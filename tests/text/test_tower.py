@@ -1,4 +1,4 @@
-"""The tower on a tree: what is computed, how often, and that neither device, chunks nor budget change a number."""
+"""The text tower: which rows it computes, and that devices, trees and memory budgets give the same numbers."""
 
 import random
 
@@ -26,14 +26,14 @@ def features(backbone, count=4, seed=1):
 
 
 def step(method, x):
-    """Loss and gradients of one training step, labels counted through."""
+    """Return loss and gradients of one training step."""
     labels = torch.arange(len(x)) % len(method.classnames)
     loss = F.cross_entropy(method.logits(x), labels)
     return [loss.detach(), *torch.autograd.grad(loss, list(method.learned().values()))]
 
 
-def rows_seen(method, x):
-    """Rows that pass the MLP of each layer in one step, forward passes only."""
+def rows_computed(method, x):
+    """Return the number of rows that the MLP of each layer computes in the forward pass of one step."""
     rows = [0] * len(method.backbone.text_tower.blocks)
 
     def hook(layer):
@@ -62,24 +62,22 @@ def random_suffixes(seed, count, vocabulary=4, longest=9):
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("queries", ["every_row", "leaves"])
-def test_attention_by_pair_is_attention_by_mask(seed, queries):
-    """The way of the CPU against the way of the GPU, values and gradients."""
+def test_attention_by_pair_equals_attention_by_mask(seed, queries):
     prompts = PromptTree([50, -1, -2][: 1 + seed % 3], random_suffixes(seed, [1, 2, 7, 30, 60, 100][seed]))
-    asking = getattr(prompts, queries)
+    rows = getattr(prompts, queries)
     generator = torch.Generator().manual_seed(seed)
     q, k, v, g = (torch.randn(prompts.rows, 3, 16, generator=generator) for _ in range(4))
-    inputs = [asking.of(q).requires_grad_(), k.requires_grad_(), v.requires_grad_()]
-    one, other = by_pair(*inputs, asking, 4), by_mask(*inputs, asking, 4)
+    inputs = [rows.select(q).requires_grad_(), k.requires_grad_(), v.requires_grad_()]
+    one, other = by_pair(*inputs, rows, 4), by_mask(*inputs, rows, 4)
     torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
-    gradients = (torch.autograd.grad(seen, inputs, asking.of(g)) for seen in (one, other))
+    gradients = (torch.autograd.grad(attended, inputs, rows.select(g)) for attended in (one, other))
     for a, b in zip(*gradients, strict=True):
         assert b.abs().max() > 1e-3
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_row_sees_its_own_prompt_and_nothing_else(seed):
-    """The mask of the tree, checked against the prompts themselves."""
+def test_a_leaf_sees_its_own_prompt_only(seed):
     prefix, suffixes = [50, -1], random_suffixes(seed, 20)
     prompts = PromptTree(prefix, suffixes)
     ids = torch.cat([prompts.prefix_ids, prompts.suffix_ids])
@@ -90,25 +88,25 @@ def test_a_row_sees_its_own_prompt_and_nothing_else(seed):
 
 @pytest.mark.parametrize("names", [["cat"], CARS, ["cat", "a very long name of a very common flower indeed"]])
 @pytest.mark.parametrize("images", [1, 5])
-def test_no_row_is_computed_twice_and_no_shape_takes_a_slow_path(tiny_backbone, names, images):
+def test_each_row_is_computed_once(tiny_backbone, names, images):
     method = CoCoOp(tiny_backbone, names, seed=0)
     encode = tiny_backbone.tokenizer.encode
     suffixes = [(*encode(f"{name}."), tiny_backbone.tokenizer.eot) for name in names]
     branches = {suffix[:i] for suffix in suffixes for i in range(1, len(suffix) + 1)}
     every_row = images * (1 + method.context_length + len(branches))
-    *inner, last = rows_seen(method, features(tiny_backbone, images))
+    *inner, last = rows_computed(method, features(tiny_backbone, images))
     assert inner == [every_row] * len(inner)
     assert last == images * len(names)
 
 
-def test_shared_first_words_are_computed_once(tiny_backbone):
+def test_shared_first_words_are_stored_once(tiny_backbone):
     ragged = sum(len(tiny_backbone.tokenizer.encode(f"{name}.")) + 1 for name in CARS)
     assert CoCoOp(tiny_backbone, CARS, seed=0).prompts.rows - 5 < 0.6 * ragged
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 20, 60])
 @pytest.mark.parametrize("method_type", [CoCoOp, CoOp])
-def test_many_small_trees_equal_one(tiny_backbone, monkeypatch, rows_at_once, method_type):
+def test_small_trees_equal_one_large_tree(tiny_backbone, monkeypatch, rows_at_once, method_type):
     whole = method_type(tiny_backbone, CARS, "a photo of a", seed=0)
     assert len(whole.prompts.trees) == 1
     monkeypatch.setattr(tree, "CPU_ROWS", rows_at_once)
@@ -122,7 +120,7 @@ def test_many_small_trees_equal_one(tiny_backbone, monkeypatch, rows_at_once, me
 
 
 @pytest.mark.parametrize("method_type", [CoCoOp, CoOp])
-def test_any_memory_budget_gives_the_same_gradients_bit_for_bit(monkeypatch, method_type):
+def test_memory_budgets_do_not_change_gradients(monkeypatch, method_type):
     backbone = make_tiny_backbone()
     monkeypatch.setattr(tree, "CPU_ROWS", 30)
     method = method_type(backbone, CARS, "a photo of a", seed=0)
@@ -152,8 +150,8 @@ def counted(function, calls):
     return call
 
 
-def test_recomputation_bounds_what_is_kept(monkeypatch):
-    """Saved tensors of a whole step, measured: at least the estimate without a budget, next to nothing with none."""
+def test_recomputation_limits_the_memory(monkeypatch):
+    # Without a budget, the saved tensors have about the estimated size; with a budget of 0, nearly none are saved.
     backbone = make_tiny_backbone(width=64, layers=4)
     monkeypatch.setattr(tree, "CPU_ROWS", 40)
     method = CoCoOp(backbone, CARS, seed=0)
@@ -168,17 +166,17 @@ def test_recomputation_bounds_what_is_kept(monkeypatch):
             return tensor
 
         weights = {p.untyped_storage().data_ptr() for p in method.parameters()}
-        known = {b.untyped_storage().data_ptr() for b in method.buffers()}
+        buffers = {b.untyped_storage().data_ptr() for b in method.buffers()}
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             logits = method.logits(features(backbone, 1))
         assert logits.requires_grad
-        return sum(size for place, size in storages.items() if place not in weights | known)
+        return sum(size for place, size in storages.items() if place not in weights | buffers)
 
     assert 0.75 * estimate < kept(None) < 1.25 * estimate
     assert kept(0) < 0.1 * estimate
 
 
-def test_the_first_layer_of_class_names_is_computed_once(tiny_backbone):
+def test_the_first_layer_of_class_names_is_precomputed(tiny_backbone):
     method = CoCoOp(tiny_backbone, CARS, seed=0)
     first, rows = tiny_backbone.text_tower.blocks[0], []
     handle = first.ln_1.register_forward_hook(lambda _module, inputs, _output: rows.append(inputs[0].shape[0]))
@@ -192,12 +190,12 @@ def test_the_first_layer_of_class_names_is_computed_once(tiny_backbone):
     assert rows == [prefix, method.prompts.rows - prefix, prefix]
 
 
-def test_what_is_remembered_is_not_kept_for_very_many_classes(tiny_backbone, monkeypatch):
+def test_nothing_is_precomputed_for_very_many_classes(tiny_backbone, monkeypatch):
     x = features(tiny_backbone)
     plain = step(CoCoOp(tiny_backbone, CARS, seed=0), x)
-    monkeypatch.setattr(tower, "REMEMBERED_ROWS", 10)
+    monkeypatch.setattr(tower, "MAX_PRECOMPUTED_ROWS", 10)
     method = CoCoOp(tiny_backbone, CARS, seed=0)
-    assert not method.prompts.trees[0].known()
+    assert not method.prompts.trees[0].precomputed()
     for a, b in zip(step(method, x), plain, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
@@ -210,8 +208,8 @@ def test_a_tower_of_one_layer():
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_is_close_to_fp32_and_learns_in_fp32(precision):
-    """bf16 keeps 8 bits: features of unit length agree to about 2**-8 per layer, logits scaled by 20."""
+def test_half_precision_is_close_to_fp32_and_has_fp32_gradients(precision):
+    # bf16 keeps 8 bits: features of unit length differ by about 2**-8 per layer, and logits are scaled by 20.
     plain, half = make_tiny_backbone(), make_tiny_backbone(precision=precision)
     x = features(plain)
     exact, rough = (step(CoCoOp(backbone, CARS, seed=0), x) for backbone in (plain, half))
@@ -221,21 +219,21 @@ def test_half_precision_is_close_to_fp32_and_learns_in_fp32(precision):
     assert any(not torch.equal(a, b) for a, b in zip(rough, exact, strict=True))
 
 
-def test_classes_come_out_in_the_order_given(tiny_backbone):
+def test_features_are_in_the_order_of_the_classes(tiny_backbone):
     names = [*CARS[::-1], "zebra", "ant"]
     x = features(tiny_backbone)
     each = [ZeroShot(tiny_backbone, [name]).text_features(x)[0, 0] for name in names]
     torch.testing.assert_close(ZeroShot(tiny_backbone, names).text_features(x)[0], torch.stack(each))
 
 
-def test_images_at_once_fill_the_rows_whatever_the_memory():
+def test_images_at_once_depend_on_the_prompts_only():
     cpu = torch.device("cpu")
     prompts = Prompts([50, -1, -2], random_suffixes(0, 40), device=cpu)
     assert prompts.images_at_once == tree.CPU_ROWS // prompts.rows > 1
     assert Prompts([50], random_suffixes(0, 4000, vocabulary=99), device=cpu).images_at_once == 1
 
 
-def test_free_memory_heeds_the_limit_of_a_container(tmp_path, monkeypatch):
+def test_free_memory_respects_the_limit_of_a_container(tmp_path, monkeypatch):
     (tmp_path / "memory.max").write_text("1000\n")
     (tmp_path / "memory.current").write_text("400\n")
     assert memory.free_in_container(tmp_path) == 600
@@ -247,7 +245,7 @@ def test_free_memory_heeds_the_limit_of_a_container(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("method_type", [CoCoOp, CoOp])
-def test_the_parts_of_a_batch_add_up_to_it(tiny_backbone, monkeypatch, method_type):
+def test_losses_of_the_parts_add_up(tiny_backbone, monkeypatch, method_type):
     monkeypatch.setattr(tree, "CPU_ROWS", 100)
     method = method_type(tiny_backbone, CARS[:6], "a photo of a", seed=0)
     x = features(tiny_backbone, 7)

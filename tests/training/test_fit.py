@@ -360,7 +360,7 @@ def test_where_memory_does_not_suffice_less_is_kept_and_the_numbers_are_the_same
         fit(method, data, settings(), engine=Tight(failures))
     how = [str(warning.message) for warning in told]
     assert len(how) == failures
-    assert how[0].startswith("Memory does not suffice; training goes on with a budget of 0 MiB (--memory-budget sets")
+    assert how[0].startswith("Memory does not suffice; training goes on with a `memory_budget` of 0 MiB")
     assert all(text.endswith(", more slowly.") for text in how)
     assert tight.text_tower.memory_budget is not None
     for name, tensor in learned(reference).items():
@@ -375,7 +375,7 @@ def test_where_even_the_least_does_not_fit_it_is_an_error(data):
         fit(method, data, settings(), engine=Tight(1000))
     # Nothing kept, and image by image: there is no less.
     assert str(told[-1].message).startswith("Memory does not suffice; training goes on with")
-    assert any("with fewer images at once (1), more slowly." in str(warning.message) for warning in told)
+    assert any("with fewer images at a time (1), more slowly." in str(warning.message) for warning in told)
     assert len(told) < 10
     for name, tensor in start.items():
         assert torch.equal(method.learned()[name], tensor)
@@ -433,6 +433,6 @@ def test_a_limit_of_the_system_on_memory_makes_a_training_slower_and_no_other(tm
     done = subprocess.run(command, env=paths, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     warned, refused, difference, moved = done.stdout.splitlines()
-    assert re.match(r"Memory does not suffice; training goes on with a budget of \d+ MiB", warned)
+    assert re.match(r"Memory does not suffice; training goes on with a `memory_budget` of \d+ MiB", warned)
     assert refused == 'Memory ran out; try a smaller `batch_size`, `precision="bf16"` or a smaller `backbone`.'
     assert float(difference) <= 1e-6 < float(moved)

@@ -1,19 +1,18 @@
-"""The Hugging Face hub: files from it, or from its cache on this machine; and what it says to those who write there."""
+"""Files from the Hugging Face hub, or from its cache on this machine."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from cocoop.errors import BackboneError, CheckpointError, CocoopError
+from cocoop.errors import BackboneError, CocoopError, one_line
 from cocoop.storage.hashing import hash_file
 
-__all__ = ["TOKENIZER_FILES", "check_private", "fetch", "pinned", "publishing", "unreachable"]
+__all__ = ["TOKENIZER_FILES", "fetch", "pinned", "root_cause", "unreachable"]
 
 GO_ON_WITH_LITE = "or go on without a network: --backbone lite"
 
@@ -114,63 +113,6 @@ def pinned(repository: str, directory: Path) -> str:
     return f"{repository.partition('@')[0]}@{directory.name}"
 
 
-def check_private(repository: str, token: str | None) -> None:
-    """That what is to be private does not go into a repository that everyone can read.
-
-    Raises:
-        CheckpointError: for a public one.
-    """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import RepositoryNotFoundError
-
-    try:
-        is_public = not HfApi(token=token).model_info(repository).private
-    except RepositoryNotFoundError:
-        return
-    if is_public:
-        raise CheckpointError(
-            f"The hub's {repository} is public already; make it private in its settings there, push to another name, "
-            "or leave --private out."
-        )
-
-
-@contextmanager
-def publishing(repository: str) -> Iterator[None]:
-    """Around what writes to the hub: its errors become one line.
-
-    Raises:
-        CheckpointError: saying who may write there, or why the hub cannot be reached.
-    """
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        yield
-    except (CocoopError, TypeError):
-        raise
-    except HFValidationError as error:
-        raise CheckpointError(f"{repository!r} is no name of a hub repository; it must be USER/NAME.") from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        if status == 401:
-            raise CheckpointError(
-                f"The hub does not know who pushes to {repository!r}; log in with `hf auth login`, or put a token that "
-                "may write into HF_TOKEN."
-            ) from error
-        if status == 403:
-            raise CheckpointError(
-                f"Your token may not write to {repository!r}; push to a name of your own (`hf auth whoami` tells it), "
-                "or log in with a token of the kind write (`hf auth login`)."
-            ) from error
-        raise CheckpointError(f"The hub refused {repository!r}: {error.server_message or _reason(error)}.") from error
-    # About the metadata of the card.
-    except ValueError as error:
-        raise CheckpointError(f"The hub refused {repository!r}: {' '.join(str(error).split())}.") from error
-    except Exception as error:
-        raise CheckpointError(
-            f"{repository!r} cannot be written on the hub ({_reason(error)}). Connect, and push again."
-        ) from error
-
-
 def unreachable(
     what: str,
     error: BaseException,
@@ -186,12 +128,13 @@ def unreachable(
         instead: what to do without a network, besides connecting.
     """
     return raises(
-        f"{what} is not on this machine and cannot be downloaded ({_reason(error)}). "
+        f"{what} is not on this machine and cannot be downloaded ({root_cause(error)}). "
         f"Connect once to fetch it, {instead}"
     )
 
 
-def _reason(error: BaseException) -> str:
-    while (deeper := error.__cause__ or error.__context__) is not None:
-        error = deeper
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+def root_cause(error: BaseException) -> str:
+    """Return the message of the exception that caused an exception, on one line."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return one_line(error)

@@ -22,7 +22,7 @@ from cocoop.backbones.pickles import check_names
 from cocoop.backbones.tokenizers import check_tokenizer, open_clip_tokenizer
 from cocoop.backbones.weights import check_size, find_weights, read_config, readable
 from cocoop.config import Preprocessing
-from cocoop.errors import BackboneError
+from cocoop.errors import BackboneError, one_line
 from cocoop.storage.json_schema import ChannelValues, Schema, check_schema
 from cocoop.text.tower import TextTowerConfig
 
@@ -237,7 +237,7 @@ def _network(config: Mapping[str, Any], model: str) -> Any:
         return (open_clip.CustomTextCLIP if custom_text else open_clip.CLIP)(**settings)
     # Every kind of tower checks settings in its own way, with errors that have nothing in common.
     except Exception as error:
-        raise BackboneError(f"The configuration of {model} makes no model: {' '.join(str(error).split())}.") from error
+        raise BackboneError(f"Could not build a model from the configuration of {model}: {one_line(error)}.") from error
 
 
 def _check_size(config: Mapping[str, Any], weights: Path, directory: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cocoop.backbones.extra import import_transformers
-from cocoop.errors import BackboneError
+from cocoop.errors import BackboneError, one_line
 
 __all__ = ["ClipTokenizer", "TransformersTokenizer", "check_tokenizer", "clip_tokenizer", "open_clip_tokenizer"]
 
@@ -84,9 +84,7 @@ class TransformersTokenizer:
             )
         # Three libraries read the files, and the one in Rust raises plain Exceptions.
         except Exception as error:
-            raise BackboneError(
-                f"The tokenizer in '{directory}' is damaged: {' '.join(str(error).split())}."
-            ) from error
+            raise BackboneError(f"The tokenizer in '{directory}' is damaged: {one_line(error)}.") from error
         # Only the limit of a warning: nothing is truncated here, and prompts are measured elsewhere.
         self.library.model_max_length = sys.maxsize
         around = list(self.library("")["input_ids"])

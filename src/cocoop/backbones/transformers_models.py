@@ -17,7 +17,7 @@ from cocoop.backbones.pickles import check_names
 from cocoop.backbones.tokenizers import TransformersTokenizer, check_tokenizer
 from cocoop.backbones.weights import check_size, read_config, readable
 from cocoop.config import Preprocessing
-from cocoop.errors import BackboneError
+from cocoop.errors import BackboneError, one_line
 from cocoop.text.tower import TextTowerConfig
 
 __all__ = ["CONFIG", "from_directory", "from_hub"]
@@ -152,7 +152,7 @@ def _config(transformers: Any, directory: Path) -> Any:
             return transformers.CLIPConfig.from_pretrained(str(directory))
     # Every version checks settings in its own way, with errors that have nothing in common.
     except Exception as error:
-        raise BackboneError(f"'{directory / CONFIG}' is damaged: {' '.join(str(error).split())}") from error
+        raise BackboneError(f"'{directory / CONFIG}' is damaged: {one_line(error)}.") from error
 
 
 def _network(transformers: Any, directory: Path) -> Any:

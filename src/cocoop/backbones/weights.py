@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cocoop.backbones.pickles import load_pickle
 from cocoop.backbones.torchscript import is_torchscript, read_torchscript
-from cocoop.errors import BackboneError, CheckpointError
+from cocoop.errors import BackboneError, CheckpointError, one_line
 from cocoop.storage.json_files import read_json
 
 __all__ = ["check_size", "find_weights", "read_config", "read_weights", "readable"]
@@ -165,7 +165,7 @@ def readable(path: Path) -> Iterator[None]:
             f"'{path}' is damaged, or holds more than tensors; it is not opened, because that could run code."
         ) from error
     except _DAMAGED as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise BackboneError(
             f"'{path}' is damaged or holds another model: {reason[:300]}{'...' if len(reason) > 300 else ''}"
         ) from error

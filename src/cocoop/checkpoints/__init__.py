@@ -1,1 +1,1 @@
-"""Checkpoints: save and load trained prompts, and publish them on the Hugging Face hub."""
+"""Saved prompts: save and load them, publish them on the Hugging Face hub, import the papers' checkpoints."""

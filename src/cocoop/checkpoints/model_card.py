@@ -1,7 +1,4 @@
-"""The model card of a saved method, README.md beside it: what it is, made from what, how good, how to load it.
-
-It is made from records alone: the settings of the method, and what else of a run lies in its folder.
-"""
+"""Model cards: the README.md of a saved prompt, rendered from its settings and the records of its run."""
 
 from __future__ import annotations
 
@@ -15,47 +12,46 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from pydantic import Field
 
-from cocoop.errors import CheckpointError
-from cocoop.experiments.records import RECORD, read_record
-from cocoop.report.tables import COLUMNS, METHOD_NAMES, base_to_new_caption, base_to_new_values, summary
+from cocoop.config import METHOD_NAMES
+from cocoop.errors import CheckpointError, one_line
 from cocoop.storage.json_files import read_json
 from cocoop.storage.json_schema import NonNegativeInt, Percent, Schema, check_schema
 
-__all__ = ["MOST_CLASSES", "NOWHERE", "model_card"]
+__all__ = ["CARD", "model_card"]
 
 CARD = "README.md"
-NOWHERE = "USER/NAME"
-"""What stands for the repository in the card of a method that is not published."""
-
-MOST_CLASSES = 20
-"""Class names that a card spells out; config.json has them all."""
-
 TEMPLATE = Path(__file__).parent / "model_card_template.md"
 
-WHAT = {
+UNPUBLISHED = "USER/NAME"
+"""Name of the repository in the card of a prompt that is not published."""
+
+MAX_CLASSES = 20
+"""Number of class names in a card."""
+
+DESCRIPTIONS = {
     "zero-shot": "Zero-shot CLIP ([arXiv 2103.00020](https://arxiv.org/abs/2103.00020)) with these classes and "
-    "templates; nothing was learned.",
-    "coop": "A prompt for classifying photos, learned by CoOp ([arXiv 2109.01134](https://arxiv.org/abs/2109.01134)): "
-    "one static context for all photos.",
-    "cocoop": "A prompt for classifying photos, learned by CoCoOp "
-    "([arXiv 2203.05557](https://arxiv.org/abs/2203.05557)): a context that a small Meta-Net shifts for each photo.",
+    "templates; nothing was trained.",
+    "coop": "An image-classification prompt trained with CoOp "
+    "([arXiv 2109.01134](https://arxiv.org/abs/2109.01134)): one context for all images.",
+    "cocoop": "An image-classification prompt trained with CoCoOp "
+    "([arXiv 2203.05557](https://arxiv.org/abs/2203.05557)): a context that a small Meta-Net shifts for each image.",
 }
 
-UNSEEN = {
-    "zero-shot": "Nothing was learned, so any classes will do as well as the backbone knows them.",
-    "coop": "CoOp fits its classes: on names that it was not trained on it is often worse than zero-shot CLIP.",
+NEW_CLASSES = {
+    "zero-shot": "Nothing was trained, so any class names can be used, as well as the backbone knows them.",
+    "coop": "CoOp fits its classes: on names that it was not trained on, it is often worse than zero-shot CLIP.",
     "cocoop": "Class names that it was not trained on work, but usually less well than those above; measure them on "
-    "photos of your own with `cocoop eval`.",
+    "your own images with `cocoop eval`.",
 }
 
 LITE = (
-    "`lite` is a small backbone for trying things out: it knows ImageNet's classes and their neighbours, little about "
-    "style, texture words or text, and is no replacement for CLIP."
+    "`lite` is a small backbone for experiments: it knows the classes of ImageNet and similar ones, but little about "
+    "style, texture or text. It does not replace CLIP."
 )
-LICENCE = "The backbone's own licence holds for it, and for what is computed with it."
-SMALL = "The numbers above are of the photos above; on photos of another kind expect others."
+LICENCE = "The licence of the backbone applies to the backbone, and to everything computed with it."
+OTHER_IMAGES = "The results above are for the images above; expect others on different images."
 LOCAL = (
-    "The backbone was a file or folder on the machine of the training. Elsewhere, load it from where it is: "
+    "The backbone was a local file or directory. On another machine, pass its location: "
     '`cocoop.from_pretrained("{repo_id}", backbone=cocoop.load_backbone("local-dir:PATH"))`.'
 )
 
@@ -63,37 +59,33 @@ LOCAL = (
 @dataclass(frozen=True)
 class _Table:
     lead: str
-    """What its numbers are."""
+    """Sentence above the table."""
     columns: Sequence[str]
-    """Their names; the first is that of the rows."""
     rows: Sequence[Sequence[str]]
-    """The cells."""
 
 
-def model_card(config: Mapping[str, Any], directory: Path | None, repo_id: str, **card_data: Any) -> ModelCard:
-    """The card.
+def model_card(
+    config: Mapping[str, Any], *, directory: str | Path | None = None, repo_id: str = UNPUBLISHED, **card_data: Any
+) -> ModelCard:
+    """Return the model card of a saved prompt.
 
     Args:
-        config: what `config.json` of the saved method holds.
-        folder: where a card, or records of the run, may lie; the card is taken as it is, but for the repository.
-        repo_id: what is to be loaded by the examples.
-        card_data: fields of `huggingface_hub.ModelCardData`, such as `license`, in place of ours.
+        config: content of its config.json.
+        directory: run directory with records to show. If it has a card, that card is returned, with `repo_id` filled
+            in.
+        repo_id: name of the hub repository in the examples.
+        card_data: fields of `huggingface_hub.ModelCardData`, such as `license`.
 
     Raises:
         CheckpointError: if a record or the card is damaged.
     """
-    own = (
-        {}
-        if directory is None
-        else {name: directory / name for name in (CARD, *RECORDS) if (directory / name).is_file()}
-    )
-    if CARD in own:
-        return _written(own[CARD], repo_id, card_data)
-    records = {name: _read(path) for name, path in own.items()}
+    if directory is not None and (Path(directory) / CARD).is_file():
+        return _existing_card(Path(directory) / CARD, repo_id, card_data)
+    records = {} if directory is None else _read_records(Path(directory))
     about: dict[str, Any] = {}
     for record in records.values():
         about |= {**record, **record.get("about", {})}
-    check_schema(about, _About, directory or NOWHERE)
+    check_schema(about, _About, directory or repo_id)
     method, backbone = config["method"], config["backbone"]
     source, _, identifier = backbone.partition(":")
     data: dict[str, Any] = {
@@ -102,63 +94,63 @@ def model_card(config: Mapping[str, Any], directory: Path | None, repo_id: str, 
         "tags": ["clip", "few-shot", "prompt-learning", *([] if method == "zero-shot" else [method])],
         "base_model": identifier.partition("@")[0] if source in ("hf-hub", "transformers") else None,
     }
-    tables = [table for name, record in records.items() for table in RECORDS[name](record)]
+    tables = [table for name, record in records.items() for table in RECORDS[name].tables(record)]
     is_local = source in ("local-dir", "openai") and bool(identifier)
-    limits = [UNSEEN[method], LICENCE]
-    limits += [SMALL] * bool(tables) + [LITE] * (backbone == "lite") + [LOCAL.format(repo_id=repo_id)] * is_local
+    limits = [NEW_CLASSES[method], LICENCE]
+    limits += [OTHER_IMAGES] * bool(tables) + [LITE] * (backbone == "lite") + [LOCAL.format(repo_id=repo_id)] * is_local
     return ModelCard.from_template(
         ModelCardData(**(data | card_data)),
         template_path=str(TEMPLATE),
         repo_id=repo_id,
         method=METHOD_NAMES[method],
-        what=WHAT[method],
-        # Where a private folder lies is nobody's business, and no use elsewhere.
+        description=DESCRIPTIONS[method],
+        # The path of a local directory is private, and of no use elsewhere.
         backbone=f"{source}:{Path(identifier).name}" if is_local else backbone,
-        data=_plain(about["data"]) if "data" in about else "",
+        data=_escape(about["data"]) if "data" in about else "",
         facts=list(_facts(config, about)),
-        classes=_classes(config["classnames"]),
+        classes=_class_list(config["classnames"]),
         tables=tables,
         limits=limits,
     )
 
 
-def _written(path: Path, repo_id: str, card_data: Mapping[str, Any]) -> ModelCard:
+def _existing_card(path: Path, repo_id: str, card_data: Mapping[str, Any]) -> ModelCard:
     try:
-        card = ModelCard(path.read_text(encoding="utf-8").replace(NOWHERE, repo_id))
-    # Of YAML, and of what the library finds in it.
+        card = ModelCard(path.read_text(encoding="utf-8").replace(UNPUBLISHED, repo_id))
+    # YAML and huggingface_hub raise unrelated errors for invalid metadata.
     except Exception as error:
-        raise CheckpointError(f"'{path}' is no model card: {' '.join(str(error).split())}.") from error
+        raise CheckpointError(f"'{path}' is not a model card: {one_line(error)}.") from error
     for name, value in card_data.items():
         card.data[name] = value
     return card
 
 
-def _read(path: Path) -> dict[str, Any]:
-    record = read_record(path) if path.name == RECORD else read_json(path)
-    check_schema(record, FORMS[path.name], path)
-    return record
+def _read_records(directory: Path) -> dict[str, dict[str, Any]]:
+    records = {name: read_json(directory / name) for name in RECORDS if (directory / name).is_file()}
+    for name, record in records.items():
+        check_schema(record, RECORDS[name].schema, directory / name)
+    return records
 
 
 def _facts(config: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "precision of the backbone", config["precision"]
     if "data" in about:
-        yield "data", _plain(about["data"])
+        yield "data", _escape(about["data"])
     if about.get("shots") is not None:
-        yield "photos a class", str(about["shots"])
+        yield "images per class", str(about["shots"])
     if about.get("classes") in ("base", "new"):
-        yield "classes", f"the {about['classes']} ones of the data"
+        yield "classes", f"the {about['classes']} classes of the data"
     training = about.get("train") or {}
     seed = about.get("seed", training.get("seed"))
     if seed is not None:
         yield "seed", str(seed)
-    for part in (config["settings"], training):
-        for name, value in part.items():
+    for settings in (config["settings"], training):
+        for name, value in settings.items():
             if name not in ("seed", "workers", "skip_unreadable") and value is not None:
-                yield name.replace("_", " "), _plain(_short(value))
+                yield name.replace("_", " "), _escape(_shorten(value))
 
 
-def _short(value: object) -> object:
-    """A setting in words; of a list, such as zero-shot's templates, the beginning."""
+def _shorten(value: object) -> object:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if not isinstance(value, list):
@@ -166,41 +158,47 @@ def _short(value: object) -> object:
     return ", ".join(map(str, value[:3])) + (f" and {len(value) - 3} more" if len(value) > 3 else "")
 
 
-def _classes(names: Sequence[str]) -> str:
-    listed = ", ".join(_plain(name) for name in names[:MOST_CLASSES])
-    more = f" and {len(names) - MOST_CLASSES:,} more, all in `config.json`" if len(names) > MOST_CLASSES else ""
-    return f"{len(names):,} classes: {listed}{more}."
+def _class_list(names: Sequence[str]) -> str:
+    shown = ", ".join(_escape(name) for name in names[:MAX_CLASSES])
+    more = f" and {len(names) - MAX_CLASSES:,} more, all in `config.json`" if len(names) > MAX_CLASSES else ""
+    return f"{len(names):,} classes: {shown}{more}."
+
+
+def _escape(text: object) -> str:
+    """Return any text as one line of Markdown that shows it literally."""
+    line = html.escape(" ".join(str(text).split()), quote=False)
+    return re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", line)
 
 
 def _results(record: Mapping[str, Any]) -> Iterator[_Table]:
     row = [str(record["images"]), f"{record['accuracy']:.1f}", f"{record['macro_f1']:.1f}"]
     yield _Table(
-        "This prompt, on photos that it was not trained on:",
-        ["test photos of", "images", "accuracy %", "macro F1 %"],
+        "This prompt, on test images:",
+        ["classes", "images", "accuracy %", "macro F1 %"],
         [[f"{record.get('classes', 'all')} classes", *row]],
     )
 
 
 def _base_to_new(record: Mapping[str, Any]) -> Iterator[_Table]:
-    methods = record["methods"]
+    rows = [
+        (entry["method"], entry["base"]["accuracy"], entry["new"]["accuracy"], entry["harmonic_mean"])
+        for entry in record["methods"]
+    ]
     yield _Table(
-        "From the base classes (the first half), of which each method learned a prompt of its own, to the new ones "
-        f"(the rest), which it never saw; {base_to_new_caption(methods)}:",
-        ["method", *COLUMNS],
-        [
-            [METHOD_NAMES.get(method, method), *(summary(columns[column]) for column in COLUMNS)]
-            for method, columns in base_to_new_values(methods).items()
-        ],
+        "Base to new: each method was trained on the base classes (the first half) and tested on them and on the new "
+        "classes (the rest); accuracy in %, H is the harmonic mean of both:",
+        ["method", "base", "new", "H"],
+        [[METHOD_NAMES.get(method, method), *(f"{number:.1f}" for number in numbers)] for method, *numbers in rows],
     )
 
 
 def _experiment(record: Mapping[str, Any]) -> Iterator[_Table]:
     rows = [
-        [_plain(name), str(test["classes"]), str(test["images"]), f"{test['accuracy']:.1f}", f"{test['macro_f1']:.1f}"]
+        [_escape(name), str(test["classes"]), str(test["images"]), f"{test['accuracy']:.1f}", f"{test['macro_f1']:.1f}"]
         for name, test in record["tests"].items()
     ]
     mean = record.get("harmonic_mean")
-    h = "" if mean is None else f" H of base and new: {mean:.1f} %."
+    h = "" if mean is None else f" Harmonic mean H of base and new: {mean:.1f} %."
     yield _Table(
         f"The experiment {record['protocol']}, preset {record['preset']}.{h}",
         ["test", "classes", "images", "accuracy %", "macro F1 %"],
@@ -208,17 +206,8 @@ def _experiment(record: Mapping[str, Any]) -> Iterator[_Table]:
     )
 
 
-RECORDS: dict[str, Callable[[Mapping[str, Any]], Iterable[_Table]]] = {
-    "training.json": lambda _: (),
-    RECORD: _experiment,
-    "results.json": _results,
-    "base_to_new.json": _base_to_new,
-}
-"""Records that may lie beside a method, and the tables that are made of each."""
-
-
 class _About(Schema):
-    """What of any record is told."""
+    """Entries that may be in any record."""
 
     data: str | None = None
     shots: NonNegativeInt | None = None
@@ -226,7 +215,7 @@ class _About(Schema):
     train: dict[str, Any] | None = None
 
 
-class _Trained(Schema):
+class _Training(Schema):
     about: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -234,32 +223,48 @@ class _Accuracy(Schema):
     accuracy: Percent
 
 
-class _Measured(_Trained, _Accuracy):
+class _Results(_Training, _Accuracy):
     images: NonNegativeInt
     macro_f1: Percent
 
 
-class _Method(Schema):
+class _Comparison(Schema):
     method: str
     base: _Accuracy
     new: _Accuracy
     harmonic_mean: Percent
 
 
-class _BaseToNew(_Trained):
-    methods: list[_Method]
+class _BaseToNew(_Training):
+    methods: list[_Comparison]
 
 
-FORMS: dict[str, type[Schema]] = {
-    "training.json": _Trained,
-    RECORD: _Trained,
-    "results.json": _Measured,
-    "base_to_new.json": _BaseToNew,
+class _Test(Schema):
+    classes: NonNegativeInt
+    images: NonNegativeInt
+    accuracy: Percent
+    macro_f1: Percent
+
+
+class _Experiment(_Training):
+    protocol: str
+    preset: str
+    tests: dict[str, _Test]
+    harmonic_mean: Percent | None = None
+
+
+@dataclass(frozen=True)
+class _Record:
+    """Schema of a record, as far as the card shows it, and the tables rendered from it."""
+
+    schema: type[Schema]
+    tables: Callable[[Mapping[str, Any]], Iterable[_Table]]
+
+
+RECORDS = {
+    "training.json": _Record(_Training, lambda _: ()),
+    "record.json": _Record(_Experiment, _experiment),
+    "results.json": _Record(_Results, _results),
+    "base_to_new.json": _Record(_BaseToNew, _base_to_new),
 }
-"""Of each record, what its tables are made of."""
-
-
-def _plain(text: object) -> str:
-    """Any text as one line of Markdown that shows it as it is."""
-    line = html.escape(" ".join(str(text).split()), quote=False)
-    return re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", line)
+"""Records that a run directory may hold."""

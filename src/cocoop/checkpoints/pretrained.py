@@ -1,7 +1,15 @@
-"""Saved methods, read again: from a folder, or from a repository of the Hugging Face hub."""
+"""Save and load trained prompts.
+
+config.json             method, backbone, class names and settings
+prompt.safetensors      the learned tensors, a few hundred KB
+README.md               the model card
+
+The backbone is saved by its name, not by its weights. Nothing in these files can execute code.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -12,16 +20,55 @@ from torch import Tensor
 from cocoop.backbones import load_backbone
 from cocoop.backbones.backbone import Backbone
 from cocoop.backbones.hub_files import fetch
+from cocoop.checkpoints.model_card import CARD, model_card
 from cocoop.config import PRECISIONS, Precision
 from cocoop.errors import CheckpointError, CocoopError
 from cocoop.methods import METHODS, Method
-from cocoop.storage.json_files import read_json
-from cocoop.storage.tensor_files import CONFIG, FORMAT, LEARNED, SAVE_ID, read_tensors
+from cocoop.storage.atomic import remove_stale_files, write_atomic
+from cocoop.storage.hashing import hash_content
+from cocoop.storage.json_files import read_json, write_json
+from cocoop.storage.tensor_files import read_tensors, write_tensors
 
-__all__ = ["from_pretrained", "load_learned", "save_pretrained"]
+__all__ = [
+    "CONFIG",
+    "LEARNED",
+    "from_pretrained",
+    "load_learned",
+    "method_config",
+    "save_pretrained",
+    "write_learned",
+    "write_method",
+]
+
+CONFIG, LEARNED = "config.json", "prompt.safetensors"
+
+FORMAT = 1
+"""Version of the layout of config.json."""
+
+SAVE_ID = "saved_as"
+"""Entry of both files that tells whether they were written together."""
 
 HUB = "hf-hub:"
-"""What stands before a name that can only be that of a hub repository, as with backbones."""
+"""Prefix that marks a name as that of a hub repository, as for backbones."""
+
+
+def save_pretrained(method: Method, directory: str | Path, **card_options: Any) -> None:
+    """Save settings and learned tensors, and a model card unless the directory has one.
+
+    Args:
+        method: the method.
+        directory: created if missing.
+        card_options: further arguments of `cocoop.checkpoints.model_card.model_card`, such as `license`.
+
+    Raises:
+        CheckpointError: if the files cannot be written.
+    """
+    directory = Path(directory)
+    write_method(method, directory)
+    if not (directory / CARD).exists():
+        card = model_card(method_config(method), **({"directory": directory} | card_options))
+        # Class names may hold lone surrogates.
+        write_atomic(directory / CARD, str(card).encode(errors="backslashreplace"))
 
 
 def from_pretrained(
@@ -33,30 +80,39 @@ def from_pretrained(
     revision: str | None = None,
     **download: Any,
 ) -> Method:
-    """Read a saved method.
+    """Load a saved method.
 
     Args:
-        source: a folder written by `method.save_pretrained`, `cocoop.fit(..., run=folder)` or `cocoop train`; or, as
-            text, a repository of the hub: `USER/NAME` where there is no such folder, or `hf-hub:USER/NAME`, either
-            with `@REVISION`.
-        backbone: one that is loaded already; None: the one named in the folder is loaded.
-        precision: of the frozen towers; None: as they were in training. A backbone that is given has its own.
-        device: where to load the backbone.
-        revision: branch, tag or commit of a hub repository.
-        download: as huggingface_hub knows them: token, cache_dir, force_download, local_files_only.
+        source: a directory written by `save_pretrained`, `fit` or `cocoop train`; or the name of a hub repository,
+            `USER/NAME` if there is no such directory or `hf-hub:USER/NAME`, either with `@REVISION`.
+        backbone: a loaded backbone; None: load the one named in config.json.
+        precision: number format of the frozen towers; None: the one used in training. Ignored with `backbone`.
+        device: device for the backbone. Ignored with `backbone`.
+        revision: branch, tag or commit of the hub repository.
+        download: options of `huggingface_hub.snapshot_download`: token, cache_dir, force_download, local_files_only.
 
     Raises:
-        CheckpointError: if files are missing, out of reach or damaged, or tensors do not fit.
+        CheckpointError: if files are missing or damaged, cannot be downloaded, or do not fit the backbone.
         BackboneError: if the backbone cannot be loaded.
+
+    Example:
+        import cocoop
+
+        data = cocoop.load_data("photos")
+        method = cocoop.CoCoOp(cocoop.load_backbone("lite"), data.classnames)
+        cocoop.save_pretrained(method, "my-prompt")
+
+        method = cocoop.from_pretrained("my-prompt")
+        print(method.classnames)
     """
-    directory = _directory(source, revision, download)
+    directory = _resolve_source(source, revision, download)
     config = _read_config(directory)
     # Before the backbone, which may take long to load.
-    tensors, facts = read_tensors(directory / LEARNED)
-    if SAVE_ID in facts and facts[SAVE_ID] != config.get(SAVE_ID):
+    tensors, metadata = read_tensors(directory / LEARNED)
+    if SAVE_ID in metadata and metadata[SAVE_ID] != config.get(SAVE_ID):
         raise CheckpointError(
-            f"'{directory / CONFIG}' and {LEARNED} were not saved together: one is of another prompt. Save it again, "
-            "or go on with its training by --resume."
+            f"'{directory / CONFIG}' and {LEARNED} belong to different prompts. Save the prompt again, or pass "
+            "`resume=True` to continue its training."
         )
     if backbone is None:
         backbone = load_backbone(config["backbone"], precision=precision or config["precision"], device=device)
@@ -68,26 +124,75 @@ def from_pretrained(
     return method.eval()
 
 
-def save_pretrained(method: Method, directory: str | Path) -> None:
-    """Write a method's settings, learned tensors and model card; the same as `method.save_pretrained(directory)`.
+def method_config(method: Method) -> dict[str, Any]:
+    """Return the content of config.json: everything that rebuilds a method, except for its learned tensors."""
+    return {
+        "format": FORMAT,
+        "method": method.key,
+        "backbone": method.backbone.name,
+        "precision": method.backbone.precision,
+        "classnames": list(method.saved_classnames),
+        "settings": method.settings(),
+    }
+
+
+def write_method(method: Method, directory: Path) -> None:
+    """Write settings and learned tensors, without a model card.
 
     Raises:
         CheckpointError: if the files cannot be written.
     """
-    method.save_pretrained(directory)
+    for name in (LEARNED, CONFIG, CARD):
+        remove_stale_files(directory, name)
+    write_learned(method, directory)
+    config = method_config(method)
+    write_json(directory / CONFIG, config | {SAVE_ID: _save_id(config)})
 
 
-def _directory(source: str | Path, revision: str | None, download: dict[str, Any]) -> Path:
-    """The folder that is meant, fetched from the hub if it is a repository there."""
+def write_learned(method: Method, directory: Path) -> None:
+    """Write the learned tensors.
+
+    Raises:
+        CheckpointError: if the file cannot be written.
+    """
+    write_tensors(directory / LEARNED, method.learned(), {SAVE_ID: _save_id(method_config(method))})
+
+
+def load_learned(method: Method, tensors: dict[str, Tensor], source: Path) -> None:
+    """Copy learned tensors into a method; names and shapes must match exactly.
+
+    Args:
+        method: changed in place.
+        tensors: tensors by the names in `method.learned()`.
+        source: the file they were read from, for messages.
+
+    Raises:
+        CheckpointError: naming the first tensor that does not match.
+    """
+    learned = method.learned()
+    for name in sorted(learned.keys() | tensors.keys()):
+        expected = tuple(learned[name].shape) if name in learned else None
+        found = tuple(tensors[name].shape) if name in tensors else None
+        if expected != found:
+            raise CheckpointError(
+                f"'{source}' does not fit {method.key} on {method.backbone.name}: tensor {name!r} is "
+                f"{'missing' if found is None else found} there and should be {expected or 'absent'}."
+            )
+    with torch.no_grad():
+        for name, parameter in learned.items():
+            parameter.copy_(tensors[name])
+
+
+def _resolve_source(source: str | Path, revision: str | None, download: dict[str, Any]) -> Path:
+    """Return the directory with the files, downloaded if `source` is a hub repository."""
     name = str(source).removeprefix(HUB)
-    surely_hub = name != str(source)
-    # A path is a folder; a text of the right form may be one too, and is the hub's only where there is none.
+    is_hub = name != str(source)
     may_be_hub = (
         isinstance(source, str) and not Path(source).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+(@.+)?", source)
     )
-    if not surely_hub and not may_be_hub:
+    if not is_hub and not may_be_hub:
         if revision is not None:
-            raise CheckpointError(f"'{source}' is a folder, which has no revision {revision!r}; leave it out.")
+            raise CheckpointError(f"'{source}' is a directory and has no revisions; leave `revision` out.")
         return Path(source)
     name, _, pinned = name.partition("@")
     try:
@@ -96,65 +201,46 @@ def _directory(source: str | Path, revision: str | None, download: dict[str, Any
             [CONFIG, LEARNED],
             f"The hub's {name}",
             raises=CheckpointError,
-            instead="or give a folder written by `cocoop train`.",
+            instead="or give a directory written by `cocoop train`.",
             **download,
         )
         if not (directory / CONFIG).is_file():
-            raise CheckpointError(f"The hub's {name} is no run: it has no {CONFIG}.")
+            raise CheckpointError(f"The hub's {name} is not a saved prompt: it has no {CONFIG}.")
     except CheckpointError as error:
-        raise error if surely_hub else CheckpointError(f"There is no folder '{source}'. {error}") from error
+        raise error if is_hub else CheckpointError(f"There is no directory '{source}'. {error}") from error
     return directory
-
-
-def load_learned(method: Method, tensors: dict[str, Tensor], source: Path) -> None:
-    """Copy learned tensors into a method; names and shapes must agree exactly.
-
-    Args:
-        method: changed in place.
-        tensors: by the names of `method.learned()`.
-        source: where they come from, for the message.
-
-    Raises:
-        CheckpointError: naming the file and the first tensor that differs.
-    """
-    learned = method.learned()
-    for name in sorted(learned.keys() | tensors.keys()):
-        wanted = tuple(learned[name].shape) if name in learned else None
-        found = tuple(tensors[name].shape) if name in tensors else None
-        if wanted != found:
-            raise CheckpointError(
-                f"'{source}' does not fit {method.key} on {method.backbone.name}: tensor {name!r} is "
-                f"{'missing' if found is None else found} there and should be {wanted or 'absent'}."
-            )
-    with torch.no_grad():
-        for name, parameter in learned.items():
-            parameter.copy_(tensors[name])
 
 
 def _read_config(directory: Path) -> dict[str, Any]:
     path = directory / CONFIG
     if not directory.is_dir():
-        raise CheckpointError(f"There is no run at '{directory}'; give a folder written by `cocoop train`.")
+        raise CheckpointError(f"There is no directory '{directory}'; give one written by `cocoop train`.")
     if not path.is_file():
-        raise CheckpointError(f"'{directory}' is no run: it has no {CONFIG}. Give a folder written by `cocoop train`.")
+        raise CheckpointError(
+            f"'{directory}' is not a saved prompt: it has no {CONFIG}. Give a directory written by `cocoop train`."
+        )
     config = read_json(path)
     if config.get("format") != FORMAT:
         raise CheckpointError(
-            f"'{path}' has the format {config.get('format')!r}, this cocoop reads {FORMAT}: "
-            "it is no run of `cocoop train`, or one of another version."
+            f"'{path}' has the format {config.get('format')!r}, but this version of cocoop reads {FORMAT}."
         )
     if config.get("method") not in tuple(METHODS):
         raise CheckpointError(
-            f"'{path}' is of the method {config.get('method')!r}, which is none of {', '.join(METHODS)}."
+            f"'{path}' has the method {config.get('method')!r}; it must be one of {', '.join(METHODS)}."
         )
     classnames = config.get("classnames")
-    fine = {
+    is_valid = {
         "backbone": isinstance(config.get("backbone"), str),
         "precision": config.get("precision") in PRECISIONS,
         "classnames": isinstance(classnames, list) and all(isinstance(name, str) for name in classnames),
         "settings": isinstance(config.get("settings"), dict),
     }
-    for name, is_fine in fine.items():
-        if not is_fine:
+    for name, valid in is_valid.items():
+        if not valid:
             raise CheckpointError(f"'{path}' is damaged: {name!r} is {config.get(name, 'missing')!r}.")
     return config
+
+
+def _save_id(config: dict[str, Any]) -> str:
+    # Stored beside the class names, which people may edit: the id stays, and the files still belong together.
+    return hash_content(json.dumps(config, sort_keys=True))[:32]

@@ -1,12 +1,12 @@
-"""Checkpoints of the reference implementation of CoOp and CoCoOp, read without running what is in them.
+"""Checkpoints of the papers' own code (CoOp and CoCoOp), read without running anything in them.
 
-Such a file, `OUTPUT/prompt_learner/model.pth.tar-10`, is a pickled dictionary: the learned tensors (`state_dict`), and
-the states of optimiser and scheduler. The scheduler's holds whole objects, which `torch.load(weights_only=True)`
-refuses: then a restricted reader takes tensors and plain containers, and makes everything else an inert placeholder.
+A file such as `OUTPUT/prompt_learner/model.pth.tar-10` is a pickled dictionary with the learned tensors (`state_dict`)
+and the states of optimizer and scheduler. The scheduler's state holds objects that `torch.load(weights_only=True)`
+refuses. For such files, a restricted unpickler reads tensors and plain containers, and replaces everything else by
+inert placeholders.
 
-Besides what was learned, a file holds the token embeddings of its prompts: the start token (`token_prefix`), and each
-class's name up to the end token (`token_suffix`). They are not needed, but they tell the class names, and whether the
-backbone is the one that the prompt was learned with.
+A file also holds the token embeddings of its prompts: the start token (`token_prefix`), and the rest of each prompt
+from the class name on (`token_suffix`). They reveal the class names, and whether the backbone is the right one.
 
 Reference: https://github.com/KaiyangZhou/CoOp, trainers/coop.py and trainers/cocoop.py.
 
@@ -41,130 +41,124 @@ __all__ = ["ReferenceCheckpoint", "read_reference"]
 
 META_NET = tuple(f"meta_net.{layer}.{kind}" for layer in ("linear1", "linear2") for kind in ("weight", "bias"))
 OURS = {"ctx": "context", **{name: name for name in META_NET}}
-"""Our names of learned tensors, by theirs."""
+"""Names of the learned tensors: theirs to ours."""
 
 BUFFERS = ("token_prefix", "token_suffix")
-"""Tensors that were not learned."""
+"""Tensors that are not learned."""
 
-SAME_BACKBONE = 0.02
-"""Relative distance up to which start tokens are the same one; bf16 rounds by a thousandth."""
+MAX_START_DISTANCE = 0.02
+"""Largest relative distance between the start tokens of file and backbone; bf16 rounds by a thousandth."""
 
 
 @dataclass(frozen=True)
 class ReferenceCheckpoint:
-    """What a file of the reference implementation holds."""
+    """Content of a checkpoint file."""
 
     path: Path
     """The file, for messages."""
     learned: dict[str, Tensor]
-    """Learned tensors by our names, in the file's number type."""
+    """Learned tensors by our names, in the file's data type."""
     token_prefix: Float[Tensor, "_ 1 d"] | None
-    """Embedding of the start token, once a class."""
+    """Embedding of the start token, once per class."""
     token_suffix: Float[Tensor, "C T d"] | None
     """Embeddings of each class's name, full stop, end token and padding."""
 
     @property
     def method(self) -> str:
-        """The method that wrote it: only CoCoOp has a Meta-Net."""
+        """Name of the method; only CoCoOp has a Meta-Net."""
         return CoCoOp.key if len(self.learned) > 1 else CoOp.key
 
     def restore(
         self, backbone: Backbone, classnames: Sequence[str] | None = None, position: Position = "end"
     ) -> Method:
-        """The method that was learned, on its backbone.
+        """Return the trained method.
 
         Args:
-            backbone: the one it was learned with.
-            classnames: in the order of the labels in training; None: as the token buffers tell.
-            position: of the class name among CoOp's context vectors, which a file does not tell.
+            backbone: the backbone that the prompt was trained on.
+            classnames: class names in the order of the labels in training; None: take them from the file.
+            position: position of the class name among CoOp's context vectors; the file does not say it.
 
         Raises:
-            CheckpointError: if tensors do not fit the backbone or the classes, or the class names are not told.
-            ConfigError: for a position that CoCoOp does not have.
-            PromptError: for class names that cannot be made into prompts.
+            CheckpointError: if tensors do not fit the backbone or the classes, or the file has no class names.
+            ConfigError: if CoCoOp is asked for another position than `end`.
+            PromptError: if a class name cannot be used in a prompt.
         """
         self._check_backbone(backbone)
         names = self.classnames(backbone) if classnames is None else classnames
         context = self.learned["context"]
         if self.method == CoCoOp.key:
             if position != "end":
-                raise ConfigError(f"--position is {position!r}, but CoCoOp's class name always stands at the end.")
+                raise ConfigError(f"`position` is {position!r}, but in CoCoOp the class name is always at the end.")
             method: Method = CoCoOp(backbone, names, context=None, context_length=len(context))
         else:
-            own = context.dim() == 3
-            if own and len(names) != len(context):
+            specific = context.dim() == 3
+            if specific and len(names) != len(context):
                 raise CheckpointError(
-                    f"'{self.path}' has contexts of {len(context)} classes, and there are {len(names)} class names; "
-                    "give by --classes those of the training, in its order."
+                    f"'{self.path}' has contexts for {len(context)} classes, but there are {len(names)} class names; "
+                    "pass those of the training as `classnames`, in the same order."
                 )
-            method = CoOp(backbone, names, context_length=context.shape[-2], class_specific=own, position=position)
+            length = context.shape[-2]
+            method = CoOp(backbone, names, context_length=length, class_specific=specific, position=position)
         load_learned(method, self.learned, self.path)
         return method.eval()
 
     def classnames(self, backbone: Backbone) -> list[str]:
-        """The class names of the training, in lower case, from the embeddings of their tokens.
+        """Return the class names of the training, in lower case, decoded from their token embeddings.
 
         Raises:
-            CheckpointError: if the file does not tell them.
+            CheckpointError: if they cannot be decoded.
         """
-        ids_of = _ids_by_embedding(backbone)
-        names = []
-        for row in () if self.token_suffix is None else self.token_suffix.half().numpy():
-            tokens = [ids_of.get(vector.tobytes(), -1) for vector in row]
-            name = _name_of(tokens, backbone)
-            if name is None:
-                break
-            names.append(name)
-        if self.token_suffix is None or len(names) < len(self.token_suffix):
+        # CLIP was published in half precision.
+        table = backbone.text_tower.token_embedding.weight.detach().half().cpu().numpy()
+        id_of = {row.tobytes(): token for token, row in enumerate(table)}
+        suffixes = () if self.token_suffix is None else self.token_suffix.half().numpy()
+        names = [_decode_name([id_of.get(vector.tobytes(), -1) for vector in row], backbone) for row in suffixes]
+        found = [name for name in names if name is not None]
+        if not names or len(found) < len(names):
             raise CheckpointError(
-                f"'{self.path}' does not tell its class names on {backbone.name} ({backbone.precision}); give them by "
-                "--classes, in the order of their labels in training."
+                f"The class names of '{self.path}' cannot be decoded on {backbone.name} ({backbone.precision}); pass "
+                "them as `classnames`, in the order of their labels in training."
             )
-        return names
+        return found
 
     def _check_backbone(self, backbone: Backbone) -> None:
-        """Refuse a backbone that the prompt was not learned with, as far as the file tells.
-
-        Raises:
-            CheckpointError: saying what differs.
-        """
         width = backbone.text_tower.config.width
-        seen = self.learned["context"].shape[-1]
-        if seen != width:
+        found = self.learned["context"].shape[-1]
+        advice = "pass the `backbone` it was trained on."
+        if found != width:
             raise CheckpointError(
-                f"'{self.path}' was learned on a text tower of width {seen}, and {backbone.name} has {width}; give by "
-                "--backbone the one it was learned with."
+                f"'{self.path}' was trained on a text tower of width {found}, but {backbone.name} has {width}; {advice}"
             )
         if self.method == CoCoOp.key:
-            seen = self.learned[META_NET[0]].shape[-1]
-            if seen != backbone.embed_dim:
+            found = self.learned[META_NET[0]].shape[-1]
+            if found != backbone.embed_dim:
                 raise CheckpointError(
-                    f"The Meta-Net in '{self.path}' takes image features of size {seen}, and those of {backbone.name} "
-                    f"have {backbone.embed_dim}; give by --backbone the one it was learned with."
+                    f"The Meta-Net in '{self.path}' takes image features of size {found}, but those of {backbone.name} "
+                    f"have {backbone.embed_dim}; {advice}"
                 )
         if self.token_prefix is not None:
             start = backbone.text_tower.token_embedding.weight[backbone.tokenizer.sos].float().cpu()
-            if (self.token_prefix.float() - start).norm(dim=-1).max() > SAME_BACKBONE * start.norm():
+            if (self.token_prefix.float() - start).norm(dim=-1).max() > MAX_START_DISTANCE * start.norm():
                 raise CheckpointError(
-                    f"'{self.path}' was learned on another text tower than that of {backbone.name}: their start "
-                    "tokens differ. Give by --backbone the one it was learned with."
+                    f"'{self.path}' was trained on another text tower than that of {backbone.name}: their start "
+                    f"tokens differ; {advice}"
                 )
 
 
 def read_reference(path: str | Path) -> ReferenceCheckpoint:
-    """Read a file of the reference implementation; nothing in it is run.
+    """Read a checkpoint of the papers' code without running anything in it.
 
     Args:
-        path: such as `OUTPUT/prompt_learner/model.pth.tar-10`.
+        path: a file such as `OUTPUT/prompt_learner/model.pth.tar-10`.
 
     Raises:
-        CheckpointError: if it is missing, damaged, or holds something else.
+        CheckpointError: if the file is missing, damaged or not such a checkpoint.
     """
     path = Path(path)
     if path.is_dir():
         found = sorted(str(file) for file in path.rglob("model*.pth.tar*"))
-        hint = f"it has {listed(found)}" if found else "the file is called model.pth.tar-EPOCH"
-        raise CheckpointError(f"'{path}' is a folder; give a file: {hint}.")
+        hint = f"it contains {listed(found)}" if found else "the file is called model.pth.tar-EPOCH"
+        raise CheckpointError(f"'{path}' is a directory; give a file: {hint}.")
     if not path.is_file():
         raise CheckpointError(f"There is no file '{path}'.")
     try:
@@ -174,8 +168,8 @@ def read_reference(path: str | Path) -> ReferenceCheckpoint:
         raise CheckpointError(str(error)) from error
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"'{path}' holds no `state_dict` of tensors; it is no checkpoint of CoOp or CoCoOp.")
-    # Training on several GPUs, or saving the whole model, puts these before a name.
+        raise CheckpointError(f"'{path}' is not a checkpoint of CoOp or CoCoOp: it has no `state_dict` of tensors.")
+    # Prefixes of models trained on several GPUs, or saved whole.
     tensors = {re.sub(r"^((module|prompt_learner)\.)+", "", str(name)): tensor for name, tensor in state.items()}
     _check_names(tensors, path)
     learned = {ours: tensors[theirs] for theirs, ours in OURS.items() if theirs in tensors}
@@ -186,16 +180,16 @@ def _check_names(tensors: dict[str, Tensor], path: Path) -> None:
     unknown = sorted(tensors.keys() - OURS.keys() - set(BUFFERS))
     if unknown:
         raise CheckpointError(
-            f"'{path}' is no checkpoint of CoOp's or CoCoOp's prompt learner: it also holds {listed(unknown)}."
+            f"'{path}' is not a checkpoint of CoOp's or CoCoOp's prompt learner: it also holds {listed(unknown)}."
         )
-    wanted = ("ctx", *META_NET) if tensors.keys() & set(META_NET) else ("ctx",)
-    missing = [name for name in wanted if name not in tensors]
+    expected = ("ctx", *META_NET) if tensors.keys() & set(META_NET) else ("ctx",)
+    missing = [name for name in expected if name not in tensors]
     if missing:
-        raise CheckpointError(f"'{path}' is no checkpoint of CoOp or CoCoOp: it has no {listed(missing)}.")
-    forms = {"ctx": (2, 3) if len(wanted) == 1 else (2,), "token_prefix": (3,), "token_suffix": (3,)}
-    forms |= {name: (2,) if name.endswith("weight") else (1,) for name in META_NET}
+        raise CheckpointError(f"'{path}' is not a checkpoint of CoOp or CoCoOp: it has no {listed(missing)}.")
+    dimensions = {"ctx": (2, 3) if len(expected) == 1 else (2,), "token_prefix": (3,), "token_suffix": (3,)}
+    dimensions |= {name: (2,) if name.endswith("weight") else (1,) for name in META_NET}
     for name, tensor in tensors.items():
-        if tensor.dim() not in forms[name] or not tensor.is_floating_point():
+        if tensor.dim() not in dimensions[name] or not tensor.is_floating_point():
             raise CheckpointError(f"'{path}' is damaged: {name!r} is {tensor.dtype} of shape {tuple(tensor.shape)}.")
 
 
@@ -211,21 +205,21 @@ def _content(path: Path) -> Any:
 
 
 class _PlainUnpickler(TensorUnpickler):
-    """Reads tensors and plain containers; what would be anything else becomes a placeholder that does nothing."""
+    """Unpickler for tensors and plain containers that replaces everything else by inert placeholders."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a global name in the pickle stands for; none is ever looked up."""
+        """Return a stand-in for a global name in the pickle; none is looked up."""
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
             return _parameter
         try:
             return super().find_class(module, name)
         except pickle.UnpicklingError:
-            # A class of its own for each: were one changed by the pickle, the others would not be.
+            # A new class each time, so that a pickle that modifies one does not modify the others.
             return type("_Inert", (_Inert,), {})
 
 
 class _Inert:
-    """Stands for an object of any class, or the result of any call."""
+    """Placeholder for an object of any class, or the result of any call."""
 
     def __init__(self, *_: object, **__: object) -> None:
         pass
@@ -240,7 +234,7 @@ class _Inert:
         return self
 
     def append(self, value: object) -> None:
-        """For lists of a class of their own, as `extend` and `add`."""
+        """Ignore an item, as `extend` and `add` do."""
 
     extend = add = append
 
@@ -249,14 +243,8 @@ def _parameter(data: Tensor, *_: object) -> Tensor:
     return data
 
 
-def _ids_by_embedding(backbone: Backbone) -> dict[bytes, int]:
-    """Token ids by the bytes of their embeddings in half precision, in which CLIP was published."""
-    table = backbone.text_tower.token_embedding.weight.detach().half().cpu().numpy()
-    return {row.tobytes(): token for token, row in enumerate(table)}
-
-
-def _name_of(tokens: list[int], backbone: Backbone) -> str | None:
-    """The class name in `<name>.[EOT]...`; None if it is not there, or would not give these tokens again."""
+def _decode_name(tokens: list[int], backbone: Backbone) -> str | None:
+    """Return the class name in `<name>.[EOT]...`; None if there is none, or it has other tokens."""
     tokenizer = backbone.tokenizer
     if tokenizer.eot not in tokens:
         return None

@@ -12,10 +12,10 @@ from cocoop.data.catalog.entry import CatalogEntry, Place, data_root
 from cocoop.data.catalog.fetch import fetch, instructions
 from cocoop.data.catalog.table import catalog_entry
 from cocoop.data.catalog.verify import Verification, verify
-from cocoop.data.class_names import clean_name
 from cocoop.data.dataset import Dataset, Item, Split
 from cocoop.data.few_shot import ClassSubset, sample_few_shot
 from cocoop.data.readers.load_data import load_data
+from cocoop.text.prompts import clean_name
 
 if TYPE_CHECKING:
     from cocoop.data.images import ImageError, Transform, open_image, test_transform, train_transform

@@ -5,22 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cocoop.data.readers.text_files import line_of, read_text
 from cocoop.errors import DataError
+from cocoop.text.prompts import clean_name
 
-__all__ = ["clean_name", "final_names", "in_name_order", "read_renames"]
-
-
-def clean_name(raw: str) -> str:
-    """`hot_dog` to `hot dog`: underscores to spaces, no space at the ends, single ones between words.
-
-    Unicode is composed (NFC): some file systems hand out decomposed names, which tokenize differently.
-    """
-    return " ".join(unicodedata.normalize("NFC", raw).replace("_", " ").split())
+__all__ = ["final_names", "in_name_order", "read_renames"]
 
 
 def in_name_order(raw_names: Sequence[str]) -> list[str]:

@@ -110,7 +110,7 @@ def _prompts_for_a_graph(method: Method) -> Iterator[None]:
     backbone, before = method.backbone, method.prompts
     ids = prompt_ids(backbone, method.classnames, context_length=method.context_length)
     method.prompts = Prompts(*ids, device=backbone.device, rows_at_once=GRAPH_ROWS)
-    backbone.text_tower.remember(method.prompts)
+    backbone.text_tower.precompute(method.prompts)
     for tree in method.prompts.trees:
         # Made while it is traced, a mask would be remembered as part of the trace.
         for queries in (tree.every_row, tree.leaves):

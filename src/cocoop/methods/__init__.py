@@ -7,9 +7,5 @@ from cocoop.methods.zero_shot import ZeroShot
 
 __all__ = ["METHODS", "CoCoOp", "CoOp", "Method", "ZeroShot"]
 
-METHODS: dict[str, type[Method]] = {
-    "zero-shot": ZeroShot,
-    "coop": CoOp,
-    "cocoop": CoCoOp,
-}
-"""Every method by its name on the command line and in saved runs."""
+METHODS: dict[str, type[Method]] = {"zero-shot": ZeroShot, "coop": CoOp, "cocoop": CoCoOp}
+"""All methods by name, as used on the command line and in saved runs."""

@@ -1,12 +1,10 @@
-"""What every method shares: a frozen backbone, class names that can be swapped, logits from features.
+"""The base class of all methods: a frozen backbone, replaceable class names, logits from image features.
 
-Shapes: B images of 3 channels and S x S pixels, b of them, C classes, e joint embedding size.
+Shapes: B images of 3 channels and S x S pixels, b images of a part of a batch, C classes, e joint embedding size.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,17 +13,12 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import ModelCard, ModelHubMixin
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from cocoop.backbones.backbone import Backbone
-from cocoop.backbones.hub_files import check_private, publishing
 from cocoop.config import Preprocessing
 from cocoop.errors import CheckpointError, ConfigError
-from cocoop.storage.atomic import remove_stale_files, write_atomic
-from cocoop.storage.json_files import write_json
-from cocoop.storage.tensor_files import CARD, CONFIG, FORMAT, LEARNED, SAVE_ID, write_tensors
 from cocoop.text.prompts import check_classnames
 
 __all__ = ["Method", "seeded"]
@@ -33,19 +26,19 @@ __all__ = ["Method", "seeded"]
 M = TypeVar("M", bound="Method")
 
 
-class Method(nn.Module, ModelHubMixin):
-    """A way to classify images by their similarity to texts.
+class Method(nn.Module):
+    """A classifier that compares images with prompts of class names.
 
     Args:
         backbone: the frozen model; several methods may share one.
         classnames: names of the classes, in label order.
 
     Raises:
-        PromptError: for names that cannot be made into prompts.
+        PromptError: if a class name cannot be used in a prompt.
     """
 
     key: ClassVar[str]
-    """The method's name on the command line and in saved runs."""
+    """Name of the method on the command line and in saved runs."""
 
     def __init__(self, backbone: Backbone, classnames: Sequence[str]) -> None:
         super().__init__()
@@ -54,129 +47,108 @@ class Method(nn.Module, ModelHubMixin):
 
     @abstractmethod
     def learned(self) -> dict[str, nn.Parameter]:
-        """The tensors that training changes and a checkpoint holds, by name."""
+        """Return the parameters that are trained and saved, by name."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """Keyword arguments that, with backbone and class names, make this method again; plain JSON."""
+        """Return the keyword arguments, as plain JSON, that rebuild this method on its backbone and class names."""
 
     @abstractmethod
     def set_classes(self, classnames: Sequence[str]) -> None:
-        """Classify among other classes from now on, keeping what was learned.
+        """Replace the classes and keep the learned parameters.
 
         Args:
-            classnames: any names, trained on or not, in label order.
+            classnames: any names, seen in training or not, in label order.
 
         Raises:
-            PromptError: for names that cannot be made into prompts; the old classes stay.
+            PromptError: if a class name cannot be used in a prompt; the old classes stay.
         """
 
     @abstractmethod
     def text_features(self, image_features: Float[Tensor, "B e"]) -> Float[Tensor, "_ C e"]:
-        """L2-normalised class features for each of the L2-normalised images, one row where they are the same."""
+        """Return L2-normalised class features for L2-normalised images; one row if they are the same for all."""
 
     def logits(self, image_features: Float[Tensor, "B e"]) -> Float[Tensor, "B C"]:
-        """Scaled cosine similarities of images and classes, in fp32 (CoCoOp, equations 1 and 4).
+        """Return scaled cosine similarities of images and classes in fp32 (CoCoOp, equations 1 and 4).
 
         Args:
-            image_features: as `backbone.encode_image` gives them, normalised or not.
+            image_features: from `backbone.encode_image`, normalised or not.
         """
         images = F.normalize(image_features.float(), dim=-1)
         return self._similarities(images, self.text_features(images))
 
     def logits_of(self, classes: Sequence[int]) -> Callable[[Tensor], Tensor]:
-        """`logits` of some of the classes, without the work for the others.
+        """Return a function like `logits` that computes only some of the classes.
 
         Args:
-            classes: their labels.
+            classes: labels of these classes.
         """
         return lambda image_features: self.logits(image_features)[:, list(classes)]
 
-    def images_at_once(self, batch: int) -> int:
-        """How many images of a batch to learn from in one pass; it depends on the classes, never on free memory."""
-        return batch
+    def images_at_once(self, batch_size: int) -> int:
+        """Return the number of images per forward pass in training; it depends on the classes, not on free memory."""
+        return batch_size
 
     def losses(
         self,
         image_features: Float[Tensor, "B e"],
         labels: Int64[Tensor, " B"],
-        logits_of_all: Callable[[Tensor], Tensor] | None = None,
+        logits: Callable[[Tensor], Tensor] | None = None,
     ) -> Iterator[tuple[Float[Tensor, ""], Float[Tensor, "b C"]]]:
-        """Mean cross-entropy over the batch, in parts: take the gradient of each before asking for the next.
+        """Compute the mean cross-entropy of a batch in parts; call `backward` on each part before asking for the next.
 
         Args:
-            image_features: as `backbone.encode_image` gives them.
+            image_features: from `backbone.encode_image`.
             labels: the true classes.
-            logits_of_all: in place of `logits`.
+            logits: a function to use in place of `self.logits`.
 
         Yields:
-            Of `images_at_once` images each: their share of the batch's loss, so that values and gradients of all
-            parts add up to the batch's, and their logits.
+            The share of the batch's loss of `images_at_once` images, and their logits. Values and gradients of all
+            parts add up to those of the batch.
         """
         size = self.images_at_once(len(labels))
-        for features, true in zip(image_features.split(size), labels.split(size), strict=True):
-            logits = (logits_of_all or self.logits)(features)
-            yield F.cross_entropy(logits, true, reduction="sum") / len(labels), logits
+        for features, targets in zip(image_features.split(size), labels.split(size), strict=True):
+            scores = (logits or self.logits)(features)
+            yield F.cross_entropy(scores, targets, reduction="sum") / len(labels), scores
 
     def scorer(self) -> Callable[[Tensor], Tensor]:
-        """`logits` for inference: what does not depend on the image is computed once, here, without gradients."""
+        """Return a function like `logits` for inference, with everything that is the same for all images computed."""
         return torch.no_grad()(self.logits)
 
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """How images are made ready."""
-        return self.backbone.preprocessing
-
-    def image_scorer(self, shortlist: int | None = None) -> Callable[[Tensor], Tensor]:
-        """From preprocessed images (B, 3, S, S) to logits (B, C), for inference.
-
-        Args:
-            shortlist: K, as in `shortlist_scorer`; None: exact logits of all classes.
+    def shortlist_scorer(self, shortlist: int) -> Callable[[Tensor], Tensor]:  # noqa: ARG002 - only CoCoOp uses it
+        """Return a function like `logits` for inference that computes only the most promising classes.
 
         Raises:
-            ConfigError: as `shortlist_scorer`.
+            ConfigError: if the prompts are the same for all images, so that there is nothing to save.
+        """
+        raise ConfigError(f"`shortlist` is for CoCoOp; {self.key} has the same prompt for every image. Leave it out.")
+
+    def image_scorer(self, shortlist: int | None = None) -> Callable[[Tensor], Tensor]:
+        """Return a function from preprocessed images (B, 3, S, S) to logits (B, C), for inference.
+
+        Args:
+            shortlist: argument of `shortlist_scorer`; None: logits of all classes.
+
+        Raises:
+            ConfigError: if the method has no shortlist, or it is too small.
         """
         scorer = self.scorer() if shortlist is None else self.shortlist_scorer(shortlist)
         return lambda images: scorer(self.backbone.encode_image(images))
 
+    def forward(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B C"]:
+        """Return the logits of preprocessed images."""
+        return self.logits(self.backbone.encode_image(images))
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Image preprocessing of the backbone."""
+        return self.backbone.preprocessing
+
     @property
     def saved_classnames(self) -> tuple[str, ...]:
-        """The names that a saved method is made with again; those it knows now, where any will do."""
+        """Class names to save with the learned parameters."""
         return self.classnames
 
-    def saved_config(self) -> dict[str, Any]:
-        """What makes this method again, besides its learned tensors: the content of config.json."""
-        return {
-            "format": FORMAT,
-            "method": self.key,
-            "backbone": self.backbone.name,
-            "precision": self.backbone.precision,
-            "classnames": list(self.saved_classnames),
-            "settings": self.settings(),
-        }
-
-    def write_learned(self, directory: Path) -> None:
-        """Write the learned tensors, beside settings that are there already.
-
-        Raises:
-            CheckpointError: if the disk refuses.
-        """
-        write_tensors(directory / LEARNED, self.learned(), {SAVE_ID: _digest(self.saved_config())})
-
-    def write(self, directory: Path) -> None:
-        """Write settings and learned tensors, without a model card.
-
-        Raises:
-            CheckpointError: if the disk refuses.
-        """
-        for name in (LEARNED, CONFIG, CARD):
-            remove_stale_files(directory, name)
-        self.write_learned(directory)
-        config = self.saved_config()
-        # Class names may be edited; the entry stays, and tells that the two files were written together.
-        write_json(directory / CONFIG, config | {SAVE_ID: _digest(config)})
-
-    # The mixin's own would delete the old config.json before it writes, and go to the hub for a mistyped folder.
     def save_pretrained(
         self,
         save_directory: str | Path,
@@ -184,101 +156,50 @@ class Method(nn.Module, ModelHubMixin):
         push_to_hub: bool = False,
         repo_id: str | None = None,
         model_card_kwargs: dict[str, Any] | None = None,
-        **push_to_hub_kwargs: Any,
+        **push_options: Any,
     ) -> str | None:
-        """Write settings, learned tensors, and a model card unless there is one; `cocoop.from_pretrained` reads them.
+        """Save this method like `cocoop.save_pretrained`, and publish it if asked to.
 
         Args:
-            save_directory: made if it is missing. The backbone is saved by its name, not by its weights.
-            push_to_hub: also publish it.
-            repo_id: where; None: under the name of the folder.
-            model_card_kwargs: for `generate_model_card`.
-            push_to_hub_kwargs: for `push_to_hub`.
+            save_directory: created if missing.
+            push_to_hub: also publish the method.
+            repo_id: name of the hub repository; None: the name of the directory.
+            model_card_kwargs: arguments of the model card, such as `license`.
+            push_options: further arguments of `push_to_hub`.
 
         Returns:
-            The address of the commit, if it was published.
-
-        Raises:
-            CheckpointError: if the disk or the hub refuses.
+            The URL of the commit, if the method was published.
         """
-        directory = Path(save_directory)
-        card = {"directory": directory} | (model_card_kwargs or {})
-        self.write(directory)
-        if not (directory / CARD).exists():
-            # A class name need not be text.
-            write_atomic(directory / CARD, str(self.generate_model_card(**card)).encode(errors="backslashreplace"))
+        from cocoop.checkpoints.pretrained import save_pretrained
+
+        save_pretrained(self, save_directory, **(model_card_kwargs or {}))
         if not push_to_hub:
             return None
-        return self.push_to_hub(repo_id or directory.name, model_card_kwargs=card, **push_to_hub_kwargs)
-
-    def generate_model_card(
-        self, *, directory: str | Path | None = None, repo_id: str = "USER/NAME", **card_data: Any
-    ) -> ModelCard:
-        """The model card: what it is, made from what, how good, how to load it.
-
-        Args:
-            folder: of a run, whose records it tells; the card in it is taken where there is one.
-            repo_id: where the method is published.
-            card_data: fields of `huggingface_hub.ModelCardData`, such as `license`, in place of ours.
-
-        Raises:
-            CheckpointError: if a record or the card is damaged.
-        """
-        from cocoop.checkpoints.model_card import model_card
-
-        return model_card(self.saved_config(), None if directory is None else Path(directory), repo_id, **card_data)
+        card = {"directory": save_directory} | (model_card_kwargs or {})
+        return self.push_to_hub(repo_id or Path(save_directory).name, model_card_kwargs=card, **push_options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Publish settings, learned tensors and model card on the Hugging Face hub, in a repository made if missing.
+        """Publish this method on the Hugging Face hub; see `cocoop.checkpoints.hub.push_to_hub`."""
+        from cocoop.checkpoints.hub import push_to_hub
 
-        Args:
-            repo_id: `USER/NAME`.
-            options: those of `huggingface_hub.ModelHubMixin.push_to_hub`: private, token, commit_message, branch,
-                create_pr, ...; model_card_kwargs are those of `generate_model_card`.
-
-        Returns:
-            The address of the commit.
-
-        Raises:
-            CheckpointError: if the hub cannot be reached or refuses, saying why.
-        """
-        card = {"repo_id": repo_id} | (options.pop("model_card_kwargs", None) or {})
-        # A card that cannot be made must not leave an empty repository.
-        self.generate_model_card(**card)
-        with publishing(repo_id):
-            # The hub leaves a repository that exists as visible as it is.
-            if options.get("private"):
-                check_private(repo_id, options.get("token"))
-            return str(super().push_to_hub(repo_id, model_card_kwargs=card, **options))
+        return push_to_hub(self, repo_id, **options)
 
     @classmethod
     def from_pretrained(cls: type[M], pretrained_model_name_or_path: str | Path, **options: Any) -> M:
-        """Read a saved method of this kind; arguments as `cocoop.from_pretrained`, which reads any.
+        """Load a saved method of this class; see `cocoop.from_pretrained`, which loads any method.
 
         Raises:
-            CocoopError: as there, and for a method of another kind.
+            CocoopError: if it cannot be loaded, or is of another class.
         """
         from cocoop.checkpoints.pretrained import from_pretrained
 
         method = from_pretrained(pretrained_model_name_or_path, **options)
         if not isinstance(method, cls):
             raise CheckpointError(
-                f"'{pretrained_model_name_or_path}' is of {method.key}, not of {cls.key}; read it with "
+                f"'{pretrained_model_name_or_path}' is of {method.key}, not of {cls.key}; load it with "
                 "cocoop.from_pretrained."
             )
         return method
-
-    def shortlist_scorer(self, shortlist: int) -> Callable[[Tensor], Tensor]:  # noqa: ARG002 - CoCoOp has one
-        """`logits` of the most promising classes only, where computing all of them costs something.
-
-        Raises:
-            ConfigError: for a method whose class features are the same for every image.
-        """
-        raise ConfigError(f"`shortlist` is for CoCoOp; {self.key} has the same prompt for every image. Leave it out.")
-
-    def forward(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B C"]:
-        """Logits of preprocessed images."""
-        return self.logits(self.backbone.encode_image(images))
 
     def _similarities(self, images: Tensor, texts: Tensor) -> Tensor:
         scale = self.backbone.logit_scale.exp()
@@ -287,14 +208,9 @@ class Method(nn.Module, ModelHubMixin):
         return scale * torch.einsum("be,bce->bc", images, texts)
 
 
-def _digest(config: dict[str, Any]) -> str:
-    # Not as long as a checksum of the file, which people who edit it need not keep.
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:32]
-
-
 @contextmanager
 def seeded(seed: int | None):  # type: ignore[no-untyped-def]
-    """Draw a method's initial values from `seed`, leaving the global generator as it was; None: from that one."""
+    """Use `seed` for random numbers and restore the global generator afterwards; None: use the global generator."""
     if seed is None:
         yield
         return

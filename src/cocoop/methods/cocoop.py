@@ -1,9 +1,13 @@
-"""CoCoOp: context vectors that a small network shifts for each image.
+"""CoCoOp: context vectors that a small network, the Meta-Net h, shifts for each image.
+
+    p(y = c | x) = softmax_c( cos(x, g(t_c(x))) / tau ),  t_c(x) = [v_1 + h(x)] ... [v_M + h(x)] [name of class c] .
+
+with image feature x, text tower g, temperature tau and learned context vectors v_1, ..., v_M.
 
 Reference: Zhou et al., "Conditional Prompt Learning for Vision-Language Models", CVPR 2022 (section 3.2,
 equation 4).
 
-Shapes: B images, C classes, M context vectors, d text width, e joint embedding size.
+Shapes: B images, C classes, c of them, M context vectors, d text width, e joint embedding size.
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ DEFAULT_CONTEXT_LENGTH = 4
 
 
 class MetaNet(nn.Module):
-    """Two linear layers with a bottleneck of e // 16: from an image feature to a shift of the context.
+    """Two linear layers with a bottleneck of e // 16 units, from an image feature to a shift of the context.
 
     Args:
         embed_dim: size e of the image feature.
@@ -45,22 +49,31 @@ class MetaNet(nn.Module):
         self.linear2 = nn.Linear(hidden, width)
 
     def forward(self, x: Float[Tensor, "B e"]) -> Float[Tensor, "B d"]:
-        """The shift pi of each image, from its L2-normalised feature."""
+        """Return the shift for each L2-normalised image feature."""
         return self.linear2(F.relu(self.linear1(x)))
 
 
 class CoCoOp(Method):
-    """Learned context, shifted for each image by Meta-Net: v_m(x) = v_m + pi(x).
+    """Learned context that a Meta-Net shifts for each image.
 
     Args:
         backbone: the frozen model.
         classnames: names of the classes, in label order.
-        context: words to begin with; None: random.
-        context_length: number M of context vectors with random init (4 if not given); words bring their own.
-        seed: of Meta-Net's and the random init; None: the global generator.
+        context: words whose embeddings are the initial context; None: random.
+        context_length: number M of random context vectors (default 4); with `context`, its number of tokens.
+        seed: seed of the Meta-Net and the random context; None: the global generator.
 
     Raises:
-        PromptError: for names, words or settings that cannot be made into prompts.
+        PromptError: if a class name or setting cannot be used in a prompt.
+
+    Example:
+        import cocoop
+
+        backbone = cocoop.load_backbone("lite")
+        data = cocoop.load_data("photos").few_shot(4, seed=1)
+        method = cocoop.CoCoOp(backbone, data.classnames)
+        cocoop.fit(method, data, cocoop.TrainConfig(epochs=2))
+        method.set_classes(["apple", "forest"])  # the prompt works with new class names
     """
 
     key = "cocoop"
@@ -84,12 +97,12 @@ class CoCoOp(Method):
             meta_net = MetaNet(backbone.embed_dim, backbone.text_tower.config.width)
         if context_length not in (None, len(start)):
             raise PromptError(
-                f"The context {context!r} has {len(start)} tokens, not {context_length}; leave the context "
-                "length out, or set the context to None for a random init."
+                f"`context_length` is {context_length}, but the context {context!r} has {len(start)} tokens; "
+                "leave it out, or pass `context=None` for a random context."
             )
         self.context = nn.Parameter(start)
         self.meta_net = meta_net.to(backbone.device)
-        self._in_parts = AdaptiveBatches("classified")
+        self._in_batches = AdaptiveBatches("classified")
         self.set_classes(self.classnames)
 
     @property
@@ -98,74 +111,74 @@ class CoCoOp(Method):
         return self.context.shape[0]
 
     def learned(self) -> dict[str, nn.Parameter]:
-        """The context vectors (M, d) and Meta-Net's weights and biases."""
+        """Return the context vectors (M, d), and weights and biases of the Meta-Net."""
         return {
             "context": self.context,
             **{f"meta_net.{name}": parameter for name, parameter in self.meta_net.named_parameters()},
         }
 
     def settings(self) -> dict[str, Any]:
-        """The number of context vectors; all values are in the learned tensors."""
+        """Return the number of context vectors."""
         return {"context": None, "context_length": self.context_length}
 
     def set_classes(self, classnames: Sequence[str]) -> None:
-        """Classify among other classes from now on, keeping context and Meta-Net.
+        """Replace the classes and keep context and Meta-Net.
 
         Raises:
-            PromptError: for names that cannot be made into prompts; the old classes stay.
+            PromptError: if a class name cannot be used in a prompt; the old classes stay.
         """
         names = check_classnames(classnames)
         self._ids = prompt_ids(self.backbone, names, context_length=self.context_length)
         self.prompts = pack_prompts(self.backbone, self._ids)
         self.classnames = names
 
-    def images_at_once(self, batch: int) -> int:
-        """As many as fill one pass of the text tower: each brings prompts of its own for every class."""
-        return min(batch, self.prompts.images_at_once)
+    def images_at_once(self, batch_size: int) -> int:
+        """Return the number of images that fill one pass of the text tower, which encodes all classes for each."""
+        return min(batch_size, self.prompts.images_at_once)
 
     def text_features(self, image_features: Float[Tensor, "B e"]) -> Float[Tensor, "B C e"]:
-        """Class features of their own for each L2-normalised image."""
-        return self._texts(image_features, self.prompts)
+        """Return L2-normalised class features for each L2-normalised image."""
+        return self._encode(image_features, self.prompts)
 
     def logits(self, image_features: Float[Tensor, "B e"]) -> Float[Tensor, "B C"]:
-        """Scaled cosine similarities of images and their own class features, in fp32 (equation 4).
+        """Return scaled cosine similarities of images and their class features in fp32 (equation 4).
 
         Args:
-            image_features: as `backbone.encode_image` gives them, normalised or not.
+            image_features: from `backbone.encode_image`, normalised or not.
         """
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return super().logits(image_features)
         # Class features of all images at once would need (B, C, e).
-        return self._in_parts(super().logits, image_features, self.prompts.images_at_once)
+        return self._in_batches(super().logits, image_features, self.prompts.images_at_once)
 
     def logits_of(self, classes: Sequence[int]) -> Callable[[Tensor], Tensor]:
-        """`logits` of some of the classes, without the work for the others.
+        """Return a function like `logits` that computes only some of the classes.
 
         Args:
-            classes: their labels.
+            classes: labels of these classes.
         """
         prefix, suffixes = self._ids
         prompts = pack_prompts(self.backbone, (prefix, [suffixes[c] for c in classes]))
 
         def logits(image_features: Tensor) -> Tensor:
             images = F.normalize(image_features.float(), dim=-1)
-            return self._similarities(images, self._texts(images, prompts))
+            return self._similarities(images, self._encode(images, prompts))
 
         return logits
 
     def shortlist_scorer(self, shortlist: int) -> Callable[[Tensor], Tensor]:
-        """`logits` for inference of the K classes that the prompt without its shift ranks highest.
+        """Return a function like `logits` for inference that computes only the most promising classes.
 
-        The work shrinks to about K / C.
+        These are the classes that the unshifted prompt ranks highest. The work shrinks to about K / C.
 
         Args:
-            shortlist: K.
+            shortlist: K, the number of classes per image.
 
         Returns:
-            A function like `logits`: exact logits of the classes on an image's shortlist, minus infinity for the rest.
+            A function that gives exact logits for the classes on an image's shortlist, and minus infinity for the rest.
 
         Raises:
-            ConfigError: for a shortlist below 1.
+            ConfigError: if the shortlist is below 1.
         """
         check_int("shortlist", shortlist, 1)
         with torch.no_grad():
@@ -183,9 +196,6 @@ class CoCoOp(Method):
 
         return score
 
-    def _texts(self, images: Float[Tensor, "B e"], prompts: Prompts) -> Float[Tensor, "B c e"]:
-        """L2-normalised class features of prompts for each L2-normalised image."""
-        return F.normalize(self.backbone.text_tower(self._context_for(images), prompts).float(), dim=-1)
-
-    def _context_for(self, images: Float[Tensor, "B e"]) -> Float[Tensor, "B M d"]:
-        return self.context + self.meta_net(images).unsqueeze(1)
+    def _encode(self, images: Float[Tensor, "B e"], prompts: Prompts) -> Float[Tensor, "B c e"]:
+        context = self.context + self.meta_net(images).unsqueeze(1)
+        return F.normalize(self.backbone.text_tower(context, prompts).float(), dim=-1)

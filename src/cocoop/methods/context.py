@@ -1,4 +1,4 @@
-"""Context vectors: how they begin, and where they stand in the prompt.
+"""Context vectors: their initial values, and their positions in the prompt.
 
 Reference: Zhou et al., "Learning to Prompt for Vision-Language Models", IJCV 2022 (section 3.2).
 
@@ -14,42 +14,40 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cocoop.backbones.backbone import Backbone
-from cocoop.config import POSITIONS, Position
+from cocoop.config import Position
 from cocoop.errors import PromptError
 from cocoop.text.prompts import check_length, name_tokens
 from cocoop.text.tree import Prompts
 
-__all__ = ["POSITIONS", "Position", "PromptIds", "pack_prompts", "prompt_ids", "random_context", "word_context"]
+__all__ = ["PromptIds", "pack_prompts", "prompt_ids", "random_context", "word_context"]
 
 PromptIds = tuple[list[int], list[list[int]]]
-"""Ids of the shared prefix, and of each class's suffix: a token, or -1 - m for context vector m."""
+"""Ids of the shared prefix and of each class's suffix: tokens, and -1 - m for context vector m."""
 
 
 def word_context(backbone: Backbone, words: str) -> Float[Tensor, "M d"]:
-    """Context vectors that begin as the token embeddings of words, whole words however many tokens they have.
+    """Return the token embeddings of words as initial context vectors.
 
     Raises:
         PromptError: if the words have no tokens.
     """
     tokens = backbone.tokenizer.encode(words.replace("_", " "))
     if not tokens:
-        raise PromptError(f'The context {words!r} has no tokens; give words, such as "a photo of a".')
+        raise PromptError(f'`context` is {words!r}, which has no tokens; give words, such as "a photo of a".')
     table = backbone.text_tower.token_embedding.weight
     return table[torch.tensor(tokens, device=table.device)].detach().float().clone()
 
 
 def random_context(backbone: Backbone, *shape: int) -> Float[Tensor, "*shape d"]:
-    """Context vectors from a normal distribution with standard deviation 0.02.
+    """Return initial context vectors from a normal distribution with standard deviation 0.02.
 
     Raises:
-        PromptError: for a length below 1, or beyond the text tower.
+        PromptError: if the last number of `shape`, the context length, is below 1 or does not fit the text tower.
     """
     longest = backbone.text_tower.config.context_length
-    if shape[-1] > longest:
-        raise PromptError(f"The context length is {shape[-1]}; the text tower takes {longest} tokens in all.")
-    if shape[-1] < 1:
-        raise PromptError(f"The context length is {shape[-1]}; at least one context vector is needed.")
-    # Drawn on the CPU, so that a seed gives the same start on every device.
+    if not 1 <= shape[-1] <= longest:
+        raise PromptError(f"`context_length` is {shape[-1]}; it must be from 1 to {longest}, the text tower's length.")
+    # Drawn on the CPU, so that a seed gives the same values on every device.
     return (torch.randn(*shape, backbone.text_tower.config.width) * 0.02).to(backbone.device)
 
 
@@ -61,14 +59,13 @@ def prompt_ids(
     position: Position = "end",
     class_specific: bool = False,
 ) -> PromptIds:
-    """Prompts of all classes around M context vectors.
+    """Return the prompts of all classes with M context vectors.
 
-    `end`: [SOS][context][name][.][EOT]; `middle`: half of the context (M // 2) before the name, the rest after
-    it; `front`: the context after the name. What comes before the first thing that differs between classes
-    is the shared prefix.
+    The class name stands at the `end`: [SOS][context][name][.][EOT]; in the `middle`, after half of the context
+    (M // 2); or in `front` of it. The prefix ends where prompts begin to differ between classes.
 
     Raises:
-        PromptError: for a prompt longer than the tower, or a class name without tokens.
+        PromptError: if a prompt is too long for the tower, or a class name has no tokens.
     """
     tokenizer, tower = backbone.tokenizer, backbone.text_tower
     before = {"end": context_length, "middle": context_length // 2, "front": 0}[position]
@@ -86,7 +83,7 @@ def prompt_ids(
 
 
 def pack_prompts(backbone: Backbone, ids: PromptIds) -> Prompts:
-    """Prompts on the backbone's device, with what the first layer makes of class names computed."""
+    """Return prompts on the backbone's device, with the first layer's projections of the class names."""
     prompts = Prompts(*ids, device=backbone.device)
-    backbone.text_tower.remember(prompts)
+    backbone.text_tower.precompute(prompts)
     return prompts

@@ -1,8 +1,12 @@
 """CoOp: context vectors learned by gradient descent, the same for every image.
 
+    p(y = c | x) = softmax_c( cos(x, g(t_c)) / tau ),  t_c = [v_1] ... [v_M] [name of class c] .
+
+with image feature x, text tower g, temperature tau and learned context vectors v_1, ..., v_M.
+
 Reference: Zhou et al., "Learning to Prompt for Vision-Language Models", IJCV 2022 (equations 2 and 3).
 
-Shapes: B images, C classes, M context vectors, d text width, e joint embedding size.
+Shapes: B images, C classes, c of them, M context vectors, d text width, e joint embedding size.
 """
 
 from __future__ import annotations
@@ -16,9 +20,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cocoop.backbones.backbone import Backbone
+from cocoop.config import POSITIONS, Position
 from cocoop.errors import PromptError
 from cocoop.methods.base import Method, seeded
-from cocoop.methods.context import POSITIONS, Position, pack_prompts, prompt_ids, random_context, word_context
+from cocoop.methods.context import pack_prompts, prompt_ids, random_context, word_context
 from cocoop.text.prompts import check_classnames
 from cocoop.text.tree import Prompts
 
@@ -26,19 +31,28 @@ __all__ = ["CoOp"]
 
 
 class CoOp(Method):
-    """Learned static context.
+    """Learned context that is the same for every image.
 
     Args:
         backbone: the frozen model.
         classnames: names of the classes, in label order.
-        context: words to begin with, such as "a photo of a"; None: random.
-        context_length: number M of context vectors with random init; words bring their own.
-        class_specific: a context of its own for each class, (C, M, d); random init only.
-        position: where the class name stands: at the `end`, in the `middle` or in `front`.
-        seed: of the random init; None: the global generator.
+        context: words whose embeddings are the initial context, such as "a photo of a"; None: random.
+        context_length: number M of random context vectors; ignored with `context`.
+        class_specific: learn a context for each class, (C, M, d); random only.
+        position: position of the class name: at the `end`, in the `middle` or in `front` of the context.
+        seed: seed of the random context; None: the global generator.
 
     Raises:
-        PromptError: for names, words or settings that cannot be made into prompts.
+        PromptError: if a class name or setting cannot be used in a prompt.
+
+    Example:
+        import cocoop
+
+        backbone = cocoop.load_backbone("lite")
+        data = cocoop.load_data("photos").few_shot(4, seed=1)
+        method = cocoop.CoOp(backbone, data.classnames, "a photo of a")
+        cocoop.fit(method, data, cocoop.TrainConfig(epochs=2, batch_size=8))
+        print(cocoop.evaluate(method, data).accuracy)
     """
 
     key = "coop"
@@ -59,9 +73,7 @@ class CoOp(Method):
         if position not in POSITIONS:
             raise PromptError(f"`position` is {position!r}; it must be one of {', '.join(POSITIONS)}.")
         if class_specific and context is not None:
-            raise PromptError(
-                "A class-specific context begins at random (CoOp, IJCV 2022); leave the context words out."
-            )
+            raise PromptError("`class_specific=True` needs a random context (CoOp, IJCV 2022); leave `context` out.")
         self.position: Position = position
         self.class_specific = class_specific
         if context is not None:
@@ -71,7 +83,7 @@ class CoOp(Method):
             with seeded(seed):
                 start = random_context(backbone, *shape)
         self.context = nn.Parameter(start)
-        self._contexts_of = self.classnames
+        self._trained_classnames = self.classnames
         self.set_classes(self.classnames)
 
     @property
@@ -80,11 +92,11 @@ class CoOp(Method):
         return self.context.shape[-2]
 
     def learned(self) -> dict[str, nn.Parameter]:
-        """The context vectors, (M, d) or (C, M, d)."""
+        """Return the context vectors, (M, d) or (C, M, d)."""
         return {"context": self.context}
 
     def settings(self) -> dict[str, Any]:
-        """Shape and place of the context; its values are in the learned tensors."""
+        """Return shape and position of the context."""
         return {
             "context_length": self.context_length,
             "class_specific": self.class_specific,
@@ -93,25 +105,26 @@ class CoOp(Method):
 
     @property
     def saved_classnames(self) -> tuple[str, ...]:
-        """Class-specific contexts are saved with the classes they were learned for, in their order."""
-        return self._contexts_of if self.class_specific else self.classnames
+        """Class names to save; class-specific contexts are saved with the classes they were learned for."""
+        return self._trained_classnames if self.class_specific else self.classnames
 
     def set_classes(self, classnames: Sequence[str]) -> None:
-        """Classify among other classes from now on, keeping the learned context.
+        """Replace the classes and keep the learned context.
 
         Raises:
-            PromptError: for names that cannot be made into prompts, or, with class-specific contexts, names
-                that no context was learned for; the old classes stay.
+            PromptError: if a class name cannot be used in a prompt, or has no class-specific context; the old classes
+                stay.
         """
         names = check_classnames(classnames)
-        unknown = [name for name in names if name not in self._contexts_of]
-        if self.class_specific and unknown:
-            raise PromptError(
-                f"Class-specific contexts exist only for the classes trained on; {unknown[0]!r} has none. "
-                "Train CoOp with a shared context, or CoCoOp, to name new classes."
-            )
-        # Classes keep their own context when they are reordered or left out.
-        order = [self._contexts_of.index(name) for name in names] if self.class_specific else [0]
+        order = [0]
+        if self.class_specific:
+            unknown = [name for name in names if name not in self._trained_classnames]
+            if unknown:
+                raise PromptError(
+                    f"Class-specific contexts exist only for the classes trained on; {unknown[0]!r} has none. "
+                    "Train CoOp with a shared context, or CoCoOp, to use new class names."
+                )
+            order = [self._trained_classnames.index(name) for name in names]
         self._ids = prompt_ids(
             self.backbone,
             names,
@@ -124,26 +137,25 @@ class CoOp(Method):
         self.classnames = names
 
     def text_features(self, image_features: Float[Tensor, "B e"] | None = None) -> Float[Tensor, "1 C e"]:  # noqa: ARG002
-        """The same class features for every image."""
-        return self._texts(self.prompts)
+        """Return the class features, which are the same for every image."""
+        return self._encode(self.prompts)
 
     def logits_of(self, classes: Sequence[int]) -> Callable[[Tensor], Tensor]:
-        """`logits` of some of the classes, without the work for the others.
+        """Return a function like `logits` that computes only some of the classes.
 
         Args:
-            classes: their labels.
+            classes: labels of these classes.
         """
         prefix, suffixes = self._ids
         prompts = pack_prompts(self.backbone, (prefix, [suffixes[c] for c in classes]))
-        return lambda x: self._similarities(F.normalize(x.float(), dim=-1), self._texts(prompts))
+        return lambda x: self._similarities(F.normalize(x.float(), dim=-1), self._encode(prompts))
 
     @torch.no_grad()
     def scorer(self) -> Callable[[Tensor], Tensor]:
-        """`logits` for inference: one matrix of class features, computed here."""
+        """Return a function like `logits` for inference, with the class features computed."""
         texts = self.text_features()
         return torch.no_grad()(lambda x: self._similarities(F.normalize(x.float(), dim=-1), texts))
 
-    def _texts(self, prompts: Prompts) -> Float[Tensor, "1 c e"]:
-        """L2-normalised class features of prompts."""
+    def _encode(self, prompts: Prompts) -> Float[Tensor, "1 c e"]:
         context = self.context[self._order].flatten(0, 1) if self.class_specific else self.context
         return F.normalize(self.backbone.text_tower(context.unsqueeze(0), prompts).float(), dim=-1)

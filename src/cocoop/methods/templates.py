@@ -1,6 +1,6 @@
 """Hand-written prompts: the default template, and CLIP's published ensembles.
 
-The papers' template for each of their data sets stands in its row of the catalog (`Dataset.template`).
+The templates of the papers' data sets are in the catalog (`Dataset.template`).
 
 References: CLIP's prompt notebook; CoOp, IJCV 2022, and its code.
 """
@@ -19,17 +19,17 @@ ENSEMBLES = {
     "ensemble-7": "SIMPLE_IMAGENET_TEMPLATES",
     "ensemble-80": "OPENAI_IMAGENET_TEMPLATES",
 }
-"""Published ensembles, by the name under which open_clip carries them."""
+"""Published ensembles, and their names in open_clip."""
 
 
 def resolve_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
-    """Templates as strings with one `{}` each.
+    """Return templates as strings with one `{}` each.
 
     Args:
-        templates: a template, several, or the name of an ensemble.
+        templates: one template, several, or the name of an ensemble.
 
     Raises:
-        PromptError: for a template without exactly one `{}`, or none at all.
+        PromptError: if there are none, or one does not contain `{}` exactly once.
     """
     if isinstance(templates, str):
         if templates in ENSEMBLES:

@@ -1,7 +1,11 @@
 """Zero-shot CLIP: hand-written templates, alone or as an ensemble.
 
+    p(y = c | x) = softmax_c( cos(x, w_c) / tau ),  w_c = normalise( mean over templates t of normalise(g(t(c))) )
+
+with image feature x, text tower g and temperature tau.
+
 Reference: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021
-(section 3.1.4: each template's feature is normalised, their mean is normalised again).
+(section 3.1.4).
 
 Shapes: B images, C classes, e joint embedding size.
 """
@@ -19,14 +23,14 @@ from torch import Tensor, nn
 from cocoop.backbones.backbone import Backbone
 from cocoop.methods.base import Method
 from cocoop.methods.templates import DEFAULT_TEMPLATE, resolve_templates
-from cocoop.text.prompts import check_classnames, check_length, prompt_name, text_tokens
+from cocoop.text.prompts import check_classnames, check_length, clean_name, text_tokens
 from cocoop.text.tree import Prompts
 
 __all__ = ["ZeroShot"]
 
 
 class ZeroShot(Method):
-    """CLIP with prompts written by people; nothing is learned.
+    """CLIP with hand-written prompts; nothing is trained.
 
     Args:
         backbone: the frozen model.
@@ -35,7 +39,15 @@ class ZeroShot(Method):
             published ensemble (`ensemble-7`, `ensemble-80`).
 
     Raises:
-        PromptError: for class names or templates that cannot be made into prompts.
+        PromptError: if a class name or template cannot be used in a prompt.
+
+    Example:
+        import cocoop
+
+        backbone = cocoop.load_backbone("lite")
+        data = cocoop.load_data("photos")
+        method = cocoop.ZeroShot(backbone, data.classnames, ["a photo of a {}.", "a drawing of a {}."])
+        print(cocoop.evaluate(method, data).accuracy)
     """
 
     key = "zero-shot"
@@ -52,18 +64,18 @@ class ZeroShot(Method):
         self.set_classes(classnames)
 
     def learned(self) -> dict[str, nn.Parameter]:
-        """Nothing."""
+        """Return an empty dictionary."""
         return {}
 
     def settings(self) -> dict[str, Any]:
-        """The templates."""
+        """Return the templates."""
         return {"templates": list(self.templates)}
 
     def set_classes(self, classnames: Sequence[str]) -> None:
-        """Classify among other classes from now on.
+        """Replace the classes.
 
         Raises:
-            PromptError: for names that cannot be made into prompts; the old classes stay.
+            PromptError: if a class name cannot be used in a prompt; the old classes stay.
         """
         names = check_classnames(classnames)
         per_template = [self._encode(template, names) for template in self.templates]
@@ -72,7 +84,7 @@ class ZeroShot(Method):
         self.classnames = names
 
     def text_features(self, image_features: Float[Tensor, "B e"]) -> Float[Tensor, "1 C e"]:  # noqa: ARG002
-        """The same class features for every image."""
+        """Return the class features, which are the same for every image."""
         return self.matrix.unsqueeze(0)
 
     @torch.no_grad()
@@ -80,7 +92,7 @@ class ZeroShot(Method):
         tokenizer, tower = self.backbone.tokenizer, self.backbone.text_tower
         suffixes = []
         for name in names:
-            tokens = text_tokens(tokenizer, template.replace("{}", prompt_name(name)), name)
+            tokens = text_tokens(tokenizer, template.replace("{}", clean_name(name)), name)
             check_length(name, len(tokens) + 2, tower.config.context_length)
             suffixes.append([*tokens, tokenizer.eot])
         prompts = Prompts([tokenizer.sos], suffixes, device=self.backbone.device)

@@ -10,10 +10,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from cocoop.config import METHOD_NAMES
+
 __all__ = ["COLUMNS", "METHOD_NAMES", "base_to_new_caption", "base_to_new_table", "base_to_new_values", "summary"]
 
 COLUMNS = ("base", "new", "H")
-METHOD_NAMES = {"zero-shot": "zero-shot CLIP", "coop": "CoOp", "cocoop": "CoCoOp"}
 
 
 def base_to_new_values(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:

@@ -17,10 +17,7 @@ from cocoop.errors import CheckpointError
 from cocoop.storage.atomic import write_atomic
 from cocoop.storage.json_files import CHECKSUM
 
-__all__ = ["CARD", "CONFIG", "FORMAT", "LEARNED", "SAVE_ID", "read_tensors", "write_tensors"]
-
-FORMAT, SAVE_ID = 1, "saved_as"
-CONFIG, LEARNED, CARD = "config.json", "prompt.safetensors", "README.md"
+__all__ = ["read_tensors", "write_tensors"]
 
 METADATA_KEY = "cocoop"
 """The only entry of the safetensors metadata; several entries would be written in an arbitrary order."""

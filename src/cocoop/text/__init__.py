@@ -1,1 +1,1 @@
-"""The conditional text tower: prompts as packed positions, and the transformer that reads them."""
+"""The text side of CLIP: class names to tokens, prompts as a tree, and the transformer that encodes them."""

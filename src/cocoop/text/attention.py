@@ -1,14 +1,14 @@
 """Attention on a tree of prompts: each row sees the rows from SOS down its own branch, and no others.
 
-Two ways to the same numbers, chosen by the device:
+There are two implementations with the same result, chosen by device:
 
-- `by_pair`, for CPUs: scores against the prefix are one matrix product; those within a branch are taken for the pairs
-  of rows that see each other and no others. Its gradient is written out: it keeps queries, keys, values and
+- `by_pair`, for CPUs: scores against the prefix are one matrix product; scores within a branch are computed only for
+  pairs of rows that see each other. Its backward pass is written out: it saves queries, keys, values and
   probabilities, and recomputes everything else.
-- `by_mask`, for GPUs: one fused attention over all rows with a mask, few launches instead of little arithmetic.
+- `by_mask`, for GPUs: one fused attention over all rows with a mask, which needs few kernel launches.
 
-Shapes: B images, P prefix rows, T suffix rows, R = P + T rows, Q rows that ask, W columns of scores, d text width,
-H heads, h = d / H.
+Shapes: B images, P prefix rows, T suffix rows, R = P + T rows, Q query rows, W columns of scores, d text width,
+H heads, h = d / H, n pairs or rows.
 """
 
 from __future__ import annotations
@@ -28,84 +28,85 @@ __all__ = ["by_mask", "by_pair", "tree_attention"]
 def tree_attention(
     q: Float[Tensor, "Q B d"], k: Float[Tensor, "R B d"], v: Float[Tensor, "R B d"], queries: QueryRows, heads: int
 ) -> Float[Tensor, "Q B d"]:
-    """Attended values of the asking rows, the way that suits the device.
+    """Compute attention with the implementation that suits the device.
 
     Args:
-        q: queries of the rows that ask.
+        q: queries of the query rows.
         k: keys of all rows.
         v: values of all rows.
-        askers: which rows ask, and which rows each of them sees.
-        heads: H; it divides d.
+        queries: the query rows, and which rows each of them sees.
+        heads: H, a divisor of d.
     """
-    plain = q.device.type == "cpu" and not torch.compiler.is_compiling()
-    return (by_pair if plain else by_mask)(q, k, v, queries, heads)
+    on_cpu = q.device.type == "cpu" and not torch.compiler.is_compiling()
+    return (by_pair if on_cpu else by_mask)(q, k, v, queries, heads)
 
 
 def by_mask(
     q: Float[Tensor, "Q B d"], k: Float[Tensor, "R B d"], v: Float[Tensor, "R B d"], queries: QueryRows, heads: int
 ) -> Float[Tensor, "Q B d"]:
-    """As `tree_attention`, in one fused call with a mask."""
+    """Compute `tree_attention` in one fused call with a mask."""
     qh, kh, vh = (x.unflatten(-1, (heads, -1)).permute(1, 2, 0, 3) for x in (q, k, v))
-    seen = F.scaled_dot_product_attention(qh, kh, vh, attn_mask=queries.mask(len(k)))
-    return seen.permute(2, 0, 1, 3).flatten(-2)
+    attended = F.scaled_dot_product_attention(qh, kh, vh, attn_mask=queries.mask(len(k)))
+    return attended.permute(2, 0, 1, 3).flatten(-2)
 
 
 def by_pair(
     q: Float[Tensor, "Q B d"], k: Float[Tensor, "R B d"], v: Float[Tensor, "R B d"], queries: QueryRows, heads: int
 ) -> Float[Tensor, "Q B d"]:
-    """As `tree_attention`, pair by pair; softmax in fp32."""
-    seen: Tensor = _ByPair.apply(q, k, v, queries, heads)
-    return seen
+    """Compute `tree_attention` pair by pair, with the softmax in fp32."""
+    attended: Tensor = _ByPair.apply(q, k, v, queries, heads)
+    return attended
 
 
 class _ByPair(torch.autograd.Function):
-    """Scores (B, H, Q, W) have a column for each prefix row, one for the asker itself, then one for each pair.
+    """Attention whose scores (B, H, Q, W) have one column for each row that a query sees.
 
-    An asker sees the prefix P, itself S, and its other ancestors, of which it has as many as its depth.
+    The columns are the P prefix rows, the query row itself, and its ancestors in the suffix, padded to the longest
+    branch. In the code below, P also stands for the column of the query row itself.
     """
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, queries: QueryRows, heads: int) -> Tensor:
-        P, S, (query, row, slot) = queries.prefix, queries.suffix_askers, queries.pairs
+        P, S, (query, row, slot) = queries.prefix, queries.suffix, queries.pairs
         scale = (q.shape[-1] // heads) ** -0.5
         qh, kh, vh = (x.unflatten(-1, (heads, -1)) for x in (q, k, v))
         shape = (q.shape[1], heads, len(q), queries.columns)
         scores = q.new_full(shape, float("-inf"), dtype=torch.float32)
-        scores[..., :P] = _each_prefix_row(qh, kh[:P])
-        scores[..., S, P] = _dot(qh[S], queries.own(kh))
+        scores[..., :P] = _prefix_scores(qh, kh[:P])
+        scores[..., S, P] = _dot(qh[S], queries.select_suffix(kh))
         _flat(scores)[..., slot] = _dot(qh.index_select(0, query), kh.index_select(0, row))
-        if queries.prefix_asks:
-            scores[..., :P, :P].masked_fill_(queries.later, float("-inf"))
+        if queries.has_prefix:
+            scores[..., :P, :P].masked_fill_(queries.future, float("-inf"))
         p = scores.mul_(scale).softmax(-1).to(q.dtype)
-        seen = _over_prefix(p[..., :P], vh[:P])
-        seen[S].addcmul_(_by_row(p[..., S, P]), queries.own(vh))
-        seen.index_add_(0, query, _by_row(_flat(p)[..., slot]) * vh.index_select(0, row))
+        attended = _sum_over_prefix(p[..., :P], vh[:P])
+        attended[S].addcmul_(_by_row(p[..., S, P]), queries.select_suffix(vh))
+        attended.index_add_(0, query, _by_row(_flat(p)[..., slot]) * vh.index_select(0, row))
         ctx.save_for_backward(q, k, v, p)
         ctx.queries, ctx.heads, ctx.scale = queries, heads, scale
-        return seen.flatten(-2)
+        return attended.flatten(-2)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         queries, heads, (q, k, v, p) = ctx.queries, ctx.heads, ctx.saved_tensors
-        P, S, (query, row, slot) = queries.prefix, queries.suffix_askers, queries.pairs
+        P, S, (query, row, slot) = queries.prefix, queries.suffix, queries.pairs
         g, qh, kh, vh = (x.unflatten(-1, (heads, -1)) for x in (grads[0], q, k, v))
-        # Of the probabilities.
+        # Gradient of the probabilities.
         dp = torch.zeros_like(p, dtype=torch.float32)
         g_pair = g.index_select(0, query)
-        dp[..., :P] = _each_prefix_row(g, vh[:P])
-        dp[..., S, P] = _dot(g[S], queries.own(vh))
+        dp[..., :P] = _prefix_scores(g, vh[:P])
+        dp[..., S, P] = _dot(g[S], queries.select_suffix(vh))
         _flat(dp)[..., slot] = _dot(g_pair, vh.index_select(0, row))
-        # Of the scores: softmax's own gradient.
+        # Gradient of the scores, through softmax.
         ds = dp.sub_((p * dp).sum(-1, keepdim=True)).mul_(p).mul_(ctx.scale).to(q.dtype)
         p_pair, ds_pair = (_by_row(_flat(x)[..., slot]) for x in (p, ds))
-        p_own, ds_own = (_by_row(x[..., S, P]) for x in (p, ds))
-        # Of values, queries and keys.
-        dq, dk, dv = _over_prefix(ds[..., :P], kh[:P]), torch.zeros_like(kh), torch.zeros_like(vh)
-        dv[:P] = _over_askers(p[..., :P], g)
-        dk[:P] = _over_askers(ds[..., :P], qh)
-        queries.add_own(dv, p_own * g[S])
-        queries.add_own(dk, ds_own * qh[S])
-        dq[S].addcmul_(ds_own, queries.own(kh))
+        p_self, ds_self = (_by_row(x[..., S, P]) for x in (p, ds))
+        # Gradients of values, queries and keys.
+        dq, dk, dv = _sum_over_prefix(ds[..., :P], kh[:P]), torch.zeros_like(kh), torch.zeros_like(vh)
+        dv[:P] = _sum_over_queries(p[..., :P], g)
+        dk[:P] = _sum_over_queries(ds[..., :P], qh)
+        queries.add_to_suffix(dv, p_self * g[S])
+        queries.add_to_suffix(dk, ds_self * qh[S])
+        dq[S].addcmul_(ds_self, queries.select_suffix(kh))
         dv.index_add_(0, row, g_pair.mul_(p_pair))
         dk.index_add_(0, row, ds_pair * qh.index_select(0, query))
         dq.index_add_(0, query, ds_pair * kh.index_select(0, row))
@@ -124,13 +125,13 @@ def _by_row(p: Float[Tensor, "B H n"]) -> Float[Tensor, "n B H 1"]:
     return p.permute(2, 0, 1).unsqueeze(-1)
 
 
-def _each_prefix_row(a: Float[Tensor, "Q B H h"], b: Float[Tensor, "P B H h"]) -> Float[Tensor, "B H Q P"]:
+def _prefix_scores(a: Float[Tensor, "Q B H h"], b: Float[Tensor, "P B H h"]) -> Float[Tensor, "B H Q P"]:
     return torch.einsum("qbhd,pbhd->bhqp", a, b)
 
 
-def _over_prefix(p: Float[Tensor, "B H Q P"], v: Float[Tensor, "P B H h"]) -> Float[Tensor, "Q B H h"]:
+def _sum_over_prefix(p: Float[Tensor, "B H Q P"], v: Float[Tensor, "P B H h"]) -> Float[Tensor, "Q B H h"]:
     return torch.einsum("bhqp,pbhd->qbhd", p, v).contiguous()
 
 
-def _over_askers(p: Float[Tensor, "B H Q P"], g: Float[Tensor, "Q B H h"]) -> Float[Tensor, "P B H h"]:
+def _sum_over_queries(p: Float[Tensor, "B H Q P"], g: Float[Tensor, "Q B H h"]) -> Float[Tensor, "P B H h"]:
     return torch.einsum("bhqp,qbhd->pbhd", p, g)

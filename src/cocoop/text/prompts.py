@@ -1,106 +1,104 @@
-"""Class names as tokens of a prompt, and what makes them unusable."""
+"""Class names as tokens of a prompt."""
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from cocoop.errors import PromptError
 
-__all__ = [
-    "Tokenizer",
-    "check_classnames",
-    "check_length",
-    "name_tokens",
-    "prompt_name",
-    "text_tokens",
-]
+__all__ = ["Tokenizer", "check_classnames", "check_length", "clean_name", "name_tokens", "text_tokens"]
 
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """Turns text into token ids, without SOS and EOT."""
+    """A tokenizer whose token ids exclude SOS and EOT."""
 
     sos: int
     eot: int
     highest: int
-    """The last word of the vocabulary, start and end token not counted."""
+    """Highest id of an ordinary token, SOS and EOT excluded."""
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, neither truncated nor padded."""
+        """Return the token ids of a text, neither truncated nor padded."""
 
     def decode(self, ids: list[int]) -> str:
-        """The text of token ids, up to white space."""
+        """Return the text of token ids; white space may differ."""
 
     def piece(self, token: int) -> str:
-        """One token as text."""
+        """Return the text of one token."""
 
 
-def prompt_name(classname: str) -> str:
-    """A class name as it stands in a prompt: `_` becomes a space, runs of white space become one."""
-    return re.sub(r"\s+", " ", classname.replace("_", " ")).strip()
+def clean_name(name: str) -> str:
+    """Return a class name as it appears in prompts: `hot_dog` becomes `hot dog`.
+
+    Underscores become spaces and runs of white space one space. Unicode is composed (NFC), because some file systems
+    return decomposed names, which tokenize differently.
+    """
+    return " ".join(unicodedata.normalize("NFC", name).replace("_", " ").split())
 
 
 def check_classnames(classnames: Sequence[str]) -> tuple[str, ...]:
-    """Class names as a tuple, usable in prompts.
+    """Check that class names can be used in prompts, and return them as a tuple.
 
     Raises:
-        PromptError: if there are none, one is empty, or two are the same in a prompt.
+        PromptError: if there are none, one is empty, or two give the same prompt.
     """
     if isinstance(classnames, str):
-        raise PromptError(f"Class names are a list of strings, not one string: [{classnames!r}].")
+        raise PromptError(f"Class names must be a list of strings, not one string: [{classnames!r}].")
     names = tuple(classnames)
     if not names:
         raise PromptError("There are no class names; give at least one.")
-    seen: dict[str, str] = {}
-    for count, name in enumerate(names):
-        clean = prompt_name(name)
+    first: dict[str, str] = {}
+    for name in names:
+        clean = clean_name(name)
         if not clean:
-            raise PromptError(f"The class name {name!r} is empty; every class needs a name that can be read.")
-        # CLIP's tokenizer lower-cases.
-        other = seen.setdefault(clean.lower(), name)
-        if len(seen) == count:
+            raise PromptError(f"The class name {name!r} is empty; give every class a name.")
+        # CLIP's tokenizer ignores case.
+        if clean.lower() in first:
+            other = first[clean.lower()]
             raise PromptError(f"Two classes would have the same prompt: {other!r} and {name!r}. Rename or merge them.")
+        first[clean.lower()] = name
     return names
 
 
 def name_tokens(tokenizer: Tokenizer, classname: str) -> tuple[list[int], list[int]]:
-    """Tokens of `<name>.`: those of the name, and those of the full stop (and what merged with it).
+    """Return the tokens of `<name>.`: those of the name, and those of the full stop (and what merged with it).
 
     Raises:
-        PromptError: for a name without tokens, or one that contains SOS or EOT.
+        PromptError: if the name has no tokens, or contains SOS or EOT.
     """
-    name = prompt_name(classname)
+    name = clean_name(classname)
     tokens = text_tokens(tokenizer, f"{name}.", classname)
     length = len(tokenizer.encode(name))
     return tokens[:length], tokens[length:]
 
 
 def text_tokens(tokenizer: Tokenizer, text: str, classname: str) -> list[int]:
-    """Tokens of a text, without SOS and EOT.
+    """Return the tokens of a text.
 
     Raises:
-        PromptError: naming the class, if there are none or they contain SOS or EOT.
+        PromptError: naming the class, if there are no tokens, or SOS or EOT is among them.
     """
     tokens = tokenizer.encode(text)
     if not tokens:
-        raise PromptError(f"The class name {classname!r} has no tokens; use words the tokenizer knows.")
+        raise PromptError(f"The class name {classname!r} has no tokens; use words that the tokenizer knows.")
     if tokenizer.sos in tokens or tokenizer.eot in tokens:
         raise PromptError(f"The class name {classname!r} contains the start or end token of the text tower.")
     return tokens
 
 
 def check_length(classname: str, length: int, context_length: int) -> None:
-    """Refuse a prompt that does not fit the tower; it is never truncated.
+    """Check that a prompt fits the tower; prompts are never truncated.
 
     Args:
         classname: the class, for the message.
-        length: positions of its prompt, SOS and EOT included.
-        context_length: positions of the tower.
+        length: tokens of its prompt, SOS and EOT included.
+        context_length: tokens that the tower takes.
 
     Raises:
-        PromptError: naming the class and its length.
+        PromptError: if the prompt is too long.
     """
     if length > context_length:
         raise PromptError(

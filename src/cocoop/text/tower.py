@@ -1,20 +1,20 @@
-"""The text tower: CLIP's causal transformer, computed on the positions that matter and no others.
+"""The text tower: CLIP's causal transformer, computed only at the positions that influence the result.
 
-A prompt is read at its EOT token and every position sees only what stands before it, so
+A prompt's feature is read at its EOT token, and every position sees only the positions before it. Therefore:
 
-- nothing after EOT is computed, and no class pays for another's longer name;
-- what prompts begin with is computed once: the prefix (SOS and context) for all classes, also where it differs from
-  image to image (CoCoOp), and leading tokens that names share (see `cocoop.text.tree`);
-- in the last layer only EOT asks: the other rows give their keys and values, and stop there;
-- what the first layer makes of class names is the same for every image and every step, and is computed once.
+- positions after EOT are not computed, so no class pays for the longer name of another;
+- the start of the prompts is computed once: the prefix (SOS and context) for all classes, also where it differs
+  between images (CoCoOp), and leading tokens that names share (see `cocoop.text.tree`);
+- the last layer computes only the EOT rows; other rows contribute their keys and values;
+- the first layer's projections of class names do not depend on images or training, and are computed once.
 
-This is the same function as the library's padded tower, to rounding.
+The result equals that of the padded tower in open_clip or transformers, up to rounding.
 
 References:
     Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021 (section 2.4).
     Zhou et al., "Conditional Prompt Learning for Vision-Language Models", CVPR 2022 (equation 3).
 
-Shapes: B images, C classes, M context vectors, P prefix rows, T suffix rows, R = P + T rows of a tree, Q asking rows,
+Shapes: B images, C classes, M context vectors, P prefix rows, T suffix rows, R = P + T rows of a tree, Q query rows,
 N texts, L tokens, d text width, e joint embedding size. Rows come first, so that one gather serves all images.
 """
 
@@ -38,8 +38,8 @@ from cocoop.text.tree import Prompts, PromptTree, QueryRows
 
 __all__ = ["TextTower", "TextTowerConfig"]
 
-REMEMBERED_ROWS = 2**15
-"""Up to so many rows, what is constant is kept (4 d values a row); beyond, memory must not grow with the classes."""
+MAX_PRECOMPUTED_ROWS = 2**15
+"""Largest number of rows for which the first layer's projections are kept (4 d values per row)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,37 +49,38 @@ class TextTowerConfig:
     vocab_size: int
     """Rows of the token embedding."""
     context_length: int
-    """Positions, SOS and EOT included; 77 in CLIP."""
+    """Number of positions, SOS and EOT included; 77 in CLIP."""
     width: int
     """Size d of a token's vector."""
     heads: int
-    """Attention heads; they divide the width."""
+    """Number of attention heads, a divisor of `width`."""
     layers: int
-    """Transformer blocks."""
+    """Number of transformer blocks."""
     mlp_width: int
     """Size of the hidden layer in each block; 4 d in CLIP."""
     embed_dim: int
     """Size e of the joint embedding."""
     activation: Literal["gelu", "quick_gelu"]
-    """OpenAI's weights want `quick_gelu`: x * sigmoid(1.702 x)."""
+    """OpenAI's weights use `quick_gelu`: x * sigmoid(1.702 x)."""
     layer_norm_eps: float = 1e-5
     """Added to the variance in every layer norm."""
     projection: bool = True
-    """Whether the text feature is projected to the joint embedding."""
+    """True if the text feature is projected to the joint embedding."""
     projection_bias: bool = False
-    """Whether that projection has a bias."""
+    """True if that projection has a bias."""
 
 
 class TextTower(nn.Module):
     """Frozen CLIP text transformer that encodes prompts with a shared prefix.
 
+    Gradients flow through the tower to its input, never into its weights. Activations that do not fit into
+    `memory_budget` are computed again in the backward pass, with the same numbers.
+
     Args:
         config: the architecture.
 
-    `memory_budget` is what may be kept for the gradient, in bytes; None: what the device has free. What does not fit
-    is computed again in the backward pass, with the same numbers.
-
-    All parameters are frozen: gradients flow through the tower to its input, never into its weights.
+    Attributes:
+        memory_budget: bytes that may be kept for the backward pass; None: what is free on the device.
     """
 
     blocks: Sequence[Block]
@@ -98,54 +99,54 @@ class TextTower(nn.Module):
         )
         self.memory_budget: int | None = None
         self._images_at_once = 2**16
-        # Of the last pass that a gradient is taken of: bytes that were kept, images that were taken at once.
-        self._kept, self._together = 0, 1
+        # In the last pass with gradients: bytes kept for the backward pass, and images per part.
+        self._kept_bytes, self._part_images = 0, 1
         self.requires_grad_(False)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Number type of the weights, and so of the computation."""
+        """Data type of the weights and of the computation."""
         return self.positional_embedding.dtype
 
     def forward(self, context: Float[Tensor, "B M d"] | None, prompts: Prompts) -> Float[Tensor, "B C e"]:
-        """Text features of every class after every image's context, before normalisation.
+        """Encode the prompts of every class with every image's context.
 
         Args:
-            context: context vectors, one set for each image; None for prompts without any (then B is 1).
-            prompts: which tokens and context vectors stand where.
+            context: one set of context vectors for each image; None for prompts without context (then B is 1).
+            prompts: the prompts.
 
         Returns:
-            Features in the order in which the classes were given, in the tower's number type.
+            Text features before normalisation, in the order of the classes and the tower's data type.
         """
-        # A graph that is exported takes any number of images in one pass.
-        at_once = context is None or torch.compiler.is_compiling()
+        # An exported graph takes any number of images in one pass.
+        undivided = context is None or torch.compiler.is_compiling()
         size = min(prompts.images_at_once, self._images_at_once)
-        images = [context] if context is None or at_once else list(context.split(size))
-        parts = [(own, tree) for own in images for tree in prompts.trees]
-        encode = self._encoders(parts)
-        features = [f(own, tree) for f, (own, tree) in zip(encode, parts, strict=True)]
+        contexts = [context] if context is None or undivided else list(context.split(size))
+        parts = [(part, tree) for part in contexts for tree in prompts.trees]
+        encoders = self._encoders(parts)
+        features = [encode(part, tree) for encode, (part, tree) in zip(encoders, parts, strict=True)]
         count = len(prompts.trees)
-        by_image = [torch.cat(features[i : i + count]) for i in range(0, len(features), count)]
-        return torch.cat([classes[prompts.order].transpose(0, 1) for classes in by_image])
+        by_images = [torch.cat(features[i : i + count]) for i in range(0, len(features), count)]
+        return torch.cat([classes[prompts.order].transpose(0, 1) for classes in by_images])
 
-    def remember(self, prompts: Prompts) -> None:
-        """Compute once what the first layer makes of class names, for prompts that will be used many times."""
-        if prompts.rows > REMEMBERED_ROWS:
+    def precompute(self, prompts: Prompts) -> None:
+        """Store the first layer's projections of the class names in prompts that will be used many times."""
+        if prompts.rows > MAX_PRECOMPUTED_ROWS:
             return
         with torch.no_grad():
             for tree in prompts.trees:
                 if not tree.suffix_has_context:
-                    tree.remember(*self._known(tree))
+                    tree.set_precomputed(*self._first_layer(tree))
 
     def encode_tokens(self, tokens: Int[Tensor, "N L"], eot: int) -> Float[Tensor, "N e"]:
-        """Text features of whole token sequences, as a library's `encode_text` gives them.
+        """Encode whole token sequences, like `encode_text` of open_clip.
 
         Args:
-            tokens: SOS first; what follows the first `eot` is padding and is not computed.
-            eot: the token at which a text is read.
+            tokens: SOS first; everything after the first `eot` is padding.
+            eot: id of the token whose feature is returned.
 
         Raises:
-            PromptError: for a sequence without `eot`, or sequences that begin differently.
+            PromptError: if a sequence has no `eot`, or sequences begin with different tokens.
         """
         rows = tokens.tolist()
         if not rows:
@@ -159,52 +160,53 @@ class TextTower(nn.Module):
         return self(None, Prompts([rows[0][0]], suffixes, device=tokens.device))[0]
 
     def activation_bytes(self, tree: PromptTree, images: int) -> int:
-        """What one tree keeps in memory for the gradient, in bytes: the inputs of each layer's nonlinear steps."""
+        """Return the bytes that one tree keeps for the backward pass: the inputs of each layer's nonlinear steps."""
         c = self.config
         values = 5 * c.width + c.mlp_width
         values += c.heads * tree.every_row.columns
         return images * tree.rows * c.layers * values * self.dtype.itemsize
 
     def use_less_memory(self) -> str | None:
-        """Plan with about half of what the last pass took, after memory did not suffice for it or its gradient.
+        """Halve the memory of the next pass, after the last one or its backward pass ran out of memory.
 
-        First less is kept for the gradient and more computed twice; then fewer images are taken at once.
+        First, less is kept for the backward pass and more is computed twice. Then fewer images are encoded at a time.
 
         Returns:
-            How the work goes on; None if it cannot be done with less.
+            A description of the new limit; None if the memory cannot be reduced further.
         """
-        if self._kept:
-            self.memory_budget = self._kept = self._kept // 2
-            return f"with a budget of {self.memory_budget / 2**20:,.0f} MiB (--memory-budget sets it from the start)"
-        if self._together > 1:
-            self._images_at_once = self._together = self._together // 2
-            return f"with fewer images at once ({self._images_at_once})"
+        if self._kept_bytes:
+            self.memory_budget = self._kept_bytes = self._kept_bytes // 2
+            return f"with a `memory_budget` of {self.memory_budget / 2**20:,.0f} MiB"
+        if self._part_images > 1:
+            self._images_at_once = self._part_images = self._part_images // 2
+            return f"with fewer images at a time ({self._images_at_once})"
         return None
 
     def _encoders(self, parts: Sequence[tuple[Tensor | None, PromptTree]]) -> list[Callable[..., Tensor]]:
-        """How to encode each part: keeping what the gradient needs, or computing it again when it is needed.
+        """Return a function that encodes each part: one that keeps its activations, or one that recomputes them.
 
-        The last parts are kept, as many as fit the budget: their gradients are taken first, and what they kept is
-        free again before the first recomputation. Numbers do not depend on the budget.
+        The last parts keep theirs, as many as fit the budget: the backward pass begins with them, and has freed them
+        before the first recomputation. Numbers do not depend on the budget.
         """
-        encode: list[Callable[..., Tensor]] = [self._tree] * len(parts)
+        encoders: list[Callable[..., Tensor]] = [self._encode] * len(parts)
         if not torch.is_grad_enabled():
-            return encode
-        sizes = [self.activation_bytes(tree, 1 if own is None else len(own)) for own, tree in parts]
+            return encoders
+        images = [1 if context is None else len(context) for context, _ in parts]
+        sizes = [self.activation_bytes(tree, count) for count, (_, tree) in zip(images, parts, strict=True)]
         budget = free_memory(self.positional_embedding.device) if self.memory_budget is None else self.memory_budget
-        self._kept, self._together = sum(sizes), max(1 if own is None else len(own) for own, _ in parts)
-        if self._kept <= budget:
-            return encode
+        self._kept_bytes, self._part_images = sum(sizes), max(images)
+        if self._kept_bytes <= budget:
+            return encoders
         left = budget - max(sizes)
         for i in reversed(range(len(parts))):
             left -= sizes[i]
             if left < 0:
-                self._kept -= sizes[i]
-                encode[i] = partial(checkpoint, self._tree, use_reentrant=False, preserve_rng_state=False)
-        return encode
+                self._kept_bytes -= sizes[i]
+                encoders[i] = partial(checkpoint, self._encode, use_reentrant=False, preserve_rng_state=False)
+        return encoders
 
-    def _tree(self, context: Float[Tensor, "B M d"] | None, tree: PromptTree) -> Float[Tensor, "C B e"]:
-        """Text features of one tree's classes."""
+    def _encode(self, context: Float[Tensor, "B M d"] | None, tree: PromptTree) -> Float[Tensor, "C B e"]:
+        """Encode the classes of one tree."""
         first = self.blocks[0]
         table = self.token_embedding.weight
         x_prefix = tree.embed_prefix(table, context).to(self.dtype)
@@ -215,17 +217,17 @@ class TextTower(nn.Module):
             x = torch.cat([x_prefix, x_suffix])
             qkv = first.project(x)
         else:
-            own, known = (x_prefix, *first.project(x_prefix)), tree.known() or self._known(tree)
+            prefix, suffix = (x_prefix, *first.project(x_prefix)), tree.precomputed() or self._first_layer(tree)
             images = x_prefix.shape[1]
-            x, q, k, v = (torch.cat([a, b.expand(-1, images, -1)]) for a, b in zip(own, known, strict=True))
+            x, q, k, v = (torch.cat([a, b.expand(-1, images, -1)]) for a, b in zip(prefix, suffix, strict=True))
             qkv = q, k, v
         for block in self.blocks:
             queries = tree.leaves if block is self.blocks[-1] else tree.every_row
             x = block(x, queries, qkv if block is first else None)
         return self.projection(self.ln_final(x))[tree.leaf_of]
 
-    def _known(self, tree: PromptTree) -> tuple[Float[Tensor, "T 1 d"], ...]:
-        """Token vectors of suffixes without context, with positions, and the first layer's projections of them."""
+    def _first_layer(self, tree: PromptTree) -> tuple[Float[Tensor, "T 1 d"], ...]:
+        """Return the input of the first layer for suffixes without context, and its queries, keys and values."""
         x = self.token_embedding.weight[tree.suffix_ids] + self.positional_embedding[tree.positions]
         return (x.unsqueeze(1), *self.blocks[0].project(x.unsqueeze(1)))
 
@@ -248,30 +250,29 @@ class Block(nn.Module):
     def forward(
         self, x: Float[Tensor, "R B d"], queries: QueryRows, qkv: Sequence[Float[Tensor, "R B d"]] | None = None
     ) -> Float[Tensor, "Q B d"]:
-        """The asking rows, one block further.
+        """Apply the block to the query rows.
 
         Args:
             x: all rows.
-            askers: the rows that are wanted; the others only give their keys and values.
-            qkv: `project(x)`, where it is known already.
+            queries: the rows to compute; the others contribute their keys and values.
+            qkv: `project(x)`, if it is computed already.
         """
-        q, k, v = self.project(x, queries) if qkv is None else (queries.of(qkv[0]), *qkv[1:])
-        x = queries.of(x) + self.out(tree_attention(q, k, v, queries, self.heads))
+        q, k, v = self.project(x, queries) if qkv is None else (queries.select(qkv[0]), *qkv[1:])
+        x = queries.select(x) + self.out(tree_attention(q, k, v, queries, self.heads))
         hidden = self.fc(self.ln_2(x))
         return x + self.proj(_quick_gelu(hidden) if self.quick_gelu else F.gelu(hidden))
 
     def project(
         self, x: Float[Tensor, "R B d"], queries: QueryRows | None = None
     ) -> tuple[Float[Tensor, "Q B d"], Float[Tensor, "R B d"], Float[Tensor, "R B d"]]:
-        """Queries of the asking rows (of all, if not said), keys and values of all rows."""
+        """Return queries of the query rows (None: of all rows), and keys and values of all rows."""
         y = self.ln_1(x)
-        asking = y if queries is None else queries.of(y)
-        inputs = (asking, y, y)
+        inputs = (y if queries is None else queries.select(y), y, y)
         parts = zip(inputs, self.qkv.weight.chunk(3), self.qkv.bias.chunk(3), strict=True)
         q, k, v = (F.linear(source, weight, bias) for source, weight, bias in parts)
         return q, k, v
 
 
 def _quick_gelu(x: Tensor) -> Tensor:
-    """x * sigmoid(1.702 x), in place of its fresh input: SiLU is the same function up to scale, and is fused."""
+    """Compute x * sigmoid(1.702 x), overwriting x; SiLU is the same function up to scale, and is fused."""
     return F.silu(x.mul_(1.702)).mul_(1 / 1.702)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cocoop.checkpoints.pretrained import load_learned
+from cocoop.checkpoints.pretrained import load_learned, write_method
 from cocoop.config import TrainConfig
 from cocoop.data import Dataset, UnreadableImage
 from cocoop.errors import CocoopError, ConfigError, DataError, MemoryWarning, TrainingError, is_out_of_memory
@@ -301,7 +301,7 @@ def fit(
             state, result.history = processes.run_on_first(lambda: directory.load() if directory else (state, []))
             learner.restore(state, Path(run or "memory"))
             if directory:
-                method.write(directory.directory)
+                write_method(method, directory.directory)
         method.train()
         try:
             if state.epoch < config.epochs:

@@ -4,7 +4,7 @@ training.json           what the run was begun with: method, data, settings
 photos.json             SHA-256 of the bytes of every photo that was learned from
 metrics.jsonl           one line an epoch
 training.safetensors    learned tensors and momentum after the last whole epoch, in one file
-config.json, prompt.safetensors     the method after the last whole epoch (see `cocoop.storage.tensor_files`)
+config.json, prompt.safetensors     the method after the last whole epoch (see `cocoop.checkpoints.pretrained`)
 
 Every file is written whole or not at all. The state is the one that counts: what else a crash leaves older or newer
 than the state is brought in line with it when the run is resumed.
@@ -22,13 +22,14 @@ from typing import Any
 
 from torch import Tensor
 
+from cocoop.checkpoints.pretrained import CONFIG, LEARNED, write_learned, write_method
 from cocoop.errors import CheckpointError, ConfigError
 from cocoop.methods import Method
 from cocoop.storage.atomic import remove_temporary_files
 from cocoop.storage.json_files import read_json, read_json_lines, write_json, write_json_lines
 from cocoop.storage.json_schema import NonNegativeInt, Schema, check_schema
 from cocoop.storage.locks import try_lock
-from cocoop.storage.tensor_files import CONFIG, LEARNED, read_tensors, write_tensors
+from cocoop.storage.tensor_files import read_tensors, write_tensors
 
 __all__ = ["Run", "TrainingState", "check_run", "epochs_done", "open_run", "trained_image_hashes"]
 
@@ -82,7 +83,7 @@ class Run:
         write_tensors(self.directory / STATE, *_packed(state))
         # From here on the folder is a run, which needs the files above.
         write_json(self.directory / TRAINING, self._description, with_checksum=True)
-        method.write(self.directory)
+        write_method(method, self.directory)
 
     def save(self, method: Method, state: TrainingState, history: list[dict[str, Any]]) -> None:
         """Write the checkpoint of an epoch; all that must agree in a resumed run is in one file.
@@ -93,7 +94,7 @@ class Run:
         # Metrics first: the state is what resuming believes, and it must find the epochs it counts.
         write_json_lines(self.directory / METRICS, history)
         write_tensors(self.directory / STATE, *_packed(state))
-        method.write_learned(self.directory)
+        write_learned(method, self.directory)
 
 
 @contextmanager
