@@ -105,7 +105,7 @@ def make_readers() -> Iterator[Reader]:
         return cache.find(["x"])
 
     def carded(path: Path) -> object:
-        return str(model_card(method.saved_config(), path.parent, "user/name"))
+        return str(model_card(method_config(method), directory=path.parent, repo_id="user/name"))
 
     facts = {"data": "photos", "backbone": "lite", "shots": 2, "seed": 1, "classes": "all", "train": {"epochs": 1}}
     results = {"method": "cocoop", **facts, **measured}

@@ -20,8 +20,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from cocoop.backbones.backbone import Backbone
+from cocoop.config import Position
 from cocoop.methods.cocoop import MetaNet
-from cocoop.methods.context import Position
 from cocoop.text.tower import TextTower
 
 __all__ = ["conditional_logits", "padded_prompts", "static_logits", "tower"]
