@@ -23,6 +23,7 @@ from tiny_models import openai_model, save_open_clip, save_openai_archive, save_
 from cocoop import CoCoOp, TrainConfig, evaluate, fit, from_pretrained, load_backbone, load_data
 from cocoop.backbones.openai_files import from_file
 from cocoop.checkpoints.model_card import model_card
+from cocoop.checkpoints.pretrained import method_config
 from cocoop.checkpoints.reference import read_reference
 from cocoop.data import open_image
 from cocoop.data.catalog.archives import unpack

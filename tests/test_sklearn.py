@@ -1,4 +1,4 @@
-"""The scikit-learn estimator: scikit-learn's own checks, and its tools on real files."""
+"""The scikit-learn estimator: the checks of scikit-learn, and its tools on image files."""
 
 import hashlib
 import os
@@ -25,10 +25,10 @@ from cocoop.sklearn import CoCoOpClassifier
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# Checks are collected before fixtures run, under names with this folder in them: one name in all processes of a run.
+# Checks are collected before fixtures run, and their names contain this directory: it must be the same in all workers.
 HOME = Path(gettempdir()) / f"cocoop-sklearn-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"
 TINY = f"local-dir:{HOME}/tiny"
-"""The name of a model that `tiny` writes."""
+"""Name of the backbone that the fixture `tiny` writes."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,17 +39,17 @@ def tiny():
 
 
 class Drawn(CoCoOpClassifier):
-    """scikit-learn's checks make tables of numbers: here each row of them is drawn, and everything else is ours."""
+    """Draws each row of the numbers that scikit-learn's checks generate as an image."""
 
-    def _paths(self, X):  # noqa: N803 - its name there
+    def _paths(self, X):  # noqa: N803
         rows = np.asarray(X, dtype=float)
         return [str(drawn(row)) for row in rows]
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        # A picture is a row of several numbers here, not one entry.
+        # Here an image is a row of several numbers, not one entry.
         tags.input_tags.one_d_array = False
-        # Random weights see too little in such drawings.
+        # Random weights classify such images badly.
         tags.classifier_tags.poor_score = True
         return tags
 
@@ -62,20 +62,20 @@ def drawn(row):
     return path
 
 
-ONE_DIMENSION = "a list of paths has one dimension, and is welcome; scikit-learn wants a table"
+ONE_DIMENSION = "a list of paths has one dimension and is accepted; scikit-learn expects an error"
 
 
 @parametrize_with_checks(
     [Drawn(backbone=TINY, epochs=2, batch_size=8, learning_rate=0.01)],
     expected_failed_checks=lambda _: {"check_fit1d": ONE_DIMENSION, "check_fit2d_predict1d": ONE_DIMENSION},
 )
-def test_scikit_learns_own_checks(estimator, check):
+def test_scikit_learn_checks(estimator, check):
     check(estimator)
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Paths and labels of eight photos of each of four colours."""
+    """Paths and labels of eight images in each of four colours."""
     root = make_images(tmp_path_factory.mktemp("photos"), per_class=8)
     paths = sorted(root.rglob("*.png"))
     return [str(path) for path in paths], [path.parent.name for path in paths]
@@ -85,7 +85,7 @@ def estimator(**settings):
     return CoCoOpClassifier(backbone=TINY, **({"epochs": 3, "batch_size": 4, "random_state": 1} | settings))
 
 
-def test_it_learns_what_the_library_learns(images):
+def test_fit_gives_the_same_prompt_as_the_library(images):
     paths, labels = images
     ours = estimator().fit(paths, labels)
     names = tuple(sorted(COLOURS))
@@ -102,23 +102,23 @@ def test_it_learns_what_the_library_learns(images):
     assert ours.score(paths, labels) > 0.3
 
 
-def test_paths_come_in_many_forms(images):
+def test_paths_are_accepted_in_all_forms(images):
     paths, labels = images
-    wanted = estimator().fit(paths, labels).predict_proba(paths)
-    for form in (
+    expected = estimator().fit(paths, labels).predict_proba(paths)
+    for given in (
         np.array(paths),
         np.array(paths)[:, None],
         [[p] for p in paths],
         [Path(p) for p in paths],
         tuple(paths),
     ):
-        fitted = estimator().fit(form, np.array(labels))
-        np.testing.assert_array_equal(fitted.predict_proba(form), wanted)
-        np.testing.assert_array_equal(fitted.predict_proba(paths), wanted)
+        fitted = estimator().fit(given, np.array(labels))
+        np.testing.assert_array_equal(fitted.predict_proba(given), expected)
+        np.testing.assert_array_equal(fitted.predict_proba(paths), expected)
 
 
 @pytest.mark.parametrize("method", ["cocoop", "coop", "zero-shot"])
-def test_every_method_is_fitted_and_pickled(method, images):
+def test_every_method_can_be_fitted_and_pickled(method, images):
     paths, labels = images
     fitted = estimator(method=method, context="a picture of").fit(paths, labels)
     again = pickle.loads(pickle.dumps(fitted))
@@ -126,7 +126,7 @@ def test_every_method_is_fitted_and_pickled(method, images):
     assert (fitted.classifier_.method.key, fitted.get_params()["method"]) == (method, method)
 
 
-def test_labels_that_are_numbers_get_names(images):
+def test_numeric_labels_get_class_names(images):
     paths, labels = images
     numbers = [sorted(COLOURS).index(label) * 10 for label in labels]
     names = {0: "cherry", 10: "leaf", 20: "sea", 30: "sun", 40: "never seen"}
@@ -138,7 +138,7 @@ def test_labels_that_are_numbers_get_names(images):
     np.testing.assert_array_equal(fitted.predict_proba(paths), estimator().fit(paths, labels).predict_proba(paths))
 
 
-def test_the_tools_of_scikit_learn_take_it(images):
+def test_cross_validation_pipelines_and_searches_work(images):
     paths, labels = np.array(images[0]), np.array(images[1])
     scores = cross_val_score(estimator(epochs=1), paths, labels, cv=2)
     halves = [np.isin(np.arange(32) % 8, range(4)), np.isin(np.arange(32) % 8, range(4, 8))]
@@ -162,7 +162,7 @@ def absolute(paths, directory):
     return np.array([str(directory / path) for path in paths])
 
 
-def test_a_clone_is_as_new(images):
+def test_a_clone_is_not_fitted(images):
     fitted = estimator(context=None).fit(*images)
     copy = clone(fitted)
     assert copy.get_params() == fitted.get_params()
@@ -170,7 +170,7 @@ def test_a_clone_is_as_new(images):
         copy.predict(images[0])
 
 
-def test_one_seed_is_one_result(images):
+def test_a_seed_determines_the_result(images):
     paths, labels = images
     once, again, other = (
         estimator(random_state=state, context=None).fit(paths, labels).predict_proba(paths)
@@ -187,9 +187,9 @@ def test_one_seed_is_one_result(images):
             {},
             lambda x, y: (np.array([x, x]).T, y),
             ValueError,
-            "X has 2 columns; give one path of a photo for each label",
+            "X has 2 columns; give one path of an image for each label",
         ),
-        ({}, lambda x, y: (np.zeros(len(y)), y), ValueError, r"X\[0\] is .*0\.0.*; it must be the path of a photo"),
+        ({}, lambda x, y: (np.zeros(len(y)), y), ValueError, r"X\[0\] is .*0\.0.*; it must be the path of an image"),
         (
             {},
             lambda x, y: (x, ["a"] * len(y)),
@@ -202,17 +202,17 @@ def test_one_seed_is_one_result(images):
             {"method": "maple"},
             lambda x, y: (x, y),
             ConfigError,
-            "no method 'maple'; choose among zero-shot, coop, cocoop",
+            "`method` is 'maple'; it must be one of zero-shot, coop, cocoop",
         ),
         ({"epochs": 0}, lambda x, y: (x, y), ConfigError, "`epochs` is 0; it must be at least 1"),
     ],
 )
-def test_mistakes_are_said(settings, change, error, message, images):
+def test_mistakes_are_explained(settings, change, error, message, images):
     with pytest.raises(error, match=message):
         estimator(**settings).fit(*change(*images))
 
 
-def test_a_image_that_cannot_be_read_is_named(images, tmp_path):
+def test_an_unreadable_image_is_named(images, tmp_path):
     paths, labels = images
     (tmp_path / "bad.png").write_bytes(b"none")
     with pytest.raises(DataError, match=r"1 photo could not be read \('.*bad.png': it is empty, damaged or no image\)"):

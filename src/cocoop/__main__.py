@@ -1,4 +1,4 @@
-"""`python -m cocoop`: the command line."""
+"""Command line as `python -m cocoop`."""
 
 from cocoop.cli import main
 

@@ -1,11 +1,11 @@
-"""Prompt learning as a scikit-learn estimator, for its pipelines, cross-validation and searches.
+"""A scikit-learn estimator for prompt learning, for use in pipelines, cross-validation and searches.
 
 from cocoop.sklearn import CoCoOpClassifier
 
 scores = cross_val_score(CoCoOpClassifier(epochs=5), paths, labels)
 """
 
-# ruff: noqa: N803 - X is scikit-learn's name
+# ruff: noqa: N803 - scikit-learn calls it X
 
 from __future__ import annotations
 
@@ -31,33 +31,33 @@ from cocoop.training.fit import fit
 
 __all__ = ["CoCoOpClassifier"]
 
-# A search fits many times on the same frozen towers.
+# A search fits many times on the same backbone.
 _backbone = lru_cache(maxsize=1)(load_backbone)
 
 
 class CoCoOpClassifier(ClassifierMixin, BaseEstimator):
-    """Learns a prompt from photos, given as paths, and their classes.
+    """Classifier of images, given as paths.
 
     Args:
         method: `cocoop`, `coop` or `zero-shot`.
-        backbone: a name, as `cocoop.load_backbone` takes it.
-        context: words to begin with; None: random.
-        epochs: passes over the photos; None: the papers' (10; coop 200).
-        learning_rate: peak rate of SGD; None: the papers'.
-        batch_size: photos a step; None: the papers' (1; coop 32).
-        cache_features: encode every photo once; False: augmented anew in each epoch, as in the papers.
-        classnames: what labels are called in the prompt, by label, where that is not the label itself.
-        precision: number type of the frozen towers.
-        device: where to compute.
-        random_state: of the start values and the order of photos: a seed, a `RandomState` or None.
+        backbone: a name for `cocoop.load_backbone`.
+        context: words whose embeddings are the initial context; None: random.
+        epochs: passes over the images; None: as in the papers (10; coop 200).
+        learning_rate: peak learning rate of SGD; None: as in the papers.
+        batch_size: images per step; None: as in the papers (1; coop 32).
+        cache_features: encode each image once; False: augment it anew in each epoch, as in the papers.
+        classnames: dictionary from labels to class names for the prompt; other labels are their own names.
+        precision: number format of the frozen towers.
+        device: device to compute on.
+        random_state: seed of the initial values and the order of images, a `RandomState` or None.
 
     Attributes:
         classes_: the labels, sorted.
-        history_: one entry an epoch, as in `cocoop.TrainResult`.
-        classifier_: the `cocoop.Classifier` that was learned; it may be saved by its method's `save_pretrained`.
+        history_: one entry per epoch, as in `cocoop.TrainResult`.
+        classifier_: the fitted `cocoop.Classifier`; save its `method` with `save_pretrained`.
     """
 
-    # Any value is stored as it is, and checked in `fit`: scikit-learn relies on that.
+    # scikit-learn requires that values are stored unchanged, and checked in `fit`.
     def __init__(
         self,
         method: Any = "cocoop",
@@ -86,15 +86,16 @@ class CoCoOpClassifier(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> CoCoOpClassifier:
-        """Learn a prompt.
+        """Train a prompt.
 
         Args:
-            X: paths of photos: a list, an array of one dimension, or a table with one column.
+            X: paths of images: a list, an array of one dimension, or a table with one column.
             y: their labels.
 
         Raises:
-            ValueError: if X is no list of paths, or y no list of two classes or more.
-            CocoopError: for photos that cannot be read, names that cannot be made into prompts, settings out of range.
+            ValueError: if X does not hold paths, or y holds fewer than two classes.
+            CocoopError: if an image cannot be read, a class name cannot be used in a prompt, or a setting is out of
+                range.
         """
         X, y = validate_data(self, _as_column(X), y, dtype=None)
         check_classification_targets(y)
@@ -104,32 +105,32 @@ class CoCoOpClassifier(ClassifierMixin, BaseEstimator):
         items = [Item(path, int(label)) for path, label in zip(self._paths(X), labels, strict=True)]
         names = self.classnames or {}
         data = Dataset(tuple(str(names.get(c, c)) for c in self.classes_.tolist()), tuple(items), (), (), Path(), "X")
-        # A whole number is the seed itself, so that the command line learns the same with it.
+        # An integer is used as the seed itself, so that `cocoop.fit` gives the same prompt with it.
         state = self.random_state
         seed = state if isinstance(state, int) else int(check_random_state(state).randint(2**31))
-        learner = self._new_method(data.classnames, seed)
-        self.history_ = fit(learner, data, self._config(seed)).history if learner.learned() else []
-        self.classifier_ = Classifier(learner)
+        method = self._new_method(data.classnames, seed)
+        self.history_ = fit(method, data, self._config(seed)).history if method.learned() else []
+        self.classifier_ = Classifier(method)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """The most probable label of each photo.
+        """Return the most probable label of each image.
 
         Raises:
-            NotFittedError: before `fit`.
-            ValueError: if X is no list of paths.
-            DataError: for photos that cannot be read.
+            NotFittedError: if `fit` was not called.
+            ValueError: if X does not hold paths.
+            DataError: if an image cannot be read.
         """
         check_is_fitted(self)
         return self.classes_[self.predict_proba(X).argmax(1)]
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities of `classes_`, one row a photo; raises as `predict` does."""
+        """Return the probabilities of `classes_`, one row per image; raises the errors of `predict`."""
         check_is_fitted(self)
         return self.classifier_.predict_proba(self._paths(validate_data(self, _as_column(X), dtype=None, reset=False)))
 
     def __sklearn_tags__(self) -> Any:
-        """Input is strings, in one dimension or as a column."""
+        """Return tags for input of strings, in one dimension or as a column."""
         tags = super().__sklearn_tags__()
         tags.input_tags.string = True
         tags.input_tags.one_d_array = True
@@ -137,7 +138,7 @@ class CoCoOpClassifier(ClassifierMixin, BaseEstimator):
 
     def _new_method(self, classnames: Sequence[str], seed: int) -> Method:
         if self.method not in METHODS:
-            raise ConfigError(f"There is no method {self.method!r}; choose among {', '.join(METHODS)}.")
+            raise ConfigError(f"`method` is {self.method!r}; it must be one of {', '.join(METHODS)}.")
         settings = {} if self.method == ZeroShot.key else {"context": self.context, "seed": seed}
         backbone = _backbone(self.backbone, precision=self.precision, device=self.device)
         return METHODS[self.method](backbone, classnames, **settings)
@@ -150,26 +151,21 @@ class CoCoOpClassifier(ClassifierMixin, BaseEstimator):
             batch_size=self.batch_size,
             cache_features=self.cache_features,
             seed=seed,
-            # Nested workers would be many where scikit-learn itself runs in several processes.
+            # scikit-learn itself may run in several processes.
             workers=0,
             skip_unreadable=False,
         )
 
     def _paths(self, X: np.ndarray) -> list[str]:
-        """The paths in a table of one column.
-
-        Raises:
-            ValueError: if it has more columns, or something else is in it.
-        """
         if X.shape[1] != 1:
-            raise ValueError(f"X has {X.shape[1]} columns; give one path of a photo for each label.")
-        for place, entry in enumerate(X[:, 0]):
+            raise ValueError(f"X has {X.shape[1]} columns; give one path of an image for each label.")
+        for row, entry in enumerate(X[:, 0]):
             if not isinstance(entry, str | os.PathLike):
-                raise ValueError(f"X[{place}] is {entry!r}; it must be the path of a photo.")
+                raise ValueError(f"X[{row}] is {entry!r}; it must be the path of an image.")
         return [os.fspath(entry) for entry in X[:, 0]]
 
 
 def _as_column(X: Any) -> Any:
-    """A list of paths as a table with one column, as scikit-learn wants its input."""
+    """Return a list of paths as a table with one column, the shape that scikit-learn expects."""
     table = X if hasattr(X, "ndim") else np.asarray(X)
     return np.asarray(table).reshape(-1, 1) if table.ndim == 1 else table

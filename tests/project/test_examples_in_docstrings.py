@@ -31,7 +31,7 @@ def example_of(name):
         r"^Example:\n((?: {4}.*\n|\n)+)", inspect.getdoc(getattr(cocoop, name)) + "\n", flags=re.MULTILINE
     )
     assert match, f"cocoop.{name} has no example"
-    return textwrap.dedent(match[1])
+    return re.sub(r"^```.*\n", "", textwrap.dedent(match[1]), flags=re.MULTILINE)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import statistics
 from pathlib import Path
 
 METHODS = ("zero-shot", "coop", "cocoop")

@@ -52,13 +52,13 @@ HUB = "hf-hub:"
 """Prefix that marks a name as that of a hub repository, as for backbones."""
 
 
-def save_pretrained(method: Method, directory: str | Path, **card_options: Any) -> None:
+def save_pretrained(method: Method, directory: str | Path, *, model_card_kwargs: dict[str, Any] | None = None) -> None:
     """Save settings and learned tensors, and a model card unless the directory has one.
 
     Args:
         method: the method.
         directory: created if missing.
-        card_options: further arguments of `cocoop.checkpoints.model_card.model_card`, such as `license`.
+        model_card_kwargs: arguments of `cocoop.checkpoints.model_card.model_card`, such as `license`.
 
     Raises:
         CheckpointError: if the files cannot be written.
@@ -66,7 +66,7 @@ def save_pretrained(method: Method, directory: str | Path, **card_options: Any) 
     directory = Path(directory)
     write_method(method, directory)
     if not (directory / CARD).exists():
-        card = model_card(method_config(method), **({"directory": directory} | card_options))
+        card = model_card(method_config(method), **({"directory": directory} | (model_card_kwargs or {})))
         # Class names may hold lone surrogates.
         write_atomic(directory / CARD, str(card).encode(errors="backslashreplace"))
 
@@ -96,6 +96,7 @@ def from_pretrained(
         BackboneError: if the backbone cannot be loaded.
 
     Example:
+        ```python
         import cocoop
 
         data = cocoop.load_data("photos")
@@ -104,6 +105,7 @@ def from_pretrained(
 
         method = cocoop.from_pretrained("my-prompt")
         print(method.classnames)
+        ```
     """
     directory = _resolve_source(source, revision, download)
     config = _read_config(directory)

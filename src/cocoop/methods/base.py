@@ -172,7 +172,7 @@ class Method(nn.Module):
         """
         from cocoop.checkpoints.pretrained import save_pretrained
 
-        save_pretrained(self, save_directory, **(model_card_kwargs or {}))
+        save_pretrained(self, save_directory, model_card_kwargs=model_card_kwargs)
         if not push_to_hub:
             return None
         card = {"directory": save_directory} | (model_card_kwargs or {})

@@ -67,6 +67,7 @@ class CoCoOp(Method):
         PromptError: if a class name or setting cannot be used in a prompt.
 
     Example:
+        ```python
         import cocoop
 
         backbone = cocoop.load_backbone("lite")
@@ -74,6 +75,7 @@ class CoCoOp(Method):
         method = cocoop.CoCoOp(backbone, data.classnames)
         cocoop.fit(method, data, cocoop.TrainConfig(epochs=2))
         method.set_classes(["apple", "forest"])  # the prompt works with new class names
+        ```
     """
 
     key = "cocoop"

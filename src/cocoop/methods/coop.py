@@ -46,6 +46,7 @@ class CoOp(Method):
         PromptError: if a class name or setting cannot be used in a prompt.
 
     Example:
+        ```python
         import cocoop
 
         backbone = cocoop.load_backbone("lite")
@@ -53,6 +54,7 @@ class CoOp(Method):
         method = cocoop.CoOp(backbone, data.classnames, "a photo of a")
         cocoop.fit(method, data, cocoop.TrainConfig(epochs=2, batch_size=8))
         print(cocoop.evaluate(method, data).accuracy)
+        ```
     """
 
     key = "coop"

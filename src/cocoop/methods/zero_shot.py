@@ -42,12 +42,14 @@ class ZeroShot(Method):
         PromptError: if a class name or template cannot be used in a prompt.
 
     Example:
+        ```python
         import cocoop
 
         backbone = cocoop.load_backbone("lite")
         data = cocoop.load_data("photos")
         method = cocoop.ZeroShot(backbone, data.classnames, ["a photo of a {}.", "a drawing of a {}."])
         print(cocoop.evaluate(method, data).accuracy)
+        ```
     """
 
     key = "zero-shot"
