@@ -1,4 +1,4 @@
-"""Shared fixtures: a tiny backbone with random weights and CLIP's vocabulary, and the folder of real photos."""
+"""Shared fixtures: a directory with photos, a tiny backbone with random weights, and real data sets."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jaxtyping
 import pytest
+from made_images import make_images
 from paths import SHARED
 
 # Shapes and types in the signatures are checked while the tests run.
@@ -19,27 +20,35 @@ from torch import nn  # noqa: E402
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Real photos, official splits and draws; the project passes its tests without them."""
+    """Real images, official splits and draws; tests that need them are skipped where they are missing."""
     if not SHARED.is_dir():
-        pytest.skip("needs the folder of real photos and official splits (set COCOOP_SHARED)")
+        pytest.skip("needs the directory of real images and official splits (set COCOOP_SHARED)")
     return SHARED
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A directory with `photos`: ten images in each of four classes. Test files may add to it in a fixture `home`."""
+    directory = tmp_path_factory.mktemp("home")
+    make_images(directory / "photos", per_class=10)
+    return directory
+
+
 @pytest.fixture(autouse=True, scope="session")
-def ctrl_c_is_heard():
-    """A shell starts what runs in its background deaf to Ctrl-C, and all that this starts in turn."""
+def ctrl_c_interrupts():
+    """Handle Ctrl-C, which shells disable for background jobs and their children."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def few_threads():
-    """Two cores are what CI has; the numbers must not depend on the machine's core count."""
+    """Limit threads to the two cores of CI."""
     torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 @pytest.fixture(scope="module")
 def one_thread(few_threads):
-    """Of models this small, threads only wait for each other, twice as long where the machine has other work."""
+    """Use one thread: for models this small, more threads are slower."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -47,7 +56,7 @@ def one_thread(few_threads):
 
 
 def make_tiny_backbone(activation="quick_gelu", *, width=32, layers=3, heads=4, embed_dim=48, seed=0, precision="fp32"):
-    """A backbone of random weights with CLIP's vocabulary; features spread enough for gradients to matter."""
+    """Return a backbone with CLIP's vocabulary and random weights, large enough that gradients matter."""
     from cocoop.backbones.backbone import Backbone
     from cocoop.backbones.tokenizers import clip_tokenizer
     from cocoop.config import Preprocessing

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from hub_server import TOKEN, Repository, serve_hub
-from made_images import cocoop, make_images
+from made_images import cocoop
 from sweep_records import record
 from tiny_models import save_open_clip
 
@@ -282,15 +282,13 @@ def test_a_card_shows_the_record_of_an_experiment(method, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(home):
     """A directory with photos, and the run of a short training."""
-    directory = tmp_path_factory.mktemp("home")
-    make_images(directory / "photos", per_class=8)
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(directory)
+        patch.chdir(home)
         command = "train photos --shots 2 --method coop --epochs 2 --cache-features --feature-cache cache --output run"
         main(command.split())
-    return directory
+    return home
 
 
 def test_a_card_shows_the_records_of_a_run(home):

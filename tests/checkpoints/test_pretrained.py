@@ -1,9 +1,7 @@
 """Saved methods: round trips, strict reading, and messages for damaged files."""
 
 import json
-import os
 import shutil
-import stat
 
 import pytest
 import safetensors.torch
@@ -12,8 +10,6 @@ import torch
 import cocoop
 from cocoop.errors import CheckpointError
 from cocoop.methods import CoCoOp, CoOp, ZeroShot
-from cocoop.storage.atomic import write_atomic
-from cocoop.storage.json_files import read_json, write_json, write_json_lines
 from cocoop.storage.tensor_files import read_tensors
 
 NAMES = ["ant", "bumble bee", "cat", "dog"]
@@ -214,34 +210,3 @@ def test_a_failed_load_does_not_change_the_method(saved, tiny_backbone):
     with pytest.raises(CheckpointError, match="'somewhere' does not fit"):
         load_learned(method, tensors, saved.parent.joinpath("somewhere").relative_to(saved.parent))
     assert torch.equal(method.context, before)
-
-
-def test_a_write_replaces_the_file_with_ordinary_permissions(tmp_path):
-    path = tmp_path / "file"
-    write_atomic(path, b"old")
-    mask = os.umask(0)
-    os.umask(mask)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
-    write_atomic(path, b"new")
-    assert path.read_bytes() == b"new"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
-
-
-def test_a_failed_write_leaves_the_old_content_and_no_temporary_file(tmp_path):
-    path = tmp_path / "folder"
-    path.mkdir()
-    (path / "inside").write_text("old")
-    # A directory has the name of the file, so the last step of the write fails.
-    with pytest.raises(CheckpointError, match=r"Cannot write '.*folder': Is a directory"):
-        write_atomic(path, b"new")
-    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
-    assert (path / "inside").read_text() == "old"
-
-
-def test_file_names_that_are_not_text_survive_json(tmp_path):
-    odd = os.fsdecode(b"caf\xe9.jpg")
-    write_json(tmp_path / "a.json", {"path": odd, "name": "café ✓"})
-    assert read_json(tmp_path / "a.json") == {"path": odd, "name": "café ✓"}
-    write_json_lines(tmp_path / "a.jsonl", [{"path": odd}, {"path": "b"}])
-    lines = (tmp_path / "a.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line)["path"] for line in lines] == [odd, "b"]

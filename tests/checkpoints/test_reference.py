@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from made_images import cocoop, make_images
+from made_images import cocoop
 from reference import conditional_logits, padded_prompts, static_logits
 
 import cocoop as package
@@ -234,10 +234,8 @@ def test_a_directory_is_refused_with_the_files_in_it(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """A directory with a checkpoint on the bundled backbone and photos, and the method in the checkpoint."""
-    home = tmp_path_factory.mktemp("home")
-    make_images(home / "photos", per_class=2)
+def home(home):
+    """A directory with photos and a checkpoint on the bundled backbone, and the method in the checkpoint."""
     method = learned(CoCoOp(package.load_backbone("lite"), ["cherry", "leaf", "sea", "sun"], seed=1))
     save(home / "out" / "prompt_learner" / "model.pth.tar-10", state_of(method, method.classnames))
     return home, method

@@ -5,7 +5,6 @@ import re
 import textwrap
 
 import pytest
-from made_images import make_images
 
 import cocoop
 
@@ -32,13 +31,6 @@ def example_of(name):
     )
     assert match, f"cocoop.{name} has no example"
     return re.sub(r"^```.*\n", "", textwrap.dedent(match[1]), flags=re.MULTILINE)
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("home")
-    make_images(directory / "photos", per_class=8)
-    return directory
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face hub on this machine: repositories, commits and downloads, by its own protocol."""
+"""A local stand-in for the Hugging Face hub: repositories, commits and downloads in its HTTP protocol."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 USER, TOKEN = "ann", "hf_annsown"
-"""Who may write, below her own name."""
+"""The only user; she may write to repositories below her name."""
 
 
 @dataclass
 class Repository:
     private: bool = False
     commits: list[dict[str, bytes]] = field(default_factory=lambda: [{}])
-    """All files after each commit."""
+    """Files after each commit."""
     messages: list[str] = field(default_factory=list)
 
     @staticmethod
@@ -30,7 +30,7 @@ class Repository:
         return f"{number:040x}"
 
     def files(self, revision: str) -> tuple[str, dict[str, bytes]] | None:
-        """Commit and files of a branch (there is `main`) or commit."""
+        """Return commit hash and files of `main` or of a commit."""
         number = len(self.commits) - 1 if revision == "main" else int(revision, 16) if len(revision) == 40 else -1
         return (self.sha(number), self.commits[number]) if 0 <= number < len(self.commits) else None
 
@@ -40,7 +40,7 @@ class Hub:
     address: str
     repositories: dict[str, Repository] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
-    """Method and path of each."""
+    """Method and path of each request."""
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def serve_hub() -> Iterator[Hub]:
 
 
 def oid(content: bytes) -> str:
-    """Git's."""
+    """Return the hash that git gives to a file."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
@@ -85,8 +85,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("Transfer-Encoding") == "chunked":
             self.body = self._chunks()
         who = self.headers.get("Authorization")
-        self.known = who == f"Bearer {TOKEN}"
-        if who is not None and not self.known:
+        self.logged_in = who == f"Bearer {TOKEN}"
+        if who is not None and not self.logged_in:
             self._answer(401, {"error": "Invalid credentials in Authorization header"})
             return
         match path.strip("/").split("/"):
@@ -102,26 +102,26 @@ class _Handler(BaseHTTPRequestHandler):
             case _:
                 self._answer(404, {"error": "no such page"})
 
-    def _create(self, wanted: dict) -> None:
-        name = f"{wanted.get('organization') or USER}/{wanted['name']}"
-        if not self.known:
+    def _create(self, request: dict) -> None:
+        name = f"{request.get('organization') or USER}/{request['name']}"
+        if not self.logged_in:
             self._answer(401, {"error": "Invalid username or password."})
         elif not name.startswith(f"{USER}/"):
             self._answer(403, {"error": f"You don't have the rights to create a model under {name.split('/')[0]}"})
         elif name in self.hub.repositories:
             self._answer(409, {"error": "You already created this model repo", "url": f"{self.hub.address}/{name}"})
         else:
-            private = wanted.get("private") is True or wanted.get("visibility") == "private"
+            private = request.get("private") is True or request.get("visibility") == "private"
             self.hub.repositories[name] = Repository(private)
             self._answer(200, {"url": f"{self.hub.address}/{name}"})
 
     def _found(self, name: str, revision: str) -> tuple[str, dict[str, bytes]] | None:
-        """What may be read, else an answer that says no."""
+        """Return commit hash and files if they may be read; otherwise send an error."""
         repository = self.hub.repositories.get(name)
-        if repository is None or (repository.private and not self.known):
-            # Who is not known is not told whether there is one.
+        if repository is None or (repository.private and not self.logged_in):
+            # Without a login, the hub does not reveal whether a repository exists.
             self._answer(
-                404 if self.known else 401, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"}
+                404 if self.logged_in else 401, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"}
             )
             return None
         found = repository.files(revision)
@@ -155,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(404, {"error": "no such page"})
 
     def _commit(self, name: str, lines: list[dict]) -> None:
-        if not (self.known and name.startswith(f"{USER}/")):
+        if not (self.logged_in and name.startswith(f"{USER}/")):
             self._answer(403, {"error": "Forbidden"})
             return
         repository = self.hub.repositories[name]
@@ -181,7 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         headers = {"ETag": f'"{oid(files[path])}"', "X-Repo-Commit": sha}
         if path.endswith(".safetensors"):
-            # Of Git LFS.
+            # Git LFS
             headers["X-Linked-ETag"] = f'"{hashlib.sha256(files[path]).hexdigest()}"'
         self._answer(200, files[path], headers)
 

@@ -1,4 +1,4 @@
-"""Photos made for the tests, and the real command line in a real process."""
+"""Generated images, and the command line in another process."""
 
 import os
 import subprocess
@@ -9,12 +9,12 @@ import numpy as np
 from paths import SOURCE
 from PIL import Image
 
-# Near enough to one another that the bundled backbone does not tell them apart for certain.
+# So similar that the bundled backbone confuses some of them.
 COLOURS = {"cherry": (170, 90, 100), "leaf": (110, 140, 100), "sea": (100, 110, 160), "sun": (170, 150, 90)}
 
 
 def make_images(root: Path, *, per_class: int, classes=tuple(COLOURS), size=(40, 32), seed: int = 0) -> Path:
-    """A folder with a folder of photos a class: its colour under noise, so that there is something to learn."""
+    """Write a directory of images for each class, in the colour of the class with noise, and return `root`."""
     generator = np.random.default_rng(seed)
     for name in classes:
         (root / name).mkdir(parents=True, exist_ok=True)
@@ -26,13 +26,13 @@ def make_images(root: Path, *, per_class: int, classes=tuple(COLOURS), size=(40,
 
 
 def environment(**more: str) -> dict[str, str]:
-    """For child processes: our sources, one thread, no colours, and 80 columns if they ask."""
+    """Return an environment for child processes: this source tree, one thread, no colours, 80 columns."""
     plain = {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1", "COLUMNS": "80", "NO_COLOR": "1"}
     return {**os.environ, **plain, **more}
 
 
 def cocoop(*arguments: object, cwd: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line to its end."""
+    """Run the command line and wait for it."""
     cache = {} if cwd is None else {"COCOOP_CACHE": str(cwd / "cache")}
     return subprocess.run(
         [sys.executable, "-m", "cocoop", *map(str, arguments)],

@@ -1,4 +1,4 @@
-"""Directories that tests need."""
+"""Directories of the project."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ TESTS = ROOT / "tests"
 SUPPORT = TESTS / "support"
 
 SHARED = Path(os.environ.get("COCOOP_SHARED", ROOT.parent / "shared"))
-"""Real images and official splits, which the project does not carry; tests skip where they are missing."""
+"""Real images and official splits; tests that need them are skipped where they are missing."""
 
 DRIVER_PATH = os.pathsep.join(map(str, (TESTS, SUPPORT, SOURCE)))
-"""PYTHONPATH of the programs in `tests/support` that tests start."""
+"""PYTHONPATH for the programs in `tests/support`."""

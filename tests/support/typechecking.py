@@ -1,8 +1,8 @@
-"""The checker of shapes and types that tests run under, see conftest.py."""
+"""Checker of shapes and types while tests run; see conftest.py."""
 
 from beartype import BeartypeConf, beartype
 
 __all__ = ["check"]
 
-# As mypy does (PEP 484): where a float is asked for, an int will do.
+# Accept an int for a float, like mypy (PEP 484).
 check = beartype(conf=BeartypeConf(is_pep484_tower=True))
