@@ -31,8 +31,8 @@ from cocoop.data.class_names import read_renames
 from cocoop.data.shards.scan import read_shard
 from cocoop.experiments import Grid, few_shot, sweep
 from cocoop.experiments.records import read_sweep
-from cocoop.inference.bulk.job_directory import Job
-from cocoop.inference.onnx import OnnxPrompt, export
+from cocoop.inference.bulk.job_directory import JobDirectory
+from cocoop.inference.onnx import OnnxPrompt, export_onnx
 from cocoop.inference.predictor import Prediction
 from cocoop.report.sweep_page import sweep_page
 from cocoop.report.sweep_tables import sweep_tables
@@ -84,7 +84,7 @@ def make_readers() -> Iterator[Reader]:
         records = [path.read_bytes() for path in sorted((home / "sweep").rglob("record.json"))]
         clip, huggingface = save_open_clip(home / "clip", "vit", half=True), save_transformers(home / "hf", half=True)
         tiny = load_backbone(f"local-dir:{clip}")
-        export(CoCoOp(tiny, data.classnames, seed=1), home / "export")
+        export_onnx(CoCoOp(tiny, data.classnames, seed=1), home / "export")
         torch.save(reference_state(method), home / "model.pth.tar-10")
         torch.save(reference_state(method), home / "legacy.tar", _use_new_zipfile_serialization=False)
         references = [(home / name).read_bytes() for name in ("model.pth.tar-10", "legacy.tar")]
@@ -145,7 +145,7 @@ def make_readers() -> Iterator[Reader]:
     yield Reader("export.json", lambda path: OnnxPrompt(path.parent), [described], {"model.onnx": graph})
     yield Reader("model.onnx", resealed, [graph], {"export.json": described})
     yield Reader("_job.json", job_of, [json.dumps(JOB).encode()], {})
-    yield Reader("files-1.parquet", lambda path: Job(str(path.parent)).files_in([path.name]), [labels], {})
+    yield Reader("files-1.parquet", lambda path: JobDirectory(str(path.parent)).labelled_in([path.name]), [labels], {})
     for name, packed in archives.items():
         yield Reader(name, lambda path: unpack(path, path.parent / "unpacked"), packed, {})
     for name, packed in shards.items():
@@ -175,7 +175,7 @@ def loaded(path: Path) -> object:
 
 def job_of(path: Path) -> object:
     """A job of labelling that goes on."""
-    Job(str(path.parent)).begin(JOB)
+    JobDirectory(str(path.parent)).start(JOB)
     return None
 
 
@@ -241,7 +241,9 @@ def make_labels(home: Path) -> bytes:
     """Labels of some files."""
     found = [Prediction(f"photos/{i}.jpg", ("cat", "dog"), (0.75, 0.25)) for i in range(5)]
     (home / "labels").mkdir()
-    Job(str(home / "labels")).write("files-1.parquet", [*found, Prediction("photos/5.jpg", (), (), "it is empty")])
+    JobDirectory(str(home / "labels")).write(
+        "files-1.parquet", [*found, Prediction("photos/5.jpg", (), (), "it is empty")]
+    )
     return (home / "labels" / "files-1.parquet").read_bytes()
 
 

@@ -1,4 +1,4 @@
-"""One object for photos of any kind: the same answers whatever they come as, and from whatever thread."""
+"""The classifier: the same results for images of any kind and from any thread."""
 
 import io
 import pickle
@@ -31,8 +31,8 @@ def classifier(tiny_backbone):
 
 
 @pytest.fixture(scope="module")
-def wanted(images, tiny_backbone):
-    """Probabilities (photos, classes) by `cocoop.predict`."""
+def expected(images, tiny_backbone):
+    """Probabilities (images, classes) of `cocoop.predict`."""
     found = cocoop.predict(CoCoOp(tiny_backbone, NAMES, seed=1), images, top_k=4)
     rows = [dict(zip(p.classes, p.probabilities, strict=True)) for p in found]
     return np.array([[row[name] for name in NAMES] for row in rows])
@@ -61,15 +61,15 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_image_of_any_kind_gives_the_same_answer(kind, images, classifier, wanted):
+def test_images_of_any_kind_give_the_same_result(kind, images, classifier, expected):
     given = [KINDS[kind](path) for path in images]
     found = classifier.predict_proba(given)
     assert (found.shape, found.dtype) == ((8, 4), np.float32)
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
-    labels = [NAMES[i] for i in wanted.argmax(1)]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    labels = [NAMES[i] for i in expected.argmax(1)]
     assert classifier.predict([KINDS[kind](path) for path in images]) == labels
     assert classifier.predict(KINDS[kind](images[3])) == labels[3]
-    np.testing.assert_allclose(classifier.predict_proba(KINDS[kind](images[3])), wanted[3:4], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(classifier.predict_proba(KINDS[kind](images[3])), expected[3:4], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -82,17 +82,17 @@ def test_a_image_of_any_kind_gives_the_same_answer(kind, images, classifier, wan
         lambda paths: [paths[0], str(paths[1]), *map(as_array, paths[2:5]), *map(as_tensor, paths[5:])],
     ],
 )
-def test_batches_are_several_images(batch, images, classifier, wanted):
-    np.testing.assert_allclose(classifier.predict_proba(batch(images)), wanted, rtol=0, atol=1e-6)
+def test_batches_of_any_kind_give_the_same_result(batch, images, classifier, expected):
+    np.testing.assert_allclose(classifier.predict_proba(batch(images)), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
-def test_the_batch_size_changes_nothing(batch_size, images, tiny_backbone, wanted):
+def test_batch_size_does_not_change_the_result(batch_size, images, tiny_backbone, expected):
     classifier = Classifier(CoCoOp(tiny_backbone, NAMES, seed=1), batch_size=batch_size)
-    np.testing.assert_allclose(classifier.predict_proba(images), wanted, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(classifier.predict_proba(images), expected, rtol=0, atol=1e-6)
 
 
-def test_no_images_are_no_answers(classifier):
+def test_empty_list_gives_empty_results(classifier):
     assert classifier.predict([]) == []
     assert classifier.predict_proba([]).shape == (0, 4)
 
@@ -109,7 +109,7 @@ def test_classes_can_be_set_at_any_time(make, images, tiny_backbone):
     with pytest.raises(PromptError, match="Two classes would have the same prompt"):
         classifier.classes = ["sun", "Sun"]
     np.testing.assert_array_equal(classifier.predict_proba(images), after)
-    # For one call alone, and back again.
+    # Class names for one call do not change the others.
     np.testing.assert_array_equal(classifier.predict_proba(images, classes=NAMES), before)
     assert classifier.classes == ("red fruit", "water")
     with pytest.raises(PromptError, match="Class names are a list of strings"):
@@ -117,28 +117,27 @@ def test_classes_can_be_set_at_any_time(make, images, tiny_backbone):
     np.testing.assert_array_equal(classifier.predict_proba(images), after)
 
 
-def test_threads_that_want_other_classes_do_not_disturb_one_another(images, classifier):
-    wishes = [NAMES, ["red fruit", "water"], ["a", "b", "c"], list(reversed(NAMES)), None]
-    alone = [classifier.predict_proba(images, classes=names) for names in wishes]
+def test_threads_with_different_classes_do_not_interfere(images, classifier):
+    requests = [NAMES, ["red fruit", "water"], ["a", "b", "c"], list(reversed(NAMES)), None]
+    alone = [classifier.predict_proba(images, classes=names) for names in requests]
     assert np.abs(alone[0] - alone[3]).max() > 0.01
-    together = threading.Barrier(len(wishes))
+    start = threading.Barrier(len(requests))
 
-    def ask(names):
-        together.wait()
+    def classify(names):
+        start.wait()
         found = [classifier.predict_proba(images, classes=names) for _ in range(8)]
         labels = [classifier.predict(images, classes=names) for _ in range(8)]
         return found, labels
 
-    with ThreadPoolExecutor(len(wishes)) as threads:
-        for names, expected, (found, labels) in zip(wishes, alone, threads.map(ask, wishes), strict=True):
-            for rows in found:
-                np.testing.assert_allclose(rows, expected, rtol=0, atol=1e-6)
-            assert labels == [[(names or NAMES)[i] for i in expected.argmax(1)]] * 8
+    with ThreadPoolExecutor(len(requests)) as threads:
+        for names, rows, (found, labels) in zip(requests, alone, threads.map(classify, requests), strict=True):
+            for probabilities in found:
+                np.testing.assert_allclose(probabilities, rows, rtol=0, atol=1e-6)
+            assert labels == [[(names or NAMES)[i] for i in rows.argmax(1)]] * 8
     assert classifier.classes == tuple(NAMES)
 
 
-def test_threads_that_set_the_classes_leave_every_answer_whole(images, classifier):
-    """Labels belong to one set of classes or the other, never to a mixture."""
+def test_setting_classes_does_not_mix_results_of_other_threads(images, classifier):
     sets = [NAMES, ["one", "two", "three", "four", "five"]]
     stop = threading.Event()
 
@@ -160,62 +159,62 @@ def test_threads_that_set_the_classes_leave_every_answer_whole(images, classifie
 
 
 @pytest.mark.parametrize(
-    ("photo", "message"),
+    ("image", "message"),
     [
-        (lambda path: path.with_name("absent.png"), r"photos\[2\]: The photo '.*absent.png' cannot be used: there is"),
-        (lambda path: io.BytesIO(b"none"), r"photos\[2\]: The photo 'upload' cannot be used: it is empty, damaged or"),
-        (lambda path: Image.new("RGB", (500, 2)), r"photos\[2\]: The photo 'image' cannot be used: at 500 x 2 pixels"),
-        (lambda path: as_array(path)[..., 0], r"photos\[2\]: the array has the shape \(32, 40\); it must be \(H, W, 3"),
+        (lambda path: path.with_name("absent.png"), r"images\[2\]: .*'.*absent.png'.*: there is no such file"),
+        (lambda path: io.BytesIO(b"none"), r"images\[2\]: .*'upload'.*: it is empty, damaged or"),
+        (lambda path: Image.new("RGB", (500, 2)), r"images\[2\]: .*'image'.*500 x 2 pixels"),
+        (lambda path: as_array(path)[..., 0], r"images\[2\]: the array has the shape \(32, 40\); it must be \(H, W, 3"),
         (
             lambda path: as_tensor(path).numpy(),
-            r"photos\[2\]: the array has the shape \(3, 32, 40\); it must be \(H, W",
+            r"images\[2\]: the array has the shape \(3, 32, 40\); it must be \(H, W",
         ),
-        (lambda path: as_array(path)[:0], r"photos\[2\]: the array has the shape \(0, 40, 3\); it must be \(H, W, 3\)"),
+        (lambda path: as_array(path)[:0], r"images\[2\]: the array has the shape \(0, 40, 3\); it must be \(H, W, 3\)"),
         (lambda path: torch.tensor(as_array(path)), r"the tensor has the shape \(32, 40, 3\); it must be \(3, H, W\)"),
         (lambda path: np.full((4, 4, 3), 255.0), r"the array has floats from 255 to 255; they must lie in \[0, 1\]"),
         (lambda path: torch.full((3, 4, 4), float("nan")), r"the tensor has floats from nan to nan; they must lie in"),
         (lambda path: as_array(path).astype(int), "the array is of type int64; it must be uint8, or floats in"),
     ],
 )
-def test_what_is_no_image_is_named_with_its_place(image, message, images, classifier):
+def test_unreadable_image_is_named_with_its_position(image, message, images, classifier):
     with pytest.raises(DataError, match=message):
         classifier.predict([images[0], images[1], image(images[2])])
 
 
-def test_what_is_nothing_of_the_kind_is_named_with_its_place(images, classifier):
+def test_wrong_type_is_named_with_its_position(images, classifier):
     with pytest.raises(
-        DataError, match=r"photos\[1\] is of type int; give a path, a PIL image, an array \(H, W, 3\) or a"
+        DataError, match=r"images\[1\] is of type int; pass a path, a PIL image, an array \(H, W, 3\) or a"
     ):
         classifier.predict(np.array([images[0], 3], dtype=object))
 
 
-def test_a_single_image_has_no_place(classifier, tmp_path):
-    with pytest.raises(DataError, match=r"^the photo: The photo '.*absent.png' cannot be used: there is no such file"):
+def test_single_unreadable_image_has_no_position(classifier, tmp_path):
+    with pytest.raises(DataError, match=r"^the image: .*'.*absent.png'.*: there is no such file"):
         classifier.predict(tmp_path / "absent.png")
 
 
-def test_a_batch_has_a_size(tiny_backbone):
+def test_batch_size_must_be_positive(tiny_backbone):
     with pytest.raises(ConfigError, match="`batch_size` is 0; it must be at least 1"):
         Classifier(CoCoOp(tiny_backbone, NAMES), batch_size=0)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run on the bundled backbone, with classes of its own context, the kind that is hardest to make again."""
+    """A saved prompt with class-specific context, the hardest kind to pickle."""
     directory = tmp_path_factory.mktemp("run")
     method = CoOp(cocoop.load_backbone("lite"), NAMES, context_length=2, class_specific=True, seed=1)
     method.save_pretrained(directory)
     return directory, method
 
 
-def test_a_run_is_read_and_a_pickle_of_it(run, images):
+def test_saved_prompt_can_be_loaded_and_pickled(run, images):
     directory, method = run
     classifier = cocoop.Classifier.from_pretrained(directory, classes=["sun", "cherry"], batch_size=5)
     found = classifier.predict_proba(images)
     method.set_classes(["sun", "cherry"])
     np.testing.assert_allclose(found, Classifier(method).predict_proba(images), rtol=0, atol=1e-6)
     content = pickle.dumps(classifier)
-    assert len(content) < 50_000, "the backbone is not in it"
+    assert len(content) < 50_000, "the pickle does not hold the backbone"
     again = pickle.loads(content)
     assert (again.classes, again.batch_size) == (("sun", "cherry"), 5)
     np.testing.assert_array_equal(again.predict_proba(images), found)

@@ -185,16 +185,16 @@ def test_every_damage_of_a_description_of_an_export_is_noticed(tmp_path):
 
 
 def test_every_damage_of_labels_in_bulk_is_named(tmp_path):
-    from cocoop.inference.bulk.job_directory import Job
+    from cocoop.inference.bulk.job_directory import JobDirectory
 
-    job = Job(str(tmp_path))
+    job = JobDirectory(str(tmp_path))
     job.write("files-1.parquet", [Prediction(f"photos/{n}.jpg", (f"class {n}",), (0.5,)) for n in range(200)])
     part = tmp_path / "files-1.parquet"
-    whole, true = part.read_bytes(), job.files_in(["files-1.parquet"])
+    whole, true = part.read_bytes(), job.labelled_in(["files-1.parquet"])
     assert len(true) == 200
     for content in damaged(whole, seed=7):
         part.write_bytes(content)
-        message, found = refusal(lambda: job.files_in(["files-1.parquet"]))
+        message, found = refusal(lambda: job.labelled_in(["files-1.parquet"]))
         # What does not concern the paths is not read when a job goes on.
         assert found == true if message is None else "files-1.parquet' is damaged" in message
 

@@ -21,7 +21,7 @@ from cocoop.errors import CheckpointError, CocoopError, DataError
 from cocoop.experiments import Grid, Watch, base_to_new, sweep
 from cocoop.experiments.records import read_sweep
 from cocoop.inference.bulk.job import label_images
-from cocoop.inference.predictor import Model
+from cocoop.inference.predictor import ModelSpec
 from cocoop.methods import CoCoOp
 from cocoop.training.feature_cache import FeatureCache
 from cocoop.training.features import encode_split
@@ -144,7 +144,7 @@ def test_labels_in_bulk_go_on_once_there_is_room(disk, data, tmp_path):
     CoCoOp(load_backbone(f"local-dir:{tmp_path / 'tiny'}"), data.classnames, seed=1).save_pretrained(
         tmp_path / "prompt"
     )
-    model = Model(source=str(tmp_path / "prompt"))
+    model = ModelSpec(source=str(tmp_path / "prompt"))
     label_images(model, [str(tmp_path / "photos" / "sun")], str(disk / "labels"))
     disk.fill()
     with pytest.raises(CheckpointError, match=rf"Cannot write '.*labels/files-.*parquet': {FULL}"):

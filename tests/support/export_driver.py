@@ -1,4 +1,4 @@
-"""Exports tiny models of every kind for `test_export.py`: python export_driver.py FOLDER."""
+"""Export tiny models of every kind for `test_onnx.py`: python export_driver.py DIRECTORY."""
 
 import json
 import sys
@@ -10,9 +10,8 @@ from tiny_models import randomise, save_open_clip, save_transformers
 
 from cocoop import CoCoOp, CoOp, ZeroShot, load_backbone
 from cocoop.errors import ConfigError
-from cocoop.inference import onnx as directory
+from cocoop.inference import onnx
 from cocoop.inference import onnx_graph as graph
-from cocoop.inference.onnx import export
 
 NAMES = ["cat", "dog", "tree frog", "tree", "café au lait"]
 METHODS = {
@@ -37,43 +36,43 @@ def main(home: Path) -> None:
             graph.LARGEST_FILE, largest = 1, graph.LARGEST_FILE
             write(home, "vit-cocoop-weights-apart", METHODS["cocoop"](backbone))
             graph.LARGEST_FILE = largest
-            refuse_what_is_not_pytorchs(home, backbone)
+            write_refusals(home, backbone)
     save_transformers(home / "models" / "transformers")
     write(
         home, "transformers-cocoop", METHODS["cocoop"](load_backbone(f"local-dir:{home / 'models' / 'transformers'}"))
     )
 
 
-def refuse_what_is_not_pytorchs(home: Path, backbone) -> None:
-    """Keep what is said of a graph that is further away than allowed, and of one whose numbers are none."""
+def write_refusals(home: Path, backbone) -> None:
+    """Write the messages for a graph that differs by more than the tolerance, and for one that gives NaN."""
     far, nan = METHODS["cocoop"](backbone), METHODS["cocoop"](backbone)
     next(nan.meta_net.parameters()).data.fill_(float("nan"))
-    directory.TOLERANCE, tolerance = 1e-12, directory.TOLERANCE
-    said = {"far": refusal(far, home / "refused" / "far")}
-    directory.TOLERANCE = tolerance
-    said["nan"] = refusal(nan, home / "refused" / "nan")
-    (home / "refused.json").write_text(json.dumps(said))
+    onnx.TOLERANCE, tolerance = 1e-12, onnx.TOLERANCE
+    messages = {"far": error_message(far, home / "refused" / "far")}
+    onnx.TOLERANCE = tolerance
+    messages["nan"] = error_message(nan, home / "refused" / "nan")
+    (home / "refused.json").write_text(json.dumps(messages))
 
 
-def refusal(method, output: Path) -> str:
-    """What an export says that must not succeed."""
+def error_message(method, output: Path) -> str:
+    """Return the message of an export that must fail."""
     try:
-        export(method, output)
+        onnx.export_onnx(method, output)
     except ConfigError as error:
         return str(error)
     raise SystemExit(f"{output} was exported.")
 
 
 def write(home: Path, name: str, method) -> None:
-    """Export with a Meta-Net that matters; keep what PyTorch gives for images that differ."""
+    """Export with a Meta-Net that matters; write PyTorch's logits for random images."""
     if hasattr(method, "meta_net"):
         randomise(method.meta_net)
     method.eval()
     prompts = getattr(method, "prompts", None)
-    report = export(method, home / name)
+    report = onnx.export_onnx(method, home / name)
     assert report.difference < 1e-4
     assert report.logit_difference < 1e-4
-    assert getattr(method, "prompts", None) is prompts, "the method stays as it was"
+    assert getattr(method, "prompts", None) is prompts, "the method is unchanged"
     truth, size = {}, method.preprocessing.size
     for count in (1, 3, 7):
         images = torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(count))

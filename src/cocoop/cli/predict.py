@@ -1,4 +1,4 @@
-"""`cocoop predict`: what is on these photos?"""
+"""`cocoop predict`: classify images with a trained prompt."""
 
 from __future__ import annotations
 
@@ -16,159 +16,143 @@ from rich.table import Table
 
 from cocoop.cli.console import counting, line, note, out
 from cocoop.cli.options import Device, OptionalInt, class_names, left_out, pick_device
-from cocoop.config import Precision, check_int
+from cocoop.config import Precision
 from cocoop.data.find_images import find_images
 from cocoop.data.shards.source import shard_kind
 from cocoop.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cocoop.inference.predictor import Model, Prediction
+    from cocoop.inference.predictor import ModelSpec, Prediction
 
 __all__ = ["PredictCommand"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictCommand:
-    """Classify photos with a trained prompt, among the classes it was trained on or any others."""
+    """Classify images with a trained prompt, among the classes of its training or any others."""
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
-    """Folder written by `cocoop train`, or a hub repository USER/NAME (USER/NAME@REVISION)."""
+    """Run directory of `cocoop train`, or hub repository USER/NAME (USER/NAME@REVISION)."""
     images: Annotated[
         tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PHOTO ...", help_behavior_hint="(required)")
     ]
-    """Photos, or folders of photos; with --output also shards (.tar, .parquet), here or at s3://, gs://, ..."""
-    classes: Annotated[str | None, left_out("NAMES", "those it was trained on")] = None
+    """Images or directories of images; with --output also shards (.tar, .parquet), here or at s3://, gs://, ..."""
+    classes: Annotated[str | None, left_out("NAMES", "those of the training")] = None
     """Class names separated by commas, trained on or not: "tabby cat, maine coon"."""
     top_k: int = 1
-    """How many classes to name for each photo."""
+    """Number of classes to print for each image."""
     format: Annotated[Literal["table", "csv", "jsonl"] | None, left_out("{table,csv,jsonl}", "table")] = None
-    """How to print: a table, CSV, or one JSON object a line."""
+    """Output format: a table, CSV, or one JSON object per line."""
     batch_size: int = 64
-    """Photos at once."""
+    """Images per batch."""
     workers: Annotated[
         int,
         tyro.conf.arg(
-            help="Processes that decode photos; 0 is quickest for a few. With --output: threads that read and decode, "
-            "in each process with a model; 0: 1, or 16 where photos are not on this machine."
+            help="Processes that decode images; 0 is fastest for a few. With --output: threads that read and decode, "
+            "in each process with a model; 0: 1, or 16 for remote files."
         ),
     ] = 0
     """Processes or threads that read."""
     skip_unreadable: bool = False
-    """Print unreadable photos with the reason instead of failing."""
+    """Print the reason for unreadable images instead of failing."""
     shortlist: OptionalInt = None
-    """CoCoOp: compute only the INT most promising classes of each photo."""
-    precision: Annotated[Precision | None, left_out("{fp32,bf16,fp16}", "as in training")] = None
+    """CoCoOp: compute only the INT most promising classes of each image."""
+    precision: Annotated[Precision | None, left_out("{fp32,bf16,fp16}", "that of the training")] = None
     """Number type of the frozen towers."""
     device: Device = "auto"
-    """Where to compute."""
+    """Device to compute on."""
     runtime: Literal["torch", "onnx"] = "torch"
-    """What computes; onnx takes a folder of `cocoop export` as RUN."""
+    """Library that computes; with onnx, RUN is a directory of `cocoop export`."""
     output: Annotated[str | None, left_out("DIR", "print")] = None
-    """For very many photos: write Parquet files here, also at s3://...; the same command goes on after a stop."""
+    """For very many images: write Parquet files here, also at s3://...; run the same command again to resume."""
     engine: Literal["local", "ray"] = "local"
-    """With --output: this process, or workers on the Ray cluster that RAY_ADDRESS names, or else on this machine."""
+    """With --output: this process, or workers on a Ray cluster, that of RAY_ADDRESS or a new one on this machine."""
     ray_workers: Annotated[int | None, left_out("INT", "2")] = None
-    """With --engine ray: processes, each with a model of its own."""
+    """With --engine ray: number of processes, each with a model."""
 
     def run(self) -> None:
-        """Predict and print."""
-        check_int("top_k", self.top_k, 1)
-        check_int("workers", self.workers, 0)
-        if self.ray_workers is not None:
-            check_int("ray_workers", self.ray_workers, 1)
-            if self.engine != "ray":
-                raise ConfigError("--ray-workers needs --engine ray; add it, or leave --ray-workers out.")
-        names = None if self.classes is None else class_names(self.classes)
-        if self.runtime == "onnx":
-            self._check_exported()
+        """Predict and print, or label into files."""
         if self.output is not None:
-            self._label_all(names, self.output)
-            return
-        if self.engine != "local":
-            raise ConfigError("--engine ray writes files; say where with --output.")
+            self._label_images(self.output)
+        else:
+            self._predict()
+
+    def _predict(self) -> None:
+        if self.engine != "local" or self.ray_workers is not None:
+            raise ConfigError("--engine ray and --ray-workers are for labelling into files; add --output DIR.")
         for image in self.images:
             if "://" in image:
-                raise ConfigError(f"'{image}' is not on this machine; what is elsewhere is labelled with --output DIR.")
+                raise ConfigError(f"'{image}' is not on this machine; add --output DIR to label remote images.")
             if shard_kind(image) is not None and Path(image).is_file():
-                raise ConfigError(f"'{image}' is a shard; the photos in it are labelled with --output DIR.")
+                raise ConfigError(f"'{image}' is a shard; add --output DIR to label the images in it.")
         images = find_images(self.images)
 
         from cocoop.inference.predictor import predict
 
-        method = self._model(names).load()
         predictions = predict(
-            method,
+            self._model(),
             images,
             top_k=self.top_k,
             batch_size=self.batch_size,
             workers=self.workers,
             skip_unreadable=self.skip_unreadable,
-            shortlist=self.shortlist,
         )
         shown = self.format or "table"
-        # Lines that come as they are found show progress themselves, and a bar would run into them.
+        # Lines printed to a terminal show progress themselves, and a bar would run into them.
         visible = shown == "table" or not sys.stdout.isatty()
         with counting("classifying", visible=visible) as progress:
-            FORMATS[shown](_counted(predictions, len(images), progress))
+            FORMATS[shown](_report_progress(predictions, len(images), progress))
 
-    def _model(self, names: list[str] | None) -> Model:
-        from cocoop.inference.predictor import Model
+    def _model(self) -> ModelSpec:
+        from cocoop.inference.predictor import ModelSpec
 
-        return Model(
+        return ModelSpec(
             source=self.source,
-            classes=None if names is None else tuple(names),
+            classes=None if self.classes is None else tuple(class_names(self.classes)),
             runtime=self.runtime,
             precision=self.precision,
-            # What Ray's workers have, they know themselves.
-            device=self.device if self.engine == "ray" else pick_device(self.device),
+            # Ray workers pick their own; ONNX has the CPU only.
+            device=self.device if self.engine == "ray" or self.runtime == "onnx" else pick_device(self.device),
             shortlist=self.shortlist,
         )
 
-    def _label_all(self, names: list[str] | None, output: str) -> None:
-        """Label into files, with progress and a summary."""
+    def _label_images(self, output: str) -> None:
         if self.format is not None:
             raise ConfigError(
-                f"--format {self.format} is for what is printed, and --output writes Parquet; leave one of them out."
+                f"--format {self.format} cannot be combined with --output, which writes Parquet; omit one."
             )
+        model = self._model()
 
         from cocoop.inference.bulk.job import label_images
 
         try:
-            with counting("labelling", "pieces") as progress:
-                done = label_images(
-                    self._model(names),
+            with counting("labelling", "chunks") as progress:
+                summary = label_images(
+                    model,
                     self.images,
                     output,
                     top_k=self.top_k,
                     batch_size=self.batch_size,
-                    threads=self.workers,
+                    workers=self.workers,
                     engine=self.engine,
-                    workers=2 if self.ray_workers is None else self.ray_workers,
+                    ray_workers=self.ray_workers,
                     on_progress=progress,
                 )
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"Stopped. {output} keeps what is labelled; the same command goes on.") from None
-        rate = done.images / max(done.seconds, 1e-9)
-        note(f"{done.images:,} photos in {done.seconds:.0f} s, {rate:.1f} a second; {done.unreadable:,} unreadable.")
-        if done.pieces_before:
-            note(f"Parts that were there before: {done.pieces_before:,}.")
-        note(f"Labels are in {output}: pandas.read_parquet({output!r}), for example.")
-
-    def _check_exported(self) -> None:
-        if self.device not in ("auto", "cpu"):
-            raise ConfigError(
-                f"--device is {self.device!r}, but onnx computes on the CPU; leave it out, or use --runtime torch."
-            )
-        for flag, value in (("classes", self.classes), ("precision", self.precision), ("shortlist", self.shortlist)):
-            if value is not None:
-                raise ConfigError(
-                    f"--{flag} cannot change what was exported; export again with it, or use --runtime torch."
-                    if flag == "classes"
-                    else f"--{flag} is no part of what was exported; leave it out, or use --runtime torch."
-                )
+            raise KeyboardInterrupt(
+                f"Interrupted. {output} keeps the labels written so far; run the same command again to resume."
+            ) from None
+        rate = summary.images / max(summary.seconds, 1e-9)
+        note(
+            f"{summary.images:,} images in {summary.seconds:.0f} s, {rate:.1f} per second; "
+            f"{summary.unreadable:,} unreadable."
+        )
+        if summary.files_before:
+            note(f"Output files of earlier runs: {summary.files_before:,}.")
+        note(f"Labels are in {output}; read them with pandas.read_parquet({output!r}), for example.")
 
 
-def _counted(
+def _report_progress(
     predictions: Iterable[Prediction], total: int, progress: Callable[[int, int], None]
 ) -> Iterator[Prediction]:
     for done, prediction in enumerate(predictions, 1):
@@ -177,7 +161,7 @@ def _counted(
 
 
 def _table(predictions: Iterable[Prediction]) -> None:
-    table = Table("photo", "class", show_edge=False)
+    table = Table("image", "class", show_edge=False)
     table.add_column("probability", justify="right")
     for p in predictions:
         if p.error is not None:
@@ -217,4 +201,4 @@ FORMATS: dict[str, Callable[[Iterable[Prediction]], None]] = {
     "csv": _csv,
     "jsonl": _json_lines,
 }
-"""How predictions are printed, by the name of the format."""
+"""Printers by the name of the format."""

@@ -1,6 +1,6 @@
-"""A trained prompt behind one object: photos of any kind in, labels or probabilities out.
+"""A thread-safe classifier for images of any kind: paths, bytes, PIL images, arrays, tensors.
 
-Shapes: N photos of H x W pixels, C classes, e joint embedding size.
+Shapes: N images of H x W pixels, C classes, e joint embedding size.
 """
 
 from __future__ import annotations
@@ -33,14 +33,25 @@ ImageInput = str | Path | io.BytesIO | Image.Image | np.ndarray | Tensor
 
 
 class Classifier:
-    """A method with all that stands between photos and labels; many threads may use it at the same time.
+    """A method with everything between images and labels; safe to use from many threads.
 
     Args:
-        method: what classifies; from now on its classes are changed through this object only.
-        batch_size: photos at once.
+        method: a trained method, or `ZeroShot`; do not change its classes elsewhere afterwards.
+        batch_size: images per batch.
 
     Raises:
         ConfigError: for a batch size below 1.
+
+    Example:
+        import cocoop
+        import numpy as np
+
+        backbone = cocoop.load_backbone("lite")
+        classifier = cocoop.Classifier(cocoop.ZeroShot(backbone, ["cat", "dog"]))
+        images = np.zeros((3, 224, 224, 3), np.uint8)  # or a list of paths, PIL images or tensors
+        print(classifier.predict(images))  # three labels
+        classifier.classes = ["goldfish", "tree frog", "shark"]
+        print(classifier.predict_proba(images).shape)  # (3, 3)
     """
 
     def __init__(self, method: Method, *, batch_size: int = 64) -> None:
@@ -49,7 +60,6 @@ class Classifier:
         self.batch_size = batch_size
         self._lock = threading.RLock()
         self._transform = test_transform(method.backbone.preprocessing)
-        # CoOp's class features are computed here, once for all calls.
         self._scorer: Callable[[Tensor], Tensor] = method.scorer()
 
     @classmethod
@@ -64,20 +74,20 @@ class Classifier:
         revision: str | None = None,
         **download: Any,
     ) -> Classifier:
-        """Read a trained prompt.
+        """Load a trained prompt.
 
         Args:
-            source: a folder of `cocoop train`, `cocoop import` or `save_pretrained`; or a repository of the hub,
+            source: a directory written by `fit`, `save_pretrained` or `cocoop train`; or a repository of the hub,
                 `USER/NAME` or `hf-hub:USER/NAME`.
-            classes: names to classify among, trained on or not; None: those it was trained on.
-            batch_size: photos at once.
-            precision: of the frozen towers; None: as in training.
-            device: where to compute.
+            classes: names to classify among, trained on or not; None: those of the training.
+            batch_size: images per batch.
+            precision: number type of the frozen towers; None: that of the training.
+            device: device of the model.
             revision: branch, tag or commit of a hub repository.
             download: further arguments of `cocoop.from_pretrained`, such as token.
 
         Raises:
-            CocoopError: as `cocoop.from_pretrained` does, and for names that cannot be made into prompts.
+            CocoopError: as `cocoop.from_pretrained`, and for unusable class names.
         """
         method = from_pretrained(source, precision=precision, device=device, revision=revision, **download)
         if classes is not None:
@@ -86,10 +96,10 @@ class Classifier:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names to classify among, which may be set to any others, trained on or not.
+        """The names to classify among; assign any others, trained on or not.
 
         Raises:
-            PromptError: when set to names that cannot be made into prompts; the old ones stay.
+            PromptError: when set to unusable class names; the old ones stay.
         """
         return self.method.classnames
 
@@ -102,63 +112,60 @@ class Classifier:
     def predict(
         self, images: ImageInput | Sequence[ImageInput], *, classes: Sequence[str] | None = None
     ) -> str | list[str]:
-        """The most probable class of each photo.
+        """Return the most probable class of each image.
 
         Args:
-            photos: one, or several as a list or as an array or tensor of four dimensions.
-            classes: names for this call alone; None: `self.classes`.
+            images: one image; or several, as a list or as an array or tensor of four dimensions.
+            classes: class names for this call; None: `self.classes`.
 
         Returns:
-            A label for one photo, a list of labels for several.
+            A label for one image, a list of labels for several.
 
         Raises:
-            DataError: for a photo that cannot be read or is of another shape, naming it and its place.
-            PromptError: for names that cannot be made into prompts.
+            DataError: for an unreadable image or one of a wrong shape, naming its position.
+            PromptError: for unusable class names.
         """
-        several = _listed(images)
-        names, probabilities = self._answers(images, classes)
+        names, probabilities = self._classify(images, classes)
         labels = [names[label] for label in probabilities.argmax(1).tolist()]
-        return labels[0] if several is None else labels
+        return labels[0] if _as_list(images) is None else labels
 
     def predict_proba(
         self, images: ImageInput | Sequence[ImageInput], *, classes: Sequence[str] | None = None
     ) -> Float32[np.ndarray, "N C"]:
-        """Probabilities of all classes, in the order of `classes`, for each photo; one photo is one row.
+        """Return the probabilities of all classes, in the order of `classes`; one row per image.
 
         Args:
-            photos: as `predict` takes them.
-            classes: names for this call alone; None: `self.classes`.
+            images: as in `predict`.
+            classes: class names for this call; None: `self.classes`.
 
         Raises:
-            CocoopError: as `predict` does.
+            CocoopError: as `predict`.
         """
-        return self._answers(images, classes)[1]
+        return self._classify(images, classes)[1]
 
-    def _answers(
+    def _classify(
         self, images: ImageInput | Sequence[ImageInput], classes: Sequence[str] | None
     ) -> tuple[tuple[str, ...], Float32[np.ndarray, "N C"]]:
-        """Probabilities, and the names they belong to: another thread may change those at any time."""
-        features = self._features(images)
-        # Photos are read and encoded by all threads at once; only what depends on the classes is done one by one.
-        with self._lock, self._classes_for_now(classes):
-            rows = [torch.empty(0, len(self.classes))]
-            rows += [
-                torch.softmax(self._scorer(part), -1).cpu() for part in features.split(self.batch_size) if len(part)
-            ]
-            return self.classes, torch.cat(rows).numpy()
+        """Return probabilities with their class names, since another thread may change `classes` at any time."""
+        features = self._encode(images)
+        # All threads read and encode at once; only what depends on the classes needs the lock.
+        with self._lock, self._temporary_classes(classes):
+            batches = [batch for batch in features.split(self.batch_size) if len(batch)]
+            rows = [torch.softmax(self._scorer(batch), -1).cpu() for batch in batches]
+            return self.classes, torch.cat([torch.empty(0, len(self.classes)), *rows]).numpy()
 
-    def _features(self, images: ImageInput | Sequence[ImageInput]) -> Float[Tensor, "N e"]:
-        several = _listed(images)
-        named = [("the photo", images)] if several is None else [(f"photos[{i}]", p) for i, p in enumerate(several)]
+    def _encode(self, images: ImageInput | Sequence[ImageInput]) -> Float[Tensor, "N e"]:
+        several = _as_list(images)
+        named = [("the image", images)] if several is None else [(f"images[{i}]", x) for i, x in enumerate(several)]
         backbone = self.method.backbone
-        parts = [torch.empty(0, backbone.embed_dim, device=backbone.device)]
+        batches = [torch.empty(0, backbone.embed_dim, device=backbone.device)]
         for start in range(0, len(named), self.batch_size):
-            tensors = [self._transform(_opened(*pair)) for pair in named[start : start + self.batch_size]]
-            parts.append(backbone.encode_image(torch.stack(tensors)))
-        return torch.cat(parts)
+            tensors = [self._transform(_open(name, x)) for name, x in named[start : start + self.batch_size]]
+            batches.append(backbone.encode_image(torch.stack(tensors)))
+        return torch.cat(batches)
 
     @contextmanager
-    def _classes_for_now(self, names: Sequence[str] | None) -> Iterator[None]:
+    def _temporary_classes(self, names: Sequence[str] | None) -> Iterator[None]:
         if names is None or tuple(names) == self.classes:
             yield
             return
@@ -170,7 +177,7 @@ class Classifier:
             self.classes = before
 
     def __reduce__(self) -> tuple[Callable[..., Classifier], tuple[dict[str, Any]]]:
-        """A pickle holds what was learned, and the backbone by its name."""
+        """Pickle the learned tensors and the name of the backbone, not its weights."""
         method, backbone = self.method, self.method.backbone
         state = {
             "method": method.key,
@@ -181,33 +188,28 @@ class Classifier:
             "learned": {name: parameter.detach().cpu().numpy() for name, parameter in method.learned().items()},
             "batch_size": self.batch_size,
         }
-        return _restored, (state,)
+        return _unpickle, (state,)
 
 
-def _restored(state: dict[str, Any]) -> Classifier:
+def _unpickle(state: dict[str, Any]) -> Classifier:
     method = METHODS[state["method"]](load_backbone(**state["backbone"]), state["classnames"], **state["settings"])
     load_learned(method, {name: torch.tensor(array) for name, array in state["learned"].items()}, Path("pickle"))
     method.set_classes(state["classes"])
     return Classifier(method, batch_size=state["batch_size"])
 
 
-def _listed(images: ImageInput | Sequence[ImageInput]) -> Sequence[object] | None:
-    """The photos of a list or batch; None for a single photo."""
+def _as_list(images: ImageInput | Sequence[ImageInput]) -> Sequence[object] | None:
+    """Return several images as a list; None for a single image."""
     if isinstance(images, str | Path | io.BytesIO | Image.Image):
         return None
     if isinstance(images, np.ndarray | Tensor):
-        # A list of paths may come as an array.
-        is_batch = images.ndim == 4 or (isinstance(images, np.ndarray) and images.dtype.kind in "UO")
-        return list(images) if is_batch else None
+        is_array_of_paths = isinstance(images, np.ndarray) and images.dtype.kind in "UO"
+        return list(images) if images.ndim == 4 or is_array_of_paths else None
     return list(images)
 
 
-def _opened(place: str, image: object) -> Image.Image:
-    """One photo as an RGB image.
-
-    Raises:
-        DataError: naming its place and what is wrong with it.
-    """
+def _open(name: str, image: object) -> Image.Image:
+    """Return an image of any kind as RGB; errors begin with `name`."""
     try:
         if isinstance(image, str | Path | io.BytesIO):
             return open_image(image)
@@ -216,29 +218,28 @@ def _opened(place: str, image: object) -> Image.Image:
         if isinstance(image, np.ndarray | Tensor):
             return convert_image(Image.fromarray(_pixels(image)), "array")
     except DataError as error:
-        raise DataError(f"{place}: {error}") from error
+        raise DataError(f"{name}: {error}") from error
     raise DataError(
-        f"{place} is of type {type(image).__name__}; give a path, a PIL image, an array (H, W, 3) or a tensor "
-        "(3, H, W)."
+        f"{name} is of type {type(image).__name__}; pass a path, a PIL image, an array (H, W, 3) or a tensor (3, H, W)."
     )
 
 
 def _pixels(image: np.ndarray | Tensor) -> np.ndarray:
-    """Pixels (H, W, 3) in 8 bits: those of a file give the same answer as the file."""
+    """Return pixels (H, W, 3) as uint8, rounded so that an image gives the same answer as its file."""
     is_tensor = isinstance(image, Tensor)
-    kind, wanted = ("tensor", "(3, H, W)") if is_tensor else ("array", "(H, W, 3)")
+    kind, shape = ("tensor", "(3, H, W)") if is_tensor else ("array", "(H, W, 3)")
     pixels = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
     if pixels.ndim != 3 or pixels.shape[0 if is_tensor else 2] != 3 or not pixels.size:
-        raise DataError(f"the {kind} has the shape {tuple(image.shape)}; it must be {wanted}.")
+        raise DataError(f"the {kind} has the shape {tuple(image.shape)}; it must be {shape}.")
     if is_tensor:
         pixels = pixels.transpose(1, 2, 0)
     if np.issubdtype(pixels.dtype, np.floating):
         low, high = pixels.min(), pixels.max()
-        # Not a number is not within either.
+        # NaN fails both comparisons.
         if not (low >= 0 and high <= 1):
             raise DataError(
-                f"the {kind} has floats from {low:g} to {high:g}; they must lie in [0, 1]. Give uint8 for 0 to 255, "
-                "and pixels as they are, without a backbone's normalisation."
+                f"the {kind} has floats from {low:g} to {high:g}; they must lie in [0, 1]. Use uint8 for 0 to 255, "
+                "and do not normalise the pixels."
             )
         pixels = np.rint(pixels.astype(np.float32) * 255).astype(np.uint8)
     if pixels.dtype != np.uint8:

@@ -1,9 +1,9 @@
-"""From a method to an ONNX graph, through `torch.export`.
+"""Convert a method to an ONNX graph through `torch.export`.
 
-What is in the graph, from preprocessed images to logits and probabilities of a class set that is fixed:
+The graph maps preprocessed images to logits and probabilities of fixed classes:
 
-    zero-shot, CoOp   image tower, class matrix
-    CoCoOp            image tower, Meta-Net, text tower with the prefix and what names share computed once an image
+    zero-shot, CoOp   image tower, matrix of class features
+    CoCoOp            image tower, Meta-Net, text tower; everything that prompts share is computed once per image
 
 Shapes: B images of 3 channels and S x S pixels, any B; C classes.
 """
@@ -29,56 +29,56 @@ from cocoop.text.tree import Prompts
 __all__ = ["INPUT", "OUTPUTS", "write_graph"]
 
 INPUT, OUTPUTS = "images", ("logits", "probabilities")
-"""Names of the graph's input and outputs."""
+"""Names of the input and outputs of the graph."""
 
 LARGEST_FILE = 2**31
-"""Protocol buffers hold no more bytes; beyond, the weights lie in a file of their own beside the graph."""
+"""Size limit of protocol buffers in bytes; larger weights go to a separate file."""
 
 GRAPH_ROWS = 512
-"""Rows of a tree in a graph, whose attention looks at all pairs of rows (1,000 classes, onnxruntime, an image: 2,048
-rows 1.85 s, 1,024 rows 1.20 s, 512 rows 0.63 s)."""
+"""Rows per prompt tree. The attention of a graph computes all pairs of rows: with 1,000 classes, an image takes 1.85 s
+in onnxruntime with trees of 2,048 rows, 1.20 s with 1,024 and 0.63 s with 512."""
 
 LARGEST_FOLDED, LARGEST_RESULT = 2**40, 2**22
-"""Entries that a constant operation may read and write: it may look into the table of all tokens, to keep a few."""
+"""Limits of constant folding, in elements read and written: picking a few rows of the token table is worth it."""
 
 
 class _ImagesToClasses(nn.Module):
-    """What is exported."""
+    """The module that is exported."""
 
     def __init__(self, method: Method) -> None:
         super().__init__()
         self.method = method
-        # What is the same for all images is computed here, and a constant in the graph.
+        # Whatever is the same for all images is computed here and becomes a constant.
         self.scorer = method.scorer()
 
     def forward(self, images: Float[Tensor, "B 3 S S"]) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B C"]]:
-        """Logits and their softmax."""
+        """Return logits and probabilities."""
         logits = self.scorer(self.method.backbone.image_tower(images).float())
         return logits, logits.softmax(-1)
 
 
 def write_graph(method: Method, path: Path, opset: int | None = None) -> int:
-    """Write the graph of a method that knows its classes.
+    """Write the graph of a method with its current classes.
 
     Args:
         method: on the CPU, in fp32.
-        path: of the ONNX file; weights of more than 2 GB in all lie beside it.
-        opset: version of ONNX's operators; None: what PyTorch writes by itself.
+        path: the ONNX file; weights above 2 GB go to a file beside it.
+        opset: version of the ONNX operators; None: PyTorch's default.
 
     Returns:
         The version of the operators.
 
     Raises:
-        ConfigError: for a version that the converter does not know, or a model that it cannot convert.
+        ConfigError: for an unknown version, or a model that cannot be converted.
     """
     from onnxscript.optimizer import fold_constants
 
     size = method.backbone.preprocessing.size
-    # Two are any number of images; one would be taken for a constant.
+    # A batch of 1 would become a constant of the graph.
     example = torch.zeros(2, 3, size, size)
     weights = sum(t.numel() * t.element_size() for t in (*method.parameters(), *method.buffers()))
     try:
-        with torch.no_grad(), _quiet(), _prompts_for_a_graph(method):
+        with torch.no_grad(), _quiet(), _graph_prompts(method):
             module = _ImagesToClasses(method).eval()
             exported = torch.export.export(
                 module, (example,), dynamic_shapes={INPUT: {0: torch.export.Dim.DYNAMIC}}, strict=False
@@ -90,11 +90,11 @@ def write_graph(method: Method, path: Path, opset: int | None = None) -> int:
             fold_constants(program.model, input_size_limit=LARGEST_FOLDED, output_size_limit=LARGEST_RESULT)
     except CocoopError:
         raise
-    # The exporters have errors of many kinds, down to assertions.
+    # The exporter raises errors of many kinds, even assertions.
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ConfigError(
-            f"{method.backbone.name} cannot be converted to ONNX{'' if opset is None else f' with --opset {opset}'}: "
+            f"{method.backbone.name} cannot be converted to ONNX{'' if opset is None else f' with `opset={opset}`'}: "
             f"{reason[0]}"
         ) from error
     program.save(path, external_data=weights >= LARGEST_FILE)
@@ -102,8 +102,8 @@ def write_graph(method: Method, path: Path, opset: int | None = None) -> int:
 
 
 @contextlib.contextmanager
-def _prompts_for_a_graph(method: Method) -> Iterator[None]:
-    """With trees of CoCoOp's prompts that suit a graph, in place of those that suit PyTorch."""
+def _graph_prompts(method: Method) -> Iterator[None]:
+    """Replace CoCoOp's prompt trees by smaller ones, which suit a graph."""
     if not isinstance(method, CoCoOp):
         yield
         return
@@ -112,7 +112,7 @@ def _prompts_for_a_graph(method: Method) -> Iterator[None]:
     method.prompts = Prompts(*ids, device=backbone.device, rows_at_once=GRAPH_ROWS)
     backbone.text_tower.precompute(method.prompts)
     for tree in method.prompts.trees:
-        # Made while it is traced, a mask would be remembered as part of the trace.
+        # Masks are cached; one created while tracing would belong to the trace.
         for queries in (tree.every_row, tree.leaves):
             queries.mask(tree.rows)
     try:
@@ -123,7 +123,7 @@ def _prompts_for_a_graph(method: Method) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the converter's progress: what matters is checked on the file that comes out."""
+    """Silence the converter; the result is checked on the file itself."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

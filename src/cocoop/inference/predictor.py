@@ -1,6 +1,6 @@
-"""Predictions for photos, with probabilities.
+"""Predict the classes of image files.
 
-Shapes: N photos of S x S pixels, C classes, k predictions a photo.
+Shapes: N images of 3 channels and S x S pixels, C classes, k predictions per image.
 """
 
 from __future__ import annotations
@@ -8,60 +8,80 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from cocoop.config import Precision, Preprocessing, check_int
 from cocoop.data import Dataset, Item, UnreadableImage, image_batches, plain_order, test_transform
-from cocoop.errors import DataError
+from cocoop.errors import ConfigError, DataError
 from cocoop.training.features import unreadable_message
 
-__all__ = ["Model", "Prediction", "Predictor", "predict", "top_k_classes"]
+__all__ = ["ModelSpec", "Prediction", "Predictor", "classify", "predict", "top_classes"]
 
 
 @runtime_checkable
 class Predictor(Protocol):
-    """What classifies: a `Method`, or one that was exported."""
+    """A loaded classifier: a `Method` or an `OnnxPrompt`."""
 
     classnames: tuple[str, ...]
     """The classes to choose among."""
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How images are made ready."""
+        """The preprocessing of its images."""
 
     def image_scorer(self, shortlist: int | None = None) -> Callable[[Tensor], Tensor]:
-        """From preprocessed images (B, 3, S, S) to logits (B, C)."""
+        """Return a function from preprocessed images (N, 3, S, S) to logits (N, C)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
-    """Which model, so that each worker can load its own."""
+class ModelSpec:
+    """A model by its name and settings; workers receive this and load the model themselves.
+
+    Raises:
+        ConfigError: for a setting that an exported prompt cannot change.
+    """
 
     source: str
-    """Folder of a run, repository of the hub, or folder of `cocoop export`; every worker must reach it."""
+    """A run directory, a repository of the hub or, with `runtime="onnx"`, a directory of `export_onnx`."""
     classes: tuple[str, ...] | None = None
-    """Names to choose among; None: those it was trained on."""
-    runtime: str = "torch"
-    """`torch`, or `onnx` for an exported prompt."""
+    """Class names to choose among; None: those of the training."""
+    runtime: Literal["torch", "onnx"] = "torch"
+    """The library that computes."""
     precision: Precision | None = None
-    """Of the frozen towers; None: as in training."""
+    """Number type of the frozen towers; None: that of the training."""
     device: str = "cpu"
-    """Where to compute; `auto`, for workers on Ray: on a GPU each if their cluster has any."""
+    """Device of the model; `auto`, for Ray workers only: a GPU each if their cluster has any."""
     shortlist: int | None = None
-    """CoCoOp: only so many classes of a photo are computed."""
+    """CoCoOp only: number of classes to compute for each image; None: all."""
+
+    def __post_init__(self) -> None:
+        if self.runtime == "torch":
+            return
+        if self.device not in ("auto", "cpu"):
+            raise ConfigError(
+                f'`device` is {self.device!r}, but ONNX models run on the CPU; omit it or use `runtime="torch"`.'
+            )
+        if self.classes is not None:
+            raise ConfigError(
+                "`classes` cannot change an exported prompt; export it again with these classes, or use "
+                '`runtime="torch"`.'
+            )
+        for name in ("precision", "shortlist"):
+            if getattr(self, name) is not None:
+                raise ConfigError(f'`{name}` has no effect on an exported prompt; omit it or use `runtime="torch"`.')
 
     def load(self, *, threads: int | None = None) -> Predictor:
-        """Load it.
+        """Load the model.
 
         Args:
-            threads: that onnxruntime computes with; None: one a core. PyTorch's are the process's.
+            threads: number of threads of onnxruntime; None: one per core. PyTorch's are set per process.
 
         Raises:
-            CocoopError: as `from_pretrained` and `OnnxPrompt` do.
+            CocoopError: as `from_pretrained` or `OnnxPrompt`.
         """
         if self.runtime == "onnx":
             from cocoop.inference.onnx import OnnxPrompt
@@ -77,20 +97,20 @@ class Model:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable classes of one photo."""
+    """The most probable classes of one image."""
 
     path: str
-    """The photo, as it was given."""
+    """The image, as it was given."""
     classes: tuple[str, ...]
-    """The k most probable classes, best first; none if the photo could not be read."""
+    """The k most probable classes, best first; empty for an unreadable image."""
     probabilities: tuple[float, ...]
-    """Their probabilities in [0, 1], among all classes the method knows."""
+    """Their probabilities in [0, 1], among all classes of the method."""
     error: str | None = None
-    """Why the photo could not be read."""
+    """The reason why the image is unreadable."""
 
 
 def predict(
-    method: Predictor,
+    method: Predictor | ModelSpec | str | Path,
     paths: Sequence[str | Path],
     *,
     top_k: int = 1,
@@ -99,82 +119,91 @@ def predict(
     skip_unreadable: bool = False,
     shortlist: int | None = None,
 ) -> Iterator[Prediction]:
-    """Classify photos, in order.
+    """Classify images, in order.
 
     Args:
-        method: classifies among the classes that it knows now.
-        paths: photos.
-        top_k: how many classes to name for each.
-        batch_size: photos at once.
-        workers: processes that decode photos.
-        skip_bad_images: give unreadable photos as predictions with an error instead of failing.
-        shortlist: K, to compute only the K classes that CoCoOp's prompt without its shift ranks highest for a photo;
+        method: a method, or a run directory or repository of the hub to load one from.
+        paths: image files.
+        top_k: number of classes to return for each image.
+        batch_size: images per batch.
+        workers: processes that decode images.
+        skip_unreadable: return unreadable images as predictions with an error instead of raising one.
+        shortlist: K, to compute only the K classes that CoCoOp's prompt without its shift ranks highest for an image;
             probabilities are then among these.
 
     Returns:
-        One prediction a photo; they are made batch by batch, as they are asked for.
+        An iterator of one prediction per image, computed batch by batch.
 
     Raises:
         ConfigError: for a number out of range.
-        DataError: if there are no photos; while predicting, for unreadable ones, unless they are skipped.
+        DataError: if there are no images; while iterating, for unreadable ones, unless they are skipped.
     """
     check_int("top_k", top_k, 1)
     check_int("batch_size", batch_size, 1)
     check_int("workers", workers, 0)
     if not paths:
-        raise DataError("There are no photos to classify; give at least one.")
-    scorer, k = method.image_scorer(shortlist), min(top_k, shortlist or top_k, len(method.classnames))
-    loader_options = _LoaderOptions(batch_size, workers, skip_unreadable)
-    return _predictions(method, scorer, [str(path) for path in paths], k, loader_options)
+        raise DataError("There are no images to classify; give at least one.")
+    if isinstance(method, str | Path):
+        method = ModelSpec(source=str(method))
+    if isinstance(method, ModelSpec):
+        shortlist = shortlist or method.shortlist
+        method = method.load()
+    scorer = method.image_scorer(shortlist)
+    # The other classes have the probability 0.
+    k = min(top_k, shortlist or top_k)
+    names = [str(path) for path in paths]
+    order = plain_order(len(names), batch_size)
+    data = _as_dataset(names)
+    loader = image_batches(data, data.train, order, transform=test_transform(method.preprocessing), workers=workers)
+
+    def predictions() -> Iterator[Prediction]:
+        for rows, batch in zip(order, loader, strict=True):
+            tensors = dict(zip(batch.indices.tolist(), batch.images, strict=True))
+            reasons = iter(batch.unreadable)
+            images = [(names[row], tensors[row] if row in tensors else next(reasons).reason) for row in rows]
+            unreadable = tuple(UnreadableImage(path, image) for path, image in images if isinstance(image, str))
+            if unreadable and not skip_unreadable:
+                raise DataError(
+                    f"{unreadable_message(unreadable)}. Remove them from the list or pass `skip_unreadable=True`."
+                )
+            yield from classify(scorer, images, method.classnames, k)
+
+    return predictions()
 
 
-class _LoaderOptions(NamedTuple):
-    batch_size: int
-    workers: int
-    skip_unreadable: bool
-
-
-def _predictions(
-    method: Predictor, scorer: Callable[[Tensor], Tensor], paths: list[str], k: int, options: _LoaderOptions
+def classify(
+    scorer: Callable[[Tensor], Tensor],
+    images: Sequence[tuple[str, Tensor | str]],
+    classnames: Sequence[str],
+    k: int,
 ) -> Iterator[Prediction]:
-    order = plain_order(len(paths), options.batch_size)
-    data = _as_data(paths)
-    transform = test_transform(method.preprocessing)
-    loader = image_batches(data, data.train, order, transform=transform, workers=options.workers)
-    for rows, batch in zip(order, loader, strict=True):
-        # What is wrong with the photos of this batch, in their order, under the names they were given by.
-        reasons = iter([image.reason for image in batch.unreadable])
-        read = set(batch.indices.tolist())
-        unreadable = {row: UnreadableImage(paths[row], next(reasons)) for row in rows if row not in read}
-        if unreadable and not options.skip_unreadable:
-            raise DataError(
-                f"{unreadable_message(tuple(unreadable.values()))}. Leave them out, or use --skip-unreadable."
-            )
-        best = iter(top_k_classes(scorer, batch.images, k) if batch.size else ())
-        for row in rows:
-            if row in unreadable:
-                yield Prediction(paths[row], (), (), unreadable[row].reason)
-            else:
-                probabilities, labels = next(best)
-                yield Prediction(paths[row], tuple(method.classnames[label] for label in labels), probabilities)
-
-
-def _as_data(paths: list[str]) -> Dataset:
-    """Photos without classes as a data set, which needs two; as the paths are absolute, it needs no image root."""
-    items = tuple(Item(str(Path(path).absolute()), 0) for path in paths)
-    return Dataset(("photo", "none"), items, (), (Item("none", 1),), Path(), "images")
-
-
-def top_k_classes(
-    scorer: Callable[[Tensor], Tensor], images: Float[Tensor, "N 3 S S"], k: int
-) -> Iterator[tuple[tuple[float, ...], list[int]]]:
-    """Probabilities and labels of the k best classes of each photo.
+    """Classify a batch of preprocessed images.
 
     Args:
-        scorer: from images to logits.
-        images: preprocessed.
-        k: at most the number of classes.
+        scorer: function from images (N, 3, S, S) to logits (N, C).
+        images: path and tensor of each image; for an unreadable one, path and reason.
+        classnames: names of the C classes.
+        k: number of classes to return for each image.
     """
-    top = torch.softmax(scorer(images), dim=-1).topk(k)
-    for probabilities, labels in zip(top.values.tolist(), top.indices.tolist(), strict=True):
-        yield tuple(probabilities), labels
+    tensors = [image for _, image in images if isinstance(image, Tensor)]
+    if tensors:
+        probabilities, labels = top_classes(scorer(torch.stack(tensors)), k)
+        ranked = iter(zip(labels.tolist(), probabilities.tolist(), strict=True))
+    for path, image in images:
+        if isinstance(image, str):
+            yield Prediction(path, (), (), image)
+        else:
+            best, values = next(ranked)
+            yield Prediction(path, tuple(classnames[label] for label in best), tuple(values))
+
+
+def top_classes(logits: Float[Tensor, "N C"], k: int) -> tuple[Float[Tensor, "N K"], Int64[Tensor, "N K"]]:
+    """Return the K = min(k, C) highest probabilities of each image and the labels of these classes, best first."""
+    values, labels = torch.softmax(logits, dim=-1).topk(min(k, logits.shape[1]))
+    return values, labels
+
+
+def _as_dataset(paths: list[str]) -> Dataset:
+    """Return unlabelled images as a data set, which needs two classes; absolute paths need no image root."""
+    items = tuple(Item(str(Path(path).absolute()), 0) for path in paths)
+    return Dataset(("image", "none"), items, (), (Item("none", 1),), Path(), "images")

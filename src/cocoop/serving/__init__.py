@@ -1,1 +1,1 @@
-"""A trained prompt behind HTTP: a typed JSON API and a page, in one process (extra `serve`)."""
+"""Serving: a trained prompt behind a JSON API and a web page (extra `serve`)."""

@@ -1,4 +1,4 @@
-"""The API: photos in, probabilities out, as typed JSON; and the page, if wanted."""
+"""The ASGI application: a JSON API that classifies images, and a web page."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 
 from cocoop.methods import Method
-from cocoop.serving.error_responses import ERROR_ANSWERS, add_error_handlers
+from cocoop.serving.error_responses import ERROR_DESCRIPTIONS, add_error_handlers
 from cocoop.serving.limits import ServeConfig
 from cocoop.serving.middleware import LimitsMiddleware
-from cocoop.serving.request_log import Watch
-from cocoop.serving.schemas import Answer, ErrorAnswer, Health
-from cocoop.serving.scoring import Classes
+from cocoop.serving.request_log import RequestLogMiddleware
+from cocoop.serving.schemas import ErrorResponse, Health, PredictResponse
+from cocoop.serving.scoring import ScoreRequest
 from cocoop.serving.service import Service
 from cocoop.serving.web_page import add_page
 from cocoop.version import __version__
 
 __all__ = ["create_app"]
 
-DESCRIPTION = """Classify photos with a learned prompt, among the classes it was trained on or any others.
+DESCRIPTION = """Classify images with a learned prompt, among the classes of its training or any others.
 
-Errors are `{"error": {"code", "message"}}`. A photo that cannot be read is an error of that photo alone."""
+Errors are `{"error": {"code", "message"}}`. An image that cannot be read is an error of that image alone."""
 
 
-def create_app(method: Method, config: ServeConfig) -> FastAPI:
-    """The application, for any ASGI server.
+def create_app(method: Method, config: ServeConfig | None = None) -> FastAPI:
+    """Create the application, for any ASGI server.
 
     Args:
-        method: what classifies; from now on only the application uses it.
-        config: the limits.
+        method: the classifier; afterwards only the application uses it.
+        config: the limits; None: the defaults.
     """
+    config = config or ServeConfig()
     service = Service(method, config)
 
     @asynccontextmanager
@@ -49,34 +50,38 @@ def create_app(method: Method, config: ServeConfig) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
-        # It would send clients to whatever address their Host header names.
+        # A redirect would lead to whatever address the Host header names.
         redirect_slashes=False,
-        # The door has checked the token; this tells the OpenAPI page that there is one.
+        # LimitsMiddleware checks the token; this documents it on the OpenAPI page.
         dependencies=[Depends(HTTPBearer(auto_error=False))] if config.token else [],
-        responses={code: {"model": ErrorAnswer, "description": text} for code, text in ERROR_ANSWERS.items()},
+        responses={code: {"model": ErrorResponse, "description": text} for code, text in ERROR_DESCRIPTIONS.items()},
     )
     app.add_middleware(LimitsMiddleware, config=config)
-    app.add_middleware(Watch)
+    app.add_middleware(RequestLogMiddleware)
     add_error_handlers(app)
 
-    @app.get("/v1/health", summary="What is served, and how busy the server is")
+    @app.get("/v1/health", summary="Describe the model and the load of the server")
     async def health() -> Health:
         return service.health()
 
-    @app.post("/v1/predict", summary="Classify photos")
+    @app.post("/v1/predict", summary="Classify images")
     async def predict(
-        images: Annotated[list[UploadFile], File(description="One or more photos.")],
+        images: Annotated[list[UploadFile] | None, File(description="One or more images.")] = None,
+        photos: Annotated[list[UploadFile] | None, File(description="Old name of `images`.", deprecated=True)] = None,
         classes: Annotated[
             list[str] | None,
             Form(
-                description="Class names, trained on or not: one in each `classes`, or several on lines of their own. "
-                "None: those the prompt was trained on."
+                description="Class names, trained on or not: one per `classes` field, or several on separate lines. "
+                "None: the classes of the training."
             ),
         ] = None,
-        top_k: Annotated[int, Form(ge=1, description="How many classes to name for each photo.")] = 5,
-        compare: Annotated[bool, Form(description="Tell zero-shot CLIP's answer and the prompt's shift too.")] = False,
-    ) -> Answer:
-        return await service.predict(images, Classes(service.names(classes), compare), top_k)
+        top_k: Annotated[int, Form(ge=1, description="Number of classes to return for each image.")] = 5,
+        compare: Annotated[
+            bool, Form(description="Return zero-shot CLIP's answer and the prompt's shift too.")
+        ] = False,
+    ) -> PredictResponse:
+        request = ScoreRequest(service.classnames(classes), compare)
+        return await service.predict([*(images or ()), *(photos or ())], request, top_k)
 
     if config.page:
         add_page(app)

@@ -1,6 +1,6 @@
-"""Micro-batching: requests that come at about the same time are computed together, by one thread.
+"""Micro-batching: compute requests that arrive at about the same time together, in one thread.
 
-Shapes: n photos of a request, 3 channels, S x S pixels.
+Shapes: n images of a request, 3 channels, S x S pixels.
 """
 
 from __future__ import annotations
@@ -17,33 +17,31 @@ from torch import Tensor
 
 from cocoop.errors import CocoopError
 from cocoop.serving.request_log import LOG
-from cocoop.serving.scoring import Classes, Engine, Scores
+from cocoop.serving.scoring import Engine, ScoreRequest, Scores
 
 __all__ = ["Batcher"]
 
-PROMPTS = 4096
-"""Photos times classes that are scored before the next look at who still waits: seconds on a CPU."""
+MAX_PROMPTS = 4096
+"""Images times classes to score before checking for cancelled requests again: seconds on a CPU."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Job:
     images: Float[Tensor, "n 3 S S"]
-    classes: Classes
+    request: ScoreRequest
     scores: Future[list[Scores]] = field(default_factory=Future)
-    """Of each photo; cancelled by those who wait no longer."""
 
 
 class Batcher:
-    """A queue and one worker thread.
+    """A queue of requests and one worker thread.
 
-    The worker takes the request that waits longest, and more until they have `max_batch` photos or the window has
-    passed. Photos of all of them go through the image tower in one pass; those with the same classes are scored
-    together.
+    A batch starts with the oldest request and takes more until it has `max_batch` images or the window has passed. All
+    images of a batch are encoded in one pass; those with equal settings are scored together.
 
     Args:
-        engine: what computes; from now on only the worker uses it.
+        engine: computes the scores; afterwards only the worker uses it.
         window: seconds that the first request of a batch waits for others.
-        max_batch: photos that are enough to begin at once.
+        max_batch: number of images that start a batch at once.
     """
 
     def __init__(self, engine: Engine, *, window: float, max_batch: int) -> None:
@@ -54,52 +52,52 @@ class Batcher:
         self._worker = threading.Thread(target=self._work, name="cocoop-batcher", daemon=True)
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the worker."""
         self._worker.start()
 
     def stop(self) -> None:
-        """Finish what was submitted, and end the worker."""
+        """Finish all submitted requests and end the worker."""
         self._queue.put(None)
         self._worker.join()
 
-    def submit(self, images: Float[Tensor, "n 3 S S"], classes: Classes) -> Future[list[Scores]]:
-        """Have the photos of a request scored; what is cancelled is not computed, or not to its end.
+    def submit(self, images: Float[Tensor, "n 3 S S"], request: ScoreRequest) -> Future[list[Scores]]:
+        """Queue the images of a request.
 
         Args:
-            images: preprocessed.
-            classes: what to score them among.
+            images: preprocessed images.
+            request: settings of the request.
 
         Returns:
-            What will be the scores of each photo, or the error: `PromptError` for names that cannot be made into
-            prompts.
+            A future of the scores of each image, or of a `PromptError` for unusable class names. Cancel it to save the
+            computation.
         """
-        job = _Job(images, classes)
+        job = _Job(images, request)
         self._queue.put(job)
         return job.scores
 
     def _work(self) -> None:
-        is_over = False
-        while not is_over:
-            jobs, is_over = self._gather()
-            self._answer([job for job in jobs if not job.scores.cancelled()])
+        is_last = False
+        while not is_last:
+            jobs, is_last = self._next_batch()
+            self._run([job for job in jobs if not job.scores.cancelled()])
 
-    def _gather(self) -> tuple[list[_Job], bool]:
-        """The jobs of the next batch, and whether they are the last."""
+    def _next_batch(self) -> tuple[list[_Job], bool]:
+        """Return the jobs of the next batch, and True if it is the last one."""
         job = self._queue.get()
         jobs: list[_Job] = []
-        until = time.monotonic() + self._window
+        deadline = time.monotonic() + self._window
         while job is not None:
             jobs.append(job)
             if sum(len(job.images) for job in jobs) >= self._max_batch:
                 return jobs, False
             try:
-                # What waits already is taken even where the window has passed.
-                job = self._queue.get(timeout=max(0.0, until - time.monotonic()))
+                # Jobs that are waiting already are taken even after the deadline.
+                job = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
             except Empty:
                 return jobs, False
         return jobs, True
 
-    def _answer(self, jobs: list[_Job]) -> None:
+    def _run(self, jobs: list[_Job]) -> None:
         if not jobs:
             return
         try:
@@ -107,42 +105,42 @@ class Batcher:
         except Exception as error:
             self._fail(jobs, error)
             return
-        same: dict[Classes, list[tuple[_Job, Tensor]]] = {}
-        for job, part in zip(jobs, features.split([len(job.images) for job in jobs]), strict=True):
-            same.setdefault(job.classes, []).append((job, part))
-        for classes, members in same.items():
+        groups: dict[ScoreRequest, list[tuple[_Job, Tensor]]] = {}
+        for job, own in zip(jobs, features.split([len(job.images) for job in jobs]), strict=True):
+            groups.setdefault(job.request, []).append((job, own))
+        for request, group in groups.items():
             try:
-                scores = self._score(members, classes)
+                scores = self._score(group, request)
             except Exception as error:
-                self._fail([job for job, _ in members], error)
+                self._fail([job for job, _ in group], error)
                 continue
-            for job, found in scores.items():
+            for job, own_scores in scores.items():
                 if job.scores.set_running_or_notify_cancel():
-                    job.scores.set_result(found)
+                    job.scores.set_result(own_scores)
 
-    def _score(self, members: list[tuple[_Job, Tensor]], classes: Classes) -> dict[_Job, list[Scores]]:
-        """Some photos after the other: those of requests that are given up by then cost nothing more."""
-        at_once = max(1, PROMPTS // len(classes.names))
-        left = [(job, image) for job, features in members for image in features.split(1)]
-        found: dict[_Job, list[Scores]] = {job: [] for job, _ in members}
-        while left:
-            now, left = left[:at_once], left[at_once:]
-            scores = self._engine.score(torch.cat([image for _, image in now]), classes)
-            for (job, _), one in zip(now, scores.split([1] * len(now)), strict=True):
-                found[job].append(one)
-            left = [(job, image) for job, image in left if not job.scores.cancelled()]
-        return found
+    def _score(self, group: list[tuple[_Job, Tensor]], request: ScoreRequest) -> dict[_Job, list[Scores]]:
+        """Score some images at a time, leaving out those of requests that are cancelled meanwhile."""
+        size = max(1, MAX_PROMPTS // len(request.classnames))
+        waiting = [(job, image) for job, features in group for image in features.split(1)]
+        results: dict[_Job, list[Scores]] = {job: [] for job, _ in group}
+        while waiting:
+            current, waiting = waiting[:size], waiting[size:]
+            scores = self._engine.score(torch.cat([image for _, image in current]), request)
+            for (job, _), own in zip(current, scores.split([1] * len(current)), strict=True):
+                results[job].append(own)
+            waiting = [(job, image) for job, image in waiting if not job.scores.cancelled()]
+        return results
 
     def _fail(self, jobs: list[_Job], error: Exception) -> None:
-        """What fails together may be too much for the memory, or the fault of one: each is tried alone."""
+        """Run jobs that failed together one by one, since memory may suffice then, or one may be at fault."""
         if len(jobs) > 1 and not isinstance(error, CocoopError):
             for job in jobs:
-                self._answer([job])
+                self._run([job])
             return
         if not isinstance(error, CocoopError):
             LOG.error("Scoring failed", exc_info=error)
-        # The frames that it came through hold the photos, and these the error: in a circle, all would stay in memory
-        # until Python looks for circles, which may be after gigabytes.
+        # The traceback holds the frames, and the frames the images and this error: a cycle that would keep gigabytes
+        # until the next garbage collection.
         error.__cause__ = error.__context__ = error.__traceback__ = None
         for job in jobs:
             if job.scores.set_running_or_notify_cancel():

@@ -1,4 +1,4 @@
-"""Requests that are not served: one shape of JSON for all of them, `{"error": {"code", "message"}}`."""
+"""Error responses: JSON of one shape, `{"error": {"code", "message"}}`."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from cocoop.serving.schemas import ErrorAnswer, Problem
+from cocoop.serving.schemas import ErrorResponse, Problem
 
-__all__ = ["ERROR_ANSWERS", "ApiError", "add_error_handlers", "error_response"]
+__all__ = ["ERROR_DESCRIPTIONS", "ApiError", "add_error_handlers", "error_response"]
 
-ERROR_ANSWERS = {
-    400: "The form cannot be read.",
-    401: "No token, or a wrong one.",
-    408: "The upload stalled, or took too long.",
+ERROR_DESCRIPTIONS = {
+    400: "The form cannot be parsed.",
+    401: "The token is missing or wrong.",
+    408: "The upload stalled or took too long.",
     413: "The request is too large.",
-    422: "Too many photos or classes, or names that cannot be made into prompts.",
-    429: "Too much is waiting; try again later.",
-    500: "A mistake of the server.",
-    503: "Too many connections, or the server stops; try again later.",
-    504: "The time limit was reached.",
+    422: "The request has too many images or classes, or unusable class names.",
+    429: "Too many requests are waiting; try again later.",
+    500: "Internal error.",
+    503: "There are too many requests at the same time, or the server is stopping; try again later.",
+    504: "The answer took too long.",
 }
-"""Status codes of refusals, for the OpenAPI page."""
+"""Descriptions of the status codes for the OpenAPI page."""
 
 
 class ApiError(HTTPException):
-    """A request that is not served.
+    """A refused request.
 
     Args:
-        status: of HTTP.
-        code: for programs.
-        message: for people: what was seen, and what to do.
-        headers: to send with it.
+        status: HTTP status.
+        code: identifier for programs.
+        message: explanation for people, with a way out.
+        headers: additional headers of the response.
     """
 
     def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
@@ -43,15 +43,15 @@ class ApiError(HTTPException):
         self.code = code
 
 
-def error_response(refusal: HTTPException) -> JSONResponse:
-    """A refusal, ours or the framework's, as JSON."""
-    code = refusal.code if isinstance(refusal, ApiError) else HTTPStatus(refusal.status_code).name.lower()
-    content = ErrorAnswer(error=Problem(code=code, message=str(refusal.detail)))
-    return JSONResponse(content.model_dump(), refusal.status_code, refusal.headers)
+def error_response(error: HTTPException) -> JSONResponse:
+    """Return the response for an error of this package or of the framework."""
+    code = error.code if isinstance(error, ApiError) else HTTPStatus(error.status_code).name.lower()
+    content = ErrorResponse(error=Problem(code=code, message=str(error.detail)))
+    return JSONResponse(content.model_dump(), error.status_code, error.headers)
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Answer the refusals of an application in the one shape; its failures are answered by `Watch`."""
+    """Use `error_response` for all refused requests; `RequestLogMiddleware` answers unexpected exceptions."""
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> JSONResponse:
@@ -59,6 +59,6 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        # The first part of a place is `body`; what was sent may be long, and is not repeated.
-        said = "; ".join(f"{'.'.join(map(str, e['loc'][1:])) or 'request'}: {e['msg']}" for e in error.errors())
-        return error_response(ApiError(422, "invalid_request", f"{said}."))
+        # The first part of a location is `body`. The input may be long and is not repeated.
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'][1:])) or 'request'}: {e['msg']}" for e in error.errors())
+        return error_response(ApiError(422, "invalid_request", f"{problems}."))

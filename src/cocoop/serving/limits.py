@@ -1,4 +1,4 @@
-"""What a server allows; checked when made. Standard library only."""
+"""Limits and settings of the server. Standard library only."""
 
 from __future__ import annotations
 
@@ -12,58 +12,62 @@ __all__ = ["ServeConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:
-    """Limits of one request and of all together, and how requests are gathered."""
+    """Limits of one request and of all requests together, batching, and access.
+
+    Raises:
+        ConfigError: naming the field, its value and the allowed range.
+    """
 
     max_upload: int = 20 * 2**20
     """Bytes of a request."""
     max_images: int = 64
-    """Photos of a request."""
+    """Images of a request."""
     max_pixels: int = 64_000_000
-    """Pixels of a photo: decoded, each takes several bytes."""
+    """Pixels of an image; each takes up to 25 bytes of memory while the image is decoded."""
     max_classes: int = 1000
     """Class names of a request."""
     max_name_length: int = 300
     """Characters of a class name."""
     max_waiting: int = 512
-    """Photos that are accepted and not yet answered, over all requests."""
+    """Images accepted and not yet answered, in all requests."""
     max_held: int = 512 * 2**20
     """Bytes of all requests that are not yet answered."""
     max_connections: int = 256
-    """Connections that are open at the same time, idle ones too."""
+    """Requests at the same time, each on a connection of its own."""
     timeout: float = 30.0
-    """Seconds from the end of an upload to its answer, between two pieces of an upload, for the head of a request, and
-    for a client to take its answer."""
+    """Seconds from the end of an upload to its answer, and between two packets of an upload."""
     upload_timeout: float = 120.0
-    """Seconds of a whole upload."""
+    """Seconds for a whole upload."""
     batch_window_ms: float = 5.0
-    """Milliseconds that a first photo waits for others to be computed with."""
+    """Milliseconds that the first image of a batch waits for others."""
     max_batch: int = 32
-    """Photos that are enough to begin at once; with 1, every request is computed alone."""
+    """Images that start a batch at once; 1 computes every request alone."""
     token: str | None = field(default=None, repr=False)
-    """What a request to the API must bring as `Authorization: Bearer TOKEN`; None: nothing."""
+    """Secret that requests to the API send as `Authorization: Bearer TOKEN`; None: no authorization."""
     page: bool = True
-    """Whether there is a page for people, beside the API."""
+    """True to serve the web page beside the API."""
     log_requests: bool = False
-    """Whether each request is a line of the log."""
+    """True to log a line for each request."""
 
     def __post_init__(self) -> None:
-        """Check every range.
-
-        Raises:
-            ConfigError: naming the flag, what was given and what is allowed.
-        """
-        for flag in ("max_upload", "max_images", "max_pixels", "max_classes", "max_name_length", "max_batch"):
-            check_int(flag, getattr(self, flag), 1)
-        check_int("max_connections", self.max_connections, 1)
-        # A larger request could never be accepted.
+        for name in (
+            "max_upload",
+            "max_images",
+            "max_pixels",
+            "max_classes",
+            "max_name_length",
+            "max_batch",
+            "max_connections",
+        ):
+            check_int(name, getattr(self, name), 1)
+        # Below these, the largest request could never be accepted.
         check_int("max_waiting", self.max_waiting, self.max_images)
         check_int("max_held", self.max_held, self.max_upload)
-        for flag in ("timeout", "upload_timeout"):
-            if not 0 < getattr(self, flag) <= 86_400:
-                seen = f"--{flag.replace('_', '-')} is {getattr(self, flag)!r}"
-                raise ConfigError(f"{seen}; it must be seconds above 0, up to 86400.")
+        for name in ("timeout", "upload_timeout"):
+            if not 0 < getattr(self, name) <= 86_400:
+                raise ConfigError(f"`{name}` is {getattr(self, name)!r}; it must be above 0 and at most 86400 seconds.")
         if not 0 <= self.batch_window_ms <= 10_000:
-            raise ConfigError(f"--batch-window-ms is {self.batch_window_ms!r}; it must be from 0 to 10000.")
-        # It travels in a header.
+            raise ConfigError(f"`batch_window_ms` is {self.batch_window_ms!r}; it must be from 0 to 10000.")
+        # It is sent in a header.
         if self.token is not None and not (self.token and self.token.isascii() and self.token.isprintable()):
-            raise ConfigError("The token is empty or has characters other than ASCII; choose another --token.")
+            raise ConfigError("`token` is empty or has characters other than printable ASCII; choose another one.")

@@ -1,9 +1,8 @@
-"""The door: who has no token or brings too much is turned away before anything is kept of what they send."""
+"""Middleware that checks the token and the size of a request before anything of it is kept."""
 
 from __future__ import annotations
 
 import hmac
-from functools import partial
 
 import anyio
 from starlette.datastructures import Headers
@@ -15,93 +14,71 @@ from cocoop.serving.limits import ServeConfig
 __all__ = ["LimitsMiddleware"]
 
 PROTECTED = "/v1/"
-"""Paths that need the token. The page and the description of the API tell nothing about the run."""
+"""Prefix of the paths that need the token. The page and the OpenAPI description reveal nothing about the model."""
 
 
 class LimitsMiddleware:
-    """Middleware that checks the token, the size of a request and of all together, and that uploads come in time.
+    """Check the token, the number of requests, and the size and speed of uploads.
 
     Args:
-        app: what is behind the door.
+        app: the application to wrap.
         config: the limits.
     """
 
     def __init__(self, app: ASGIApp, config: ServeConfig) -> None:
         self.app = app
         self.config = config
-        self._held = 0
+        self._requests = 0
+        self._held_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve or refuse one request."""
+        """Handle or refuse one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        refusal = self._refusal(scope["path"], headers)
-        if refusal is None:
-            upload = _Upload(receive, self.config.upload_timeout)
-            try:
-                await self.app(scope, partial(self._receive, upload), send)
-            finally:
-                self._held -= upload.seen
+        refusal = self._check_headers(scope["path"], headers)
+        if refusal is not None:
+            # A client that is still sending would see a broken connection instead of the answer; one that sent
+            # `Expect: 100-continue` is not sending yet.
+            if "expect" not in headers:
+                await self._drain(receive)
+            await error_response(refusal)(scope, receive, send)
             return
-        # A client that is still sending would see a broken connection in place of the reason. One that waits to be
-        # told to go on has nothing on the way.
-        if "expect" not in headers:
-            await self._drain(receive)
-        await error_response(refusal)(scope, receive, send)
+        upload = _Upload(self, receive)
+        self._requests += 1
+        try:
+            await self.app(scope, upload.receive, send)
+        finally:
+            self._requests -= 1
+            self._held_bytes -= upload.size
 
-    def _refusal(self, path: str, headers: Headers) -> ApiError | None:
-        if path.startswith(PROTECTED) and not self._knows_token(headers.get("authorization", "")):
-            how = "send the server's token as 'Authorization: Bearer TOKEN'"
-            return ApiError(401, "unauthorized", f"This server needs a token: {how}.", {"WWW-Authenticate": "Bearer"})
+    def _check_headers(self, path: str, headers: Headers) -> ApiError | None:
+        if path.startswith(PROTECTED) and not self._is_authorized(headers.get("authorization", "")):
+            message = "This server needs a token: send it as 'Authorization: Bearer TOKEN'."
+            return ApiError(401, "unauthorized", message, {"WWW-Authenticate": "Bearer"})
+        if self._requests >= self.config.max_connections:
+            message = f"The server is handling {self._requests} requests already; try again in a moment."
+            return ApiError(503, "too_many_connections", message, {"Retry-After": "1"})
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self.config.max_upload:
             return self._too_large()
         return None
 
-    def _knows_token(self, authorization: str) -> bool:
+    def _is_authorized(self, authorization: str) -> bool:
         token = self.config.token
         if token is None:
             return True
         scheme, _, given = authorization.partition(" ")
-        # In a time that does not tell how much of it is right.
+        # Constant time, so that response times do not reveal how much of a guess is right.
         return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode())
 
     def _too_large(self) -> ApiError:
         limit = f"{self.config.max_upload / 2**20:.3g} MiB"
-        return ApiError(413, "too_large", f"The request is larger than {limit}; send fewer or smaller photos at once.")
-
-    async def _receive(self, upload: _Upload) -> Message:
-        """The next piece of an upload, for requests that do not say how long they are, stop, or trickle."""
-        if upload.is_complete:
-            # What comes now is the news that the client has left.
-            return await upload.receive()
-        config = self.config
-        now = anyio.current_time()
-        try:
-            with anyio.fail_after(min(config.timeout, upload.until - now)):
-                message = await upload.receive()
-        except TimeoutError:
-            said = f"Nothing came of the rest of the request for {config.timeout:g} seconds."
-            if now + config.timeout > upload.until:
-                said = f"The upload took longer than {config.upload_timeout:g} seconds; send fewer photos at once."
-            raise ApiError(408, "upload_timeout", said) from None
-        size = len(message.get("body", b""))
-        upload.seen += size
-        self._held += size
-        upload.is_complete = not message.get("more_body", False)
-        if upload.seen > config.max_upload:
-            await self._drain(upload.receive)
-            raise self._too_large()
-        if self._held > config.max_held:
-            await self._drain(upload.receive)
-            said = f"The server holds {self._held / 2**20:.3g} MiB of other requests; try again in a moment."
-            raise ApiError(429, "queue_full", said, {"Retry-After": "1"})
-        return message
+        return ApiError(413, "too_large", f"The request is larger than {limit}; send fewer or smaller images.")
 
     async def _drain(self, receive: Receive) -> None:
-        """Let the rest of a request go nowhere, within bounds."""
+        """Read and drop the rest of a request, up to a limit."""
         left = 8 * self.config.max_upload
         with anyio.move_on_after(self.config.timeout):
             while left > 0:
@@ -112,10 +89,43 @@ class LimitsMiddleware:
 
 
 class _Upload:
-    """What is known of one request's body."""
+    """The body of one request, read under the limits of the middleware."""
 
-    def __init__(self, receive: Receive, timeout: float) -> None:
-        self.receive = receive
-        self.until = anyio.current_time() + timeout
-        self.seen = 0
-        self.is_complete = False
+    def __init__(self, limits: LimitsMiddleware, receive: Receive) -> None:
+        self._limits = limits
+        self._receive = receive
+        self._deadline = anyio.current_time() + limits.config.upload_timeout
+        self._is_complete = False
+        self.size = 0
+
+    async def receive(self) -> Message:
+        """Return the next message of the request.
+
+        Raises:
+            ApiError: if it does not arrive in time, or exceeds a limit.
+        """
+        if self._is_complete:
+            # The only message left is that the client disconnected.
+            return await self._receive()
+        limits, config = self._limits, self._limits.config
+        seconds = self._deadline - anyio.current_time()
+        try:
+            with anyio.fail_after(min(config.timeout, seconds)):
+                message = await self._receive()
+        except TimeoutError:
+            text = f"No data of the upload arrived for {config.timeout:g} seconds."
+            if seconds < config.timeout:
+                text = f"The upload took longer than {config.upload_timeout:g} seconds; send fewer images."
+            raise ApiError(408, "upload_timeout", text) from None
+        self._is_complete = not message.get("more_body", False)
+        received = len(message.get("body", b""))
+        self.size += received
+        limits._held_bytes += received
+        if self.size > config.max_upload:
+            await limits._drain(self._receive)
+            raise limits._too_large()
+        if limits._held_bytes > config.max_held:
+            await limits._drain(self._receive)
+            text = f"The server holds {limits._held_bytes / 2**20:.3g} MiB of other requests; try again in a moment."
+            raise ApiError(429, "queue_full", text, {"Retry-After": "1"})
+        return message

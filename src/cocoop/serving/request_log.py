@@ -1,4 +1,4 @@
-"""Around every request: an id, a line in the log, an answer whatever happens, and no work for who has left."""
+"""Middleware around every request: request id, log line, security headers, 500 for exceptions, cancellation."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cocoop.serving.error_responses import ApiError, error_response
 
-__all__ = ["LOG", "Watch"]
+__all__ = ["LOG", "RequestLogMiddleware"]
 
 LOG = logging.getLogger("cocoop.serving")
-"""One line (INFO) for each request: method, path, status, seconds, id. Nothing else that the client sent is in it: no
-query, no header, no name."""
+"""One line (INFO) per request: method, path, status, seconds, id. It never holds queries, headers or file names."""
 
-ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-"""Ids that are taken over from `X-Request-ID`, from a proxy say; others could forge lines in the log."""
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+"""Accepted values of `X-Request-ID`; others could forge log lines."""
 
-LONGEST_PATH = 200
+MAX_LOGGED_PATH = 200
 """Characters of a path in the log."""
 
 SECURITY_HEADERS = [
@@ -34,65 +33,65 @@ SECURITY_HEADERS = [
 ]
 
 
-class Watch:
-    """The outermost middleware.
+class RequestLogMiddleware:
+    """The outermost middleware: logs requests, answers exceptions, and stops work for clients that disconnect.
 
     Args:
-        app: what answers.
+        app: the application to wrap.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
-        identity = given if ID.fullmatch(given) else uuid.uuid4().hex
-        began, status, arrived = time.monotonic(), 0, anyio.Event()
+        request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        started, status, uploaded = time.monotonic(), 0, anyio.Event()
 
-        async def receive_noting_the_end() -> Message:
+        async def receive_upload() -> Message:
             message = await receive()
             if not message.get("more_body", False):
-                arrived.set()
+                uploaded.set()
             return message
 
-        async def send_signed(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                signature = (b"x-request-id", identity.encode())
-                message["headers"] = [*message["headers"], *SECURITY_HEADERS, signature]
+                message["headers"] = [*message["headers"], *SECURITY_HEADERS, (b"x-request-id", request_id.encode())]
             await send(message)
 
-        async def refuse(refusal: ApiError) -> None:
-            await error_response(refusal)(scope, receive, send_signed)
+        async def send_error(error: ApiError) -> None:
+            await error_response(error)(scope, receive, send_with_headers)
 
-        async def stop_when_the_client_leaves(work: anyio.CancelScope) -> None:
-            await arrived.wait()
+        async def cancel_on_disconnect(work: anyio.CancelScope) -> None:
+            await uploaded.wait()
             while (await receive())["type"] != "http.disconnect":
                 pass
-            # The end of an answer is told in the same way.
+            # The end of a response is reported as a disconnect too.
             if not status:
                 work.cancel()
 
         try:
             async with anyio.create_task_group() as group:
-                group.start_soon(stop_when_the_client_leaves, group.cancel_scope)
+                group.start_soon(cancel_on_disconnect, group.cancel_scope)
                 try:
-                    await self.app(scope, receive_noting_the_end, send_signed)
+                    await self.app(scope, receive_upload, send_with_headers)
                 except Exception:
-                    LOG.exception("Request %s failed", identity)
+                    LOG.exception("Request %s failed", request_id)
                     if not status:
-                        message = f"The server made a mistake; its log tells more about request {identity}."
-                        await refuse(ApiError(500, "internal_error", message))
+                        message = f"Internal error; see the log of the server for request {request_id}."
+                        await send_error(ApiError(500, "internal_error", message))
                 group.cancel_scope.cancel()
         except asyncio.CancelledError:
-            # The server stops and has waited long enough.
+            # uvicorn cancels requests that outlast a graceful stop.
             if not status:
-                await refuse(ApiError(503, "stopping", "The server stops; try again later.", {"Retry-After": "10"}))
-        seconds = time.monotonic() - began
-        path = quote(scope["path"])[:LONGEST_PATH]
-        LOG.info("%s %s %s %.3f s %s", scope["method"], path, status or "left", seconds, identity)
+                message = "The server is stopping; try again later."
+                await send_error(ApiError(503, "stopping", message, {"Retry-After": "10"}))
+        seconds = time.monotonic() - started
+        path = quote(scope["path"])[:MAX_LOGGED_PATH]
+        LOG.info("%s %s %s %.3f s %s", scope["method"], path, status or "left", seconds, request_id)

@@ -1,19 +1,19 @@
-"""What the API says, as types: they check the answers and make the OpenAPI page."""
+"""Schemas of the JSON responses, which validate them and describe them on the OpenAPI page."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
-    "Answer",
     "ClassProbability",
-    "ErrorAnswer",
+    "ErrorResponse",
     "Health",
-    "ImageAnswer",
+    "ImageResult",
     "Limits",
+    "PredictResponse",
     "Problem",
     "Shift",
-    "ZeroShotAnswer",
+    "ZeroShotResult",
 ]
 
 
@@ -22,14 +22,14 @@ class _Schema(BaseModel):
 
 
 class Problem(_Schema):
-    """What went wrong."""
+    """An error."""
 
-    code: str = Field(description="For programs; it never changes.")
-    message: str = Field(description="For people: what was seen, and what to do.")
+    code: str = Field(description="Stable identifier for programs.")
+    message: str = Field(description="Explanation for people: what happened and what to do.")
 
 
-class ErrorAnswer(_Schema):
-    """The answer to a request that could not be served."""
+class ErrorResponse(_Schema):
+    """The response to a request that was refused or failed."""
 
     error: Problem
 
@@ -38,60 +38,60 @@ class ClassProbability(_Schema):
     """One of the most probable classes."""
 
     label: str
-    probability: float = Field(description="In [0, 1], among all classes asked for.")
-    zero_shot: float | None = Field(default=None, description="The same by zero-shot CLIP, if `compare` was asked for.")
+    probability: float = Field(description="In [0, 1], among all classes of the request.")
+    zero_shot: float | None = Field(default=None, description="Probability of zero-shot CLIP, with `compare` only.")
 
 
-class ZeroShotAnswer(_Schema):
-    """What zero-shot CLIP says."""
+class ZeroShotResult(_Schema):
+    """The most probable class of zero-shot CLIP."""
 
     label: str
     probability: float
 
 
 class Shift(_Schema):
-    """How far Meta-Net moves the prompt for this photo (CoCoOp)."""
+    """Size of Meta-Net's shift of the prompt for this image (CoCoOp)."""
 
-    length: float = Field(description="Euclidean length of the shift.")
-    relative: float = Field(description="The same as a share of the mean length of the context vectors.")
+    length: float = Field(description="Euclidean length.")
+    relative: float = Field(description="Length divided by the mean length of the context vectors.")
 
 
-class ImageAnswer(_Schema):
-    """One photo: its classes, or why there are none."""
+class ImageResult(_Schema):
+    """Classes of one image, or the reason why there are none."""
 
-    file: str = Field(description="The file name as it was sent.")
-    label: str | None = Field(default=None, description="The most probable class.")
-    probability: float | None = Field(default=None, description="Its probability.")
+    file: str = Field(description="File name of the upload.")
+    label: str | None = Field(default=None, description="Most probable class.")
+    probability: float | None = Field(default=None, description="Probability of `label`.")
     top: list[ClassProbability] = Field(default=[], description="The `top_k` most probable classes, best first.")
-    zero_shot: ZeroShotAnswer | None = Field(default=None, description="If `compare` was asked for.")
-    shift: Shift | None = Field(default=None, description="If `compare` was asked for, and the method is CoCoOp.")
-    error: Problem | None = Field(default=None, description="Why this photo could not be classified.")
+    zero_shot: ZeroShotResult | None = Field(default=None, description="With `compare` only.")
+    shift: Shift | None = Field(default=None, description="With `compare` and CoCoOp only.")
+    error: Problem | None = Field(default=None, description="Reason why this image could not be classified.")
 
 
-class Answer(_Schema):
-    """The answer to `POST /v1/predict`."""
+class PredictResponse(_Schema):
+    """The response to `POST /v1/predict`."""
 
     method: str
-    images: list[ImageAnswer] = Field(description="In the order they were sent.")
+    images: list[ImageResult] = Field(description="Results in the order of the uploads.")
 
 
 class Limits(_Schema):
-    """What a request may bring."""
+    """Limits of a request."""
 
     max_upload: int = Field(description="Bytes.")
     max_images: int
-    max_pixels: int = Field(description="Of one photo.")
+    max_pixels: int = Field(description="Pixels of one image.")
     max_classes: int
-    max_name_length: int = Field(description="Characters of a class name; it must also fit the model's tokens.")
+    max_name_length: int = Field(description="Characters of a class name, which must also fit the model's tokens.")
 
 
 class Health(_Schema):
-    """What is served, and how busy the server is."""
+    """Model and load of the server."""
 
     status: str
     version: str
     method: str
     backbone: str
-    classes: list[str] = Field(description="Those that are asked for where a request names none.")
-    queue: int = Field(description="Photos accepted and not yet answered.")
+    classes: list[str] = Field(description="Classes of requests that name none.")
+    queue: int = Field(description="Images accepted and not yet answered.")
     limits: Limits

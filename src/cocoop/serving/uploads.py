@@ -1,4 +1,4 @@
-"""Uploads: bytes from a stranger to the tensor that the backbone wants.
+"""Read uploaded images.
 
 Shapes: H = W = `Preprocessing.size`.
 """
@@ -18,16 +18,16 @@ __all__ = ["read_upload"]
 
 
 def read_upload(file: BinaryIO, name: str, transform: Transform, max_pixels: int) -> Float[Tensor, "3 H W"]:
-    """Read an uploaded photo.
+    """Read an uploaded image.
 
     Args:
-        file: its bytes; the kind is told by them, not by the name.
-        name: what to call it in messages.
-        transform: the backbone's.
-        max_pixels: more are not decoded.
+        file: its bytes, which alone determine the format.
+        name: file name for messages.
+        transform: test transform of the backbone.
+        max_pixels: largest width times height to decode.
 
     Raises:
-        PhotoError: saying what is wrong with it.
+        ImageError: with the reason why it is unreadable.
     """
     costly = costly_jpeg(file.read())
     if costly:
@@ -38,16 +38,11 @@ def read_upload(file: BinaryIO, name: str, transform: Transform, max_pixels: int
     except UnidentifiedImageError as error:
         raise ImageError(name, f"it is empty, damaged or none of {', '.join(decoders())}") from error
     except Image.DecompressionBombError as error:
-        raise ImageError(name, f"it has more than {_millions(max_pixels)} pixels") from error
+        raise ImageError(name, f"it has more than {max_pixels:,} pixels") from error
     except Exception as error:
-        # Decoders stumble over arbitrary bytes in their own ways, before any pixel is read.
+        # Decoders fail on arbitrary bytes in their own ways, before any pixel is read.
         raise ImageError(name, f"it is damaged ({type(error).__name__})") from error
     with image:
         if image.width * image.height > max_pixels:
-            size = f"{image.width} x {image.height} pixels"
-            raise ImageError(name, f"it has {size}, more than {_millions(max_pixels)}; send a smaller copy")
+            raise ImageError(name, f"it has {image.width} x {image.height} pixels, more than {max_pixels:,}")
         return transform(convert_image(image, name))
-
-
-def _millions(pixels: int) -> str:
-    return f"{pixels / 1e6:g} million"

@@ -1,1 +1,1 @@
-"""Labelling very many photos: in pieces that are done once each, on one machine or on a Ray cluster."""
+"""Bulk labelling: label very many images in chunks, in this process or on a Ray cluster."""

@@ -1,8 +1,8 @@
-"""What there is to label, in pieces: some files of a folder or list, or a shard.
+"""Find the images to label and divide them into chunks: some files of a directory or list, or one shard.
 
-A piece is the unit of work and of what is lost when a worker dies: its labels are one file, which is there whole or not
-at all. Folders, lists and shards may be on any file system of fsspec; what is on this machine has its whole path, which
-workers understand wherever they run, and which is the same however it was given.
+A chunk is the unit of work, and the most that a killed worker loses: its labels are one output file, written
+atomically. Sources may be on any file system of fsspec. Local paths are made absolute, so that they mean the same on
+every worker and an image has one address however it was given.
 """
 
 from __future__ import annotations
@@ -19,26 +19,37 @@ from cocoop.data.readers.image_directories import IMAGE_SUFFIXES
 from cocoop.data.shards.scan import find_shards, read_shard
 from cocoop.data.shards.source import check_shard_kind, get_filesystem, shard_errors, shard_kind
 from cocoop.errors import CocoopWarning, DataError
-from cocoop.inference.bulk.image_lists import is_local, read_image_list, type_of
+from cocoop.inference.bulk.image_lists import entry_type, is_local, read_image_list
 from cocoop.storage.hashing import hash_content
 
-__all__ = ["FILES", "UNREACHABLE", "Chunk", "Found", "Read", "as_text", "chunks_of", "find", "read", "read_file"]
+__all__ = [
+    "CHUNK_FILES",
+    "UNREACHABLE",
+    "Chunk",
+    "RawImage",
+    "Sources",
+    "find_sources",
+    "pending_chunks",
+    "printable",
+    "read_image_file",
+    "read_shard_images",
+]
 
-FILES = 256
-"""Files of a piece: seconds of work, which is what a killed worker loses, and 4,000 parts for a million photos."""
+CHUNK_FILES = 256
+"""Files per chunk: seconds of work, and 4,000 output files for a million images."""
 
 UNREACHABLE = "it cannot be read"
-"""How the reason begins where a file system refuses a file or a shard, whatever is in it."""
+"""Start of the reason when a file system fails, whatever the file holds."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Photos that are labelled together."""
+    """Images that are labelled together: a whole shard, or some files."""
 
     shard: str | None = None
-    """Address of a shard, all of which is this piece."""
+    """Address of the shard."""
     files: tuple[str, ...] = ()
-    """Or addresses of photos."""
+    """Addresses of the files."""
 
     def __str__(self) -> str:
         if self.shard is not None:
@@ -48,42 +59,38 @@ class Chunk:
         return f"{len(self.files)} files from '{self.files[0]}' to '{self.files[-1]}'"
 
     @property
-    def name(self) -> str:
-        """Of the part with its labels; the same piece has the same name."""
-        text = "\n".join([self.shard or "", *self.files])
-        kind = "files" if self.shard is None else "shard"
-        return f"{kind}-{hash_content(text)[:24]}.parquet"
+    def output_file(self) -> str:
+        """The name of the output file, which depends on the content of the chunk only."""
+        digest = hash_content("\n".join([self.shard or "", *self.files]).encode(errors="surrogateescape"))
+        return f"{'files' if self.shard is None else 'shard'}-{digest[:24]}.parquet"
 
 
-class Found(NamedTuple):
-    """What a source holds."""
+class Sources(NamedTuple):
+    """Everything there is to label."""
 
     shards: tuple[str, ...]
     files: tuple[str, ...]
 
 
-class Read(NamedTuple):
-    """One photo, as it was read."""
+class RawImage(NamedTuple):
+    """An encoded image, or the reason why it cannot be read."""
 
     path: str
-    """Its address; in a shard, with its name there behind `::`."""
+    """Its address; in a shard, followed by `::` and its name there."""
     content: bytes | None
-    """Its bytes; None if they cannot be had."""
     error: str | None = None
-    """Why not."""
 
 
-def find(sources: Sequence[str], output: str | None = None) -> Found:
-    """List photos and shards; none is opened.
+def find_sources(sources: Sequence[str], output: str | None = None) -> Sources:
+    """List images and shards without opening them.
 
     Args:
-        sources: photos; folders, all photos in and below which are meant, and shards only where there are no photos;
-            shards and patterns of them as `find_shards` knows them; Parquet files with paths of photos in place of
-            photos.
-        output: folder with labels of the job itself, which nobody misses if it is below a source.
+        sources: images; directories, which stand for all images in and below them or, if there are none, for the shards
+            directly in them; shards and patterns, as for `find_shards`; Parquet files that list paths of images.
+        output: directory of the labels; files in it are no sources.
 
     Raises:
-        ConfigError: if a package that a file system needs is not installed.
+        ConfigError: if a package for a file system is not installed.
         DataError: if there is nothing at a source.
     """
     shards: dict[str, None] = {}
@@ -91,93 +98,94 @@ def find(sources: Sequence[str], output: str | None = None) -> Found:
     labels = () if output is None else (f"{_address(*get_filesystem(output)).rstrip('/')}/",)
     for source in sources:
         filesystem, path = get_filesystem(source)
-        # A suffix stands behind a pattern too: train-{000..099}.tar
-        if shard_kind(source) is not None and type_of(filesystem, path) != "directory":
+        # Patterns such as train-{000..099}.tar have a suffix too.
+        if shard_kind(source) is not None and entry_type(filesystem, path) != "directory":
             _add_shards(find_shards(source), shards, files)
             continue
         with shard_errors(source):
             if not filesystem.exists(path):
-                raise DataError(f"There is no '{source}'; give photos, folders of photos or shards.")
+                raise DataError(f"There is no '{source}'; give images, directories of images or shards.")
             if not filesystem.isdir(path):
                 files[_address(filesystem, path)] = None
                 continue
             below = sorted(filesystem.find(path))
-        own = [_address(filesystem, name) for name in below if _is_image(name, path)]
-        files |= dict.fromkeys(own)
+        images = [_address(filesystem, name) for name in below if _is_image(name, path)]
+        files |= dict.fromkeys(images)
         others = [name for name in below if shard_kind(name) is not None]
-        if not own:
-            _add_shards(_directly_in(source, filesystem, path, others), shards, files)
-        elif passed := sum(not _address(filesystem, name).startswith(labels) for name in others):
-            # One may be the archive that the photos came in, or a table of their labels.
-            told = f"'{source}' has photos and {passed:,} shards (.tar, .parquet), which are passed over"
-            warnings.warn(f"{told}; name them too to have the photos in them labelled.", CocoopWarning, stacklevel=2)
-    return Found(tuple(shards), tuple(files))
+        if not images:
+            _add_shards(_shards_in(source, filesystem, path, others), shards, files)
+        # They may be the archive that the images came in, or a table of their labels.
+        elif ignored := sum(not _address(filesystem, name).startswith(labels) for name in others):
+            warnings.warn(
+                f"'{source}' has images and {ignored:,} shards (.tar, .parquet), which are ignored; give them too to "
+                "have the images in them labelled.",
+                CocoopWarning,
+                stacklevel=2,
+            )
+    return Sources(tuple(shards), tuple(files))
 
 
-def _directly_in(source: str, filesystem: Any, path: str, below: Sequence[str]) -> list[str]:
-    """Addresses of the shards in a folder, without those further below.
-
-    Raises:
-        DataError: if there are none, or one is compressed.
-    """
-    found = [_address(filesystem, name) for name in below if "/" not in name[len(path) :].strip("/")]
-    if not found:
+def _shards_in(source: str, filesystem: Any, path: str, below: Sequence[str]) -> list[str]:
+    """Return the addresses of the shards directly in a directory."""
+    shards = [_address(filesystem, name) for name in below if "/" not in name[len(path) :].strip("/")]
+    if not shards:
         raise DataError(
-            f"There are no photos in '{source}' or below, and no shards in it (WebDataset .tar, or .parquet); give "
-            "photos, folders of photos or shards."
+            f"There are no images in '{source}' or below, and no shards in it (WebDataset .tar, or .parquet); give "
+            "images, directories of images or shards."
         )
-    for url in found:
+    for url in shards:
         check_shard_kind(url)
-    return found
+    return shards
 
 
-def chunks_of(
-    found: Found, parts: Collection[str], files_in: Callable[[Sequence[str]], Collection[str]]
+def pending_chunks(
+    sources: Sources, output_files: Collection[str], labelled_in: Callable[[Sequence[str]], Collection[str]]
 ) -> list[Chunk]:
-    """What of all that was found is still to do.
+    """Return the chunks that have no labels yet.
 
     Args:
-        found: all photos and shards.
-        parts: names of parts that are there.
-        files_in: from names of parts to the addresses of the files that have labels there.
+        sources: all images and shards.
+        output_files: names of the output files that exist.
+        labelled_in: returns the addresses of the images in output files.
     """
-    pieces = [*map(Chunk, found.shards), *_divided(found.files)]
-    there, wanted = set(parts), {piece.name for piece in pieces}
-    # Reading what is done takes long on a remote disk, and tells something new only where a folder has changed since.
-    others = [name for name in parts if name.startswith("files-") and name not in wanted]
-    labelled = set(files_in(others)) if others else set()
-    left = [piece for piece in pieces if piece.name not in there]
+    chunks = [*map(Chunk, sources.shards), *_divide(sources.files)]
+    existing, expected = set(output_files), {chunk.output_file for chunk in chunks}
+    # Reading output files is slow on a remote disk, and needed only if files were added or removed since.
+    others = [name for name in output_files if name.startswith("files-") and name not in expected]
+    labelled = set(labelled_in(others)) if others else set()
+    pending = [chunk for chunk in chunks if chunk.output_file not in existing]
     if not labelled:
-        return left
-    new = [file for piece in left for file in piece.files if as_text(file) not in labelled]
-    return [piece for piece in left if piece.shard is not None] + _divided(new)
+        return pending
+    new = [file for chunk in pending for file in chunk.files if printable(file) not in labelled]
+    return [chunk for chunk in pending if chunk.shard is not None] + _divide(new)
 
 
-def read(shard: str) -> Iterator[Read]:
-    """The photos of a shard, one after the other.
+def read_shard_images(shard: str) -> Iterator[RawImage]:
+    """Yield the images of a shard.
 
-    Where it cannot be read to its end, the last one is the shard itself, with the reason, which begins with
-    `UNREACHABLE` if it is no fault of the shard's.
+    If the shard cannot be read to its end, the last item is the shard itself with the reason, which starts with
+    `UNREACHABLE` if the file system failed.
     """
-    if type_of(*get_filesystem(shard)) not in ("file", None):
-        yield Read(shard, None, NOT_PLAIN)
+    if entry_type(*get_filesystem(shard)) not in ("file", None):
+        yield RawImage(shard, None, NOT_PLAIN)
         return
     try:
         for image in read_shard(shard):
-            yield Read(image.path, image.data)
+            yield RawImage(image.path, image.data)
     except DataError as error:
-        refused = error.__cause__ is not None and _is_refusal(error.__cause__, shard)
-        yield Read(shard, None, f"{UNREACHABLE}: {_words_of(error.__cause__)}" if refused else str(error))
+        cause = error.__cause__
+        unreachable = cause is not None and _is_storage_error(cause, shard)
+        yield RawImage(shard, None, f"{UNREACHABLE}: {_describe(cause)}" if unreachable else str(error))
 
 
-def _is_refusal(error: BaseException, shard: str) -> bool:
-    """Whether it was the file system that failed, which tells nothing about what is in the shard."""
+def _is_storage_error(error: BaseException | None, shard: str) -> bool:
+    """Return True if the file system failed, which says nothing about the content of the shard."""
     if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
         return False
-    # A disk or a network says which error it is, by a number or a class; a decoder's is a bare OSError.
+    # Disks and networks set an error number or raise a subclass; decoders raise a plain OSError.
     if isinstance(error, OSError) and (error.errno is not None or type(error) is not OSError):
         return True
-    # A cloud's errors are as little known as a decoder's; but the cloud refuses the first byte of what it refuses.
+    # Errors of clouds look like those of decoders, but then the first byte cannot be read either.
     filesystem, path = get_filesystem(shard)
     try:
         filesystem.cat_file(path, start=0, end=1)
@@ -186,50 +194,50 @@ def _is_refusal(error: BaseException, shard: str) -> bool:
     return False
 
 
-def read_file(address: str) -> Read:
-    """One photo of a folder, if it is a plain file of a photo's size."""
+def read_image_file(address: str) -> RawImage:
+    """Read an image file, if it is a regular file of acceptable size."""
     filesystem, path = get_filesystem(address)
     try:
-        facts = filesystem.info(path)
-        if facts["type"] != "file":
-            return Read(address, None, NOT_PLAIN)
-        # Some web servers do not say.
-        large = too_large(facts.get("size") or 0)
-        return Read(address, None, large) if large else Read(address, filesystem.cat_file(path))
+        info = filesystem.info(path)
+        if info["type"] != "file":
+            return RawImage(address, None, NOT_PLAIN)
+        # Some web servers do not report the size.
+        reason = too_large(info.get("size") or 0)
+        return RawImage(address, None, reason) if reason else RawImage(address, filesystem.cat_file(path))
     except MemoryError:
         raise
     except FileNotFoundError:
-        return Read(address, None, "there is no such file")
-    # Each file system has errors of its own.
+        return RawImage(address, None, "there is no such file")
+    # Each file system has its own errors.
     except Exception as error:
-        return Read(address, None, f"{UNREACHABLE}: {_words_of(error)}")
+        return RawImage(address, None, f"{UNREACHABLE}: {_describe(error)}")
 
 
-def _words_of(error: BaseException | None) -> str:
+def _describe(error: BaseException | None) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def as_text(address: str) -> str:
-    """An address as a part holds it: a file name need not be text, Parquet's strings are."""
+def printable(address: str) -> str:
+    """Return an address as valid Unicode, as output files hold it: a file name may not be, Parquet strings must be."""
     return address.encode(errors="backslashreplace").decode()
 
 
-def _divided(files: Sequence[str]) -> list[Chunk]:
-    return [Chunk(files=tuple(files[i : i + FILES])) for i in range(0, len(files), FILES)]
+def _divide(files: Sequence[str]) -> list[Chunk]:
+    return [Chunk(files=tuple(files[i : i + CHUNK_FILES])) for i in range(0, len(files), CHUNK_FILES)]
 
 
-def _add_shards(found: Sequence[str], shards: dict[str, None], files: dict[str, None]) -> None:
-    parquet = [url for url in found if shard_kind(url) == "parquet"]
-    # What the first of a source holds, the others do: to open every one takes long where there are many.
+def _add_shards(urls: Sequence[str], shards: dict[str, None], files: dict[str, None]) -> None:
+    parquet = [url for url in urls if shard_kind(url) == "parquet"]
+    # If the first Parquet file of a source is no list, none is: opening all of them would take long.
     if not parquet or read_image_list(parquet[0]) is None:
-        shards |= dict.fromkeys(found)
+        shards |= dict.fromkeys(urls)
         return
-    for url in found:
-        named = read_image_list(url) if shard_kind(url) == "parquet" else None
-        if named is None:
+    for url in urls:
+        images = read_image_list(url) if shard_kind(url) == "parquet" else None
+        if images is None:
             shards[url] = None
         else:
-            files |= dict.fromkeys(named)
+            files |= dict.fromkeys(images)
 
 
 def _address(filesystem: Any, path: str) -> str:

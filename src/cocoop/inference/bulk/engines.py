@@ -1,6 +1,6 @@
-"""Who does the pieces: this process, or workers of a Ray cluster.
+"""Run the chunks of a job in this process, or on workers of a Ray cluster.
 
-Reference: Ray Data, `Dataset.map_batches` with a class: an actor a worker, restarted if it dies, its piece given out
+Reference: Ray Data, `Dataset.map_batches` with a class: one actor per worker, restarted if it dies, its chunk assigned
 again.
 """
 
@@ -22,73 +22,76 @@ import torch
 
 from cocoop.errors import CocoopError, ConfigError, about_memory
 from cocoop.inference.bulk.chunks import Chunk
-from cocoop.inference.bulk.job_directory import Job
-from cocoop.inference.bulk.worker import GOES_ON, Done, Labeller
-from cocoop.inference.predictor import Model, Predictor
+from cocoop.inference.bulk.job_directory import JobDirectory
+from cocoop.inference.bulk.worker import RESUME_HINT, ChunkLabeller, ChunkResult
+from cocoop.inference.predictor import ModelSpec, Predictor
 
-__all__ = ["check_ray", "in_this_process", "on_ray"]
+__all__ = ["check_ray", "run_here", "run_on_ray"]
 
-TRIES = 4
-"""Workers that may die over a piece: some are killed, or their machines taken away, by no fault of the piece's."""
+MAX_ATTEMPTS = 4
+"""Workers that may die on one chunk; some are killed, or lose their machine, for other reasons."""
 
 
-def in_this_process(pieces: Sequence[Chunk], predictor: Predictor, job: Job, **options: Any) -> Iterator[Done]:
-    """Do the pieces one after the other.
+def run_here(chunks: Sequence[Chunk], predictor: Predictor, job: JobDirectory, **options: Any) -> Iterator[ChunkResult]:
+    """Label the chunks one after the other.
 
     Args:
-        pieces: what is to do.
-        predictor: what classifies.
-        job: where the labels go.
-        options: of `Labeller`.
+        chunks: the chunks to label.
+        predictor: the classifier.
+        job: the directory to write to.
+        options: keyword arguments of `ChunkLabeller`.
     """
-    return map(Labeller(predictor, job, **options), pieces)
+    return map(ChunkLabeller(predictor, job, **options), chunks)
 
 
 def check_ray() -> None:
-    """That Ray is installed.
+    """Check that Ray is installed.
 
     Raises:
-        ConfigError: saying how to install it.
+        ConfigError: with the command that installs it.
     """
     try:
-        # It counts its users, and sends what it counted, unless told not to.
+        # Ray sends usage statistics unless told not to.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         import ray.data  # noqa: F401
     except ImportError as error:
-        raise ConfigError("--engine ray needs the library ray: pip install 'cocoop[ray]'") from error
+        raise ConfigError("`engine=\"ray\"` needs the library ray: pip install 'cocoop[ray]'") from error
 
 
-def on_ray(pieces: Sequence[Chunk], model: Model, job: Job, *, workers: int, **options: Any) -> Iterator[Done]:
-    """Do the pieces on Ray: the cluster that RAY_ADDRESS names, or one on this machine.
+def run_on_ray(
+    chunks: Sequence[Chunk], model: ModelSpec, job: JobDirectory, *, workers: int, **options: Any
+) -> Iterator[ChunkResult]:
+    """Label the chunks on Ray: on the cluster of RAY_ADDRESS, or on a new one on this machine.
 
-    Ray starts a worker that dies again, and does its piece again; the part replaces itself.
+    Ray restarts a worker that dies and repeats its chunk, which overwrites the same output file.
 
     Args:
-        pieces: what is to do.
-        model: each worker loads it once, with `auto` onto a GPU if the cluster has any.
-        job: where the labels go; every worker must reach it.
-        workers: processes with a model each.
-        options: of `Labeller`.
+        chunks: the chunks to label.
+        model: loaded once by each worker; `auto` means a GPU if the cluster has any.
+        job: the directory to write to, which every worker must reach.
+        workers: number of workers, each with a model.
+        options: keyword arguments of `ChunkLabeller`.
 
     Raises:
-        CocoopError: of a worker; if a piece has killed `TRIES` workers; if there is no cluster.
+        CocoopError: if a worker fails, a chunk has killed `MAX_ATTEMPTS` workers, or there is no cluster.
     """
-    check_ray()
     import ray
 
-    if not pieces:
+    if not chunks:
         return
-    workers = min(workers, len(pieces))
+    workers = min(workers, len(chunks))
     with _cluster(workers):
-        model = _as_workers_see(model)
-        # As JSON: a file name need not be text, which a column is.
+        model = _resolve(model)
+        # JSON, because a file name need not be valid Unicode, but a column must be.
         rows = ray.data.from_items(
-            [{"piece": json.dumps([piece.shard, piece.files])} for piece in pieces], override_num_blocks=len(pieces)
+            [{"chunk": json.dumps([chunk.shard, chunk.files])} for chunk in chunks], override_num_blocks=len(chunks)
         )
+        # An actor that all workers ask.
+        attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Attempts).remote()
         labelled = rows.map_batches(
-            _Worker,
-            fn_constructor_kwargs={"model": model, "job": job, "tries": _tries(), "options": options},
+            _RayWorker,
+            fn_constructor_kwargs={"model": model, "job": job, "attempts": attempts, "options": options},
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=workers),
             num_gpus=1 if model.device.startswith("cuda") else 0,
@@ -97,79 +100,68 @@ def on_ray(pieces: Sequence[Chunk], model: Model, job: Job, *, workers: int, **o
             for row in labelled.iter_rows():
                 if row["error"]:
                     raise CocoopError(row["error"])
-                yield Done(int(row["images"]), int(row["unreadable"]))
+                yield ChunkResult(int(row["images"]), int(row["unreadable"]))
         except ray.exceptions.OutOfMemoryError as error:
-            raise CocoopError(f"{about_memory(MemoryError())} {GOES_ON}") from error
+            raise CocoopError(f"{about_memory(MemoryError())} {RESUME_HINT}") from error
         except ray.exceptions.RayError as error:
-            raise CocoopError(f"Ray gave up: {_last_words(error)} {GOES_ON}") from error
+            # The first lines are numbers of processes.
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            raise CocoopError(f"Ray failed: {about_memory(error) or lines[-1]} {RESUME_HINT}") from error
 
 
-class _Worker:
-    """An actor with a model, loaded for the first piece: Ray has no good words for what fails before."""
+class _RayWorker:
+    """An actor with a model. It loads the model for its first chunk, because Ray reports errors of `__init__` badly."""
 
-    def __init__(self, model: Model, job: Job, tries: Any, options: dict[str, Any]) -> None:
-        self._model, self._job, self._tries, self._options = model, job, tries, options
+    def __init__(self, model: ModelSpec, job: JobDirectory, attempts: Any, options: dict[str, Any]) -> None:
+        self._model, self._job, self._attempts, self._options = model, job, attempts, options
 
     @cached_property
-    def _label(self) -> Labeller:
-        # Ray tells PyTorch alone how many of the cores are this worker's.
+    def _label(self) -> ChunkLabeller:
+        # Ray limits the threads of PyTorch to the cores of this worker; onnxruntime must be told.
         predictor = self._model.load(threads=torch.get_num_threads())
-        return Labeller(predictor, self._job, **self._options, shortlist=self._model.shortlist)
+        return ChunkLabeller(predictor, self._job, **self._options, shortlist=self._model.shortlist)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         import ray
 
-        ((shard, files),) = map(json.loads, batch["piece"])
-        piece = Chunk(shard, tuple(files))
-        done, error = Done(0, 0), ""
-        if ray.get(self._tries.begin.remote(piece.name)) > TRIES:
-            error = (
-                f"{TRIES} workers died over {piece}: memory may be short (--batch-size), or a photo kills its reader. "
-                f"{GOES_ON}"
+        ((shard, files),) = map(json.loads, batch["chunk"])
+        chunk = Chunk(shard, tuple(files))
+        result, message = ChunkResult(0, 0), ""
+        if ray.get(self._attempts.count.remote(chunk.output_file)) > MAX_ATTEMPTS:
+            message = (
+                f"{MAX_ATTEMPTS} workers died on {chunk}: reduce `batch_size` if memory is short, or look for an image "
+                f"that crashes its decoder. {RESUME_HINT}"
             )
         else:
             try:
-                done = self._label(piece)
-            except CocoopError as failed:
-                error = str(failed)
+                result = self._label(chunk)
+            except CocoopError as error:
+                message = str(error)
             # Ray would wrap it in a traceback and advice about its own settings.
-            except Exception as failed:
-                error = f"{about_memory(failed) or _as_told_by_a_worker(failed)} {GOES_ON}"
-        return {"images": [done.images], "unreadable": [done.unreadable], "error": [error]}
+            except Exception as error:
+                message = f"{about_memory(error) or _describe(error)} {RESUME_HINT}"
+        return {"images": [result.images], "unreadable": [result.unreadable], "error": [message]}
 
 
-def _as_told_by_a_worker(error: Exception) -> str:
-    """What failed, and where, as the traceback stays behind on the worker."""
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    return f"A worker failed: {type(error).__name__}: {error} ({where.filename}, line {where.lineno})."
+def _describe(error: Exception) -> str:
+    """Return an error with its place, since the traceback stays on the worker."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"A worker failed: {type(error).__name__}: {error} ({place.filename}, line {place.lineno})."
 
 
-def _last_words(error: Exception) -> str:
-    """The reason in an error of Ray, which begins with the numbers of processes and ends with what happened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return about_memory(error) or (lines[-1] if lines else type(error).__name__)
-
-
-class _Tries:
-    """How often each piece was begun: Ray itself would give a piece that kills its workers to new ones for ever."""
+class _Attempts:
+    """Count the attempts at each chunk: Ray repeats a chunk that kills its workers forever."""
 
     def __init__(self) -> None:
-        self._begun: Counter[str] = Counter()
+        self._attempts: Counter[str] = Counter()
 
-    def begin(self, piece: str) -> int:
-        self._begun[piece] += 1
-        return self._begun[piece]
-
-
-def _tries() -> Any:
-    """The count, as an actor that all workers ask."""
-    import ray
-
-    return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Tries).remote()
+    def count(self, chunk: str) -> int:
+        self._attempts[chunk] += 1
+        return self._attempts[chunk]
 
 
-def _as_workers_see(model: Model) -> Model:
-    """With the whole path of its folder, for a worker may run in another one, and a device that they have."""
+def _resolve(model: ModelSpec) -> ModelSpec:
+    """Return a model with an absolute path and a device of the workers."""
     import ray
 
     source, device = Path(model.source), model.device
@@ -180,19 +172,20 @@ def _as_workers_see(model: Model) -> Model:
 
 @contextmanager
 def _cluster(workers: int) -> Iterator[None]:
+    """Connect to Ray unless connected, without its progress bars and logs."""
     import ray
 
-    began_here = not ray.is_initialized()
-    if began_here:
+    connect = not ray.is_initialized()
+    if connect:
         options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         if not os.environ.get("RAY_ADDRESS"):
-            # Another cluster that happens to run here is not meant.
+            # Do not join another cluster that happens to run here.
             options |= {"address": "local", "num_cpus": max(workers, os.cpu_count() or 1) + 1}
             options |= {"include_dashboard": False}
         try:
             ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ConfigError(f"There is no Ray cluster: {str(error).splitlines()[0]}") from error
+            raise ConfigError(f"Could not connect to a Ray cluster: {str(error).splitlines()[0]}") from error
     context = ray.data.DataContext.get_current()
     bars, context.enable_progress_bars = context.enable_progress_bars, False
     log = logging.getLogger("ray.data")
@@ -203,5 +196,5 @@ def _cluster(workers: int) -> Iterator[None]:
     finally:
         context.enable_progress_bars = bars
         log.setLevel(level)
-        if began_here:
+        if connect:
             ray.shutdown()

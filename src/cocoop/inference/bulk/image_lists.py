@@ -1,4 +1,4 @@
-"""Parquet files that name photos (a column of paths) and hold none."""
+"""Parquet files that list images by path instead of holding them."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typing import Any
 from cocoop.data.shards.source import get_filesystem
 from cocoop.errors import DataError
 
-__all__ = ["is_local", "read_image_list", "type_of"]
+__all__ = ["entry_type", "is_local", "read_image_list"]
 
 _COLUMNS = ("path", "file_name", "filename")
 
 
 def read_image_list(url: str) -> list[str] | None:
-    """Addresses of the photos that a Parquet file names.
+    """Return the addresses of the images that a Parquet file lists.
 
     Args:
-        url: of the file; relative paths in it start from its folder.
+        url: the Parquet file; relative paths in it start from its directory.
 
     Returns:
-        None if it holds photos itself, or cannot be read, which is left to who reads shards.
+        None if the file holds images itself, or cannot be read; the reader of shards reports the latter.
 
     Raises:
-        ConfigError: if a package that its file system needs is not installed.
+        ConfigError: if a package for its file system is not installed.
         DataError: naming a row without a path.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     filesystem, path = get_filesystem(url)
-    if type_of(filesystem, path) not in ("file", None):
+    if entry_type(filesystem, path) not in ("file", None):
         return None
     try:
         with filesystem.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
@@ -41,29 +41,29 @@ def read_image_list(url: str) -> list[str] | None:
             column = next((name for name in _COLUMNS if name in schema.names), None)
             if column is None:
                 return None
-            named = parquet.read([column])[column].to_pylist()
-    # Each file system has errors of its own.
+            paths = parquet.read([column])[column].to_pylist()
+    # Each file system has its own errors.
     except Exception:
         return None
-    for row, name in enumerate(named, 1):
+    for row, name in enumerate(paths, 1):
         if not isinstance(name, str) or not name:
-            raise DataError(f"'{url}', row {row}: the {column} is {name!r}; it must be the path of a photo.")
+            raise DataError(f"'{url}', row {row}: the {column} is {name!r}; it must be the path of an image.")
     directory = url.rpartition("/")[0]
     if is_local(filesystem):
-        return [name if "://" in name else os.path.abspath(Path(directory, name)) for name in named]  # noqa: PTH100
-    return [name if "://" in name or name.startswith("/") else f"{directory}/{name}" for name in named]
+        return [name if "://" in name else os.path.abspath(Path(directory, name)) for name in paths]  # noqa: PTH100
+    return [name if "://" in name or name.startswith("/") else f"{directory}/{name}" for name in paths]
 
 
 def is_local(filesystem: Any) -> bool:
-    """Whether a file system of fsspec is this machine's own."""
+    """Return True for the local file system of fsspec."""
     return "file" in ((filesystem.protocol,) if isinstance(filesystem.protocol, str) else filesystem.protocol)
 
 
-def type_of(filesystem: Any, path: str) -> str | None:
-    """`file`, `directory`, another word for what is neither, such as a pipe; None if there is no telling."""
+def entry_type(filesystem: Any, path: str) -> str | None:
+    """Return `file`, `directory` or another type, such as that of a pipe; None if it cannot be told."""
     try:
-        # Not `isdir`: on a web server, that fetches the file.
+        # `isdir` would download the file from a web server.
         return str(filesystem.info(path)["type"])
-    # There may be none, as of a pattern; and what else is wrong, its reader says.
+    # A pattern has no type; readers report other errors.
     except Exception:
         return None

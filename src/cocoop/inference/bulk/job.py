@@ -1,128 +1,133 @@
-"""A labelling job from its sources to its parts."""
+"""Label images in bulk: from sources to output files."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
+from cocoop.backbones.fingerprint import model_key
 from cocoop.config import check_int
 from cocoop.errors import ConfigError
-from cocoop.inference.bulk.chunks import chunks_of, find
-from cocoop.inference.bulk.engines import check_ray, in_this_process, on_ray
-from cocoop.inference.bulk.job_directory import READERS, Job
-from cocoop.inference.predictor import Model, Predictor
+from cocoop.inference.bulk.chunks import find_sources, pending_chunks
+from cocoop.inference.bulk.engines import check_ray, run_here, run_on_ray
+from cocoop.inference.bulk.job_directory import READER_THREADS, JobDirectory
+from cocoop.inference.onnx import OnnxPrompt
+from cocoop.inference.predictor import ModelSpec, Predictor
+from cocoop.methods import Method
+from cocoop.storage.hashing import hash_content
 
-__all__ = ["Summary", "label_images"]
+__all__ = ["JobSummary", "label_images"]
 
 FORMAT = 2
-"""Of what a job notes; the first one noted no settings of the method."""
+"""Version of _job.json; version 1 had no settings of the method."""
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What a job did."""
+class JobSummary:
+    """The result of a labelling job."""
 
     images: int
-    """Photos that have labels now, or an error, and had none before."""
+    """Images labelled now, unreadable ones included."""
     unreadable: int
-    """Of these, those that could not be read."""
-    pieces_before: int
-    """Parts that were there already."""
+    """Unreadable images among them."""
+    files_before: int
+    """Output files of earlier runs."""
     seconds: float
-    """Wall time of labelling; loading the model is not included with `local`."""
+    """Wall time of labelling, without loading the model in this process."""
 
 
 def label_images(
-    model: Model,
-    sources: Sequence[str],
-    output: str,
+    model: ModelSpec | str | Path,
+    images: Sequence[str | Path],
+    output: str | Path,
     *,
     top_k: int = 1,
     batch_size: int = 64,
-    threads: int = 0,
+    workers: int = 0,
     engine: Literal["local", "ray"] = "local",
-    workers: int = 2,
+    ray_workers: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
-) -> Summary:
-    """Label photos into Parquet parts; a job that was stopped goes on, and labels nothing twice.
+) -> JobSummary:
+    """Label images into Parquet files; called again after an interruption, it resumes and labels no image twice.
 
     Args:
-        model: what classifies.
-        sources: photos, folders, shards, on any file system of fsspec.
-        output: folder for the parts, likewise.
-        top_k: labels of a photo.
-        batch_size: photos at once.
-        threads: that read and decode, in each worker; 0: one, or `READERS` if photos are not on this machine.
-        engine: `local`: this process; `ray`: workers on Ray.
-        workers: processes with a model each, on Ray.
-        on_progress: called with pieces done and pieces in all.
+        model: a run directory, a repository of the hub, or a `ModelSpec` with further settings.
+        images: images, directories and shards, on any file system of fsspec.
+        output: directory of the Parquet files, likewise.
+        top_k: labels per image.
+        batch_size: images per batch.
+        workers: threads that read and decode, in each process with a model; 0: one, or 16 for remote files.
+        engine: `local`: this process; `ray`: workers on a Ray cluster.
+        ray_workers: number of Ray workers, each with a model; None: 2.
+        on_progress: called with chunks done and chunks in total.
 
     Raises:
-        CheckpointError: if the output holds something else, or the disk refuses.
-        ConfigError: for a number out of range, a package that is missing, or a job begun with something else.
+        CheckpointError: if the directory holds something else or cannot be written.
+        ConfigError: for a number out of range, a missing package, or a job that was started with other settings.
         DataError: if there is nothing to label.
     """
-    for flag, value in (("top_k", top_k), ("batch_size", batch_size), ("workers", workers)):
-        check_int(flag, value, 1)
-    check_int("threads", threads, 0)
-    job = Job(output)
+    check_int("top_k", top_k, 1)
+    check_int("batch_size", batch_size, 1)
+    check_int("workers", workers, 0)
+    if ray_workers is not None:
+        check_int("ray_workers", ray_workers, 1)
+        if engine != "ray":
+            raise ConfigError('`ray_workers` needs `engine="ray"`; add it or omit `ray_workers`.')
+    model = model if isinstance(model, ModelSpec) else ModelSpec(source=str(model))
+    job = JobDirectory(str(output))
     if engine == "ray":
         check_ray()
-    found = find(sources, output)
-    # On Ray, it is the workers that compute, and that have the GPUs.
+    sources = find_sources([str(image) for image in images], str(output))
+    # With Ray, the workers have the GPUs.
     predictor = (replace(model, device="cpu") if engine == "ray" else model).load()
-    with job.try_lock():
-        job.begin(
+    with job.lock():
+        job.start(
             {
                 "format": FORMAT,
-                "model": model_facts(predictor),
+                "model": model_identity(predictor),
                 "classes": list(predictor.classnames),
                 "top_k": top_k,
                 "shortlist": model.shortlist,
             }
         )
-        before = job.parts()
-        pieces = chunks_of(found, before, job.files_in)
-        started = time.perf_counter()
-        threads = threads or (READERS if any(map(_is_elsewhere, found.files)) else 1)
+        before = job.output_files()
+        chunks = pending_chunks(sources, before, job.labelled_in)
+        threads = workers or (READER_THREADS if any(map(_is_remote, sources.files)) else 1)
         options: dict[str, Any] = {"top_k": top_k, "batch_size": batch_size, "threads": threads}
+        started = time.perf_counter()
         if engine == "ray":
             del predictor
-            done = on_ray(pieces, model, job, workers=workers, **options)
+            results = run_on_ray(chunks, model, job, workers=ray_workers or 2, **options)
         else:
-            done = in_this_process(pieces, predictor, job, shortlist=model.shortlist, **options)
-        images = unreadable = 0
-        for number, piece in enumerate(done, 1):
-            images, unreadable = images + piece.images, unreadable + piece.unreadable
+            results = run_here(chunks, predictor, job, shortlist=model.shortlist, **options)
+        labelled = unreadable = 0
+        for done, result in enumerate(results, 1):
+            labelled, unreadable = labelled + result.images, unreadable + result.unreadable
             if on_progress:
-                on_progress(number, len(pieces))
-        return Summary(images, unreadable, len(before), time.perf_counter() - started)
+                on_progress(done, len(chunks))
+        return JobSummary(labelled, unreadable, len(before), time.perf_counter() - started)
 
 
-def _is_elsewhere(address: str) -> bool:
+def _is_remote(address: str) -> bool:
     return "://" in address and not address.startswith(("file://", "local://"))
 
 
-def model_facts(predictor: Predictor) -> dict[str, str]:
-    """What tells one model from another: the method, and a hash of all that decides its answers but the classes.
+def model_identity(predictor: Predictor) -> dict[str, str]:
+    """Return the method and a hash of everything but the classes that determines its predictions.
 
     Raises:
-        ConfigError: for a kind of predictor that has no such hash.
+        ConfigError: for a predictor that is neither a `Method` nor an `OnnxPrompt`.
     """
-    from cocoop.backbones.fingerprint import model_key
-    from cocoop.inference.onnx import OnnxPrompt
-    from cocoop.methods import Method
-
     if isinstance(predictor, Method):
         settings = json.dumps(predictor.settings(), sort_keys=True)
-        digest = hashlib.sha256(f"{model_key(predictor.backbone)}\n{settings}\n".encode())
+        content = f"{model_key(predictor.backbone)}\n{settings}\n".encode()
         for name, tensor in sorted(predictor.learned().items()):
-            digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
-        return {"method": predictor.key, "sha256": digest.hexdigest()}
+            content += name.encode() + tensor.detach().cpu().numpy().tobytes()
+        return {"method": predictor.key, "sha256": hash_content(content)}
     if isinstance(predictor, OnnxPrompt):
         return {"method": "onnx", "sha256": predictor.sha256}
-    raise ConfigError(f"{type(predictor).__name__} cannot label in bulk; give a run or an exported prompt.")
+    raise ConfigError(f"{type(predictor).__name__} cannot label in bulk; pass a run or an exported prompt.")

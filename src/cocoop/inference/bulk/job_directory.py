@@ -1,17 +1,17 @@
-"""The folder of a job: what it was begun with, and one Parquet part for each piece that is done.
+"""The directory of a labelling job.
 
-_job.json           model, classes and numbers of labels; a job goes on with the same only
-                    (readers of Parquet pass over names that begin so)
+_job.json           model, classes and number of labels; a job resumes only with the same ones
+                    (readers of Parquet ignore names with a leading underscore)
 shard-*.parquet     labels of a shard
 files-*.parquet     labels of some files
 
-    path         string                                     whole path or address of the photo
-    label        string                                     the most probable class; null if it could not be read
-    probability  float32                                    of that class
+    path         string                                     absolute path or address of the image
+    label        string                                     most probable class; null if the image is unreadable
+    probability  float32                                    probability of that class
     top_k        list<struct<label: string, probability: float32>>
-    error        string                                     why it could not be read, else null
+    error        string                                     reason why the image is unreadable, else null
 
-A part is written whole or not at all, and a piece that is done twice writes the same part: each photo has one row.
+Output files are written atomically, and a chunk that is done twice writes the same file, so each image has one row.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from cocoop.data.shards.source import get_filesystem, shard_errors
 from cocoop.errors import CheckpointError, ConfigError
-from cocoop.inference.bulk.chunks import as_text
+from cocoop.inference.bulk.chunks import printable
 from cocoop.inference.bulk.image_lists import is_local
 from cocoop.inference.predictor import Prediction
 from cocoop.storage.atomic import remove_temporary_files, write_atomic
@@ -36,26 +36,26 @@ from cocoop.storage.locks import try_lock
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["READERS", "Job"]
+__all__ = ["READER_THREADS", "JobDirectory"]
 
 JOB = "_job.json"
 
-_UNFINISHED = re.compile(r"\.(_job\.json|(?:files|shard)-[0-9a-f]{24}\.parquet)\.")
-"""How the names of files begin that a killed process left; any other hidden file is the user's."""
+_TEMPORARY = re.compile(r"\.(_job\.json|(?:files|shard)-[0-9a-f]{24}\.parquet)\.")
+"""Start of the names of our temporary files; any other hidden file belongs to the user."""
 
-READERS = 16
-"""Files that are read at once: on a remote disk, each is mostly waited for."""
+READER_THREADS = 16
+"""Files to read at once from a remote disk, where most of the time is latency."""
 
 
-class Job:
-    """The folder of a job.
+class JobDirectory:
+    """The directory of a labelling job.
 
     Args:
-        output: on any file system of fsspec; made if it is missing.
+        output: path or URL on any file system of fsspec; created if missing.
 
     Raises:
-        CheckpointError: if a file is in the way.
-        ConfigError: if pyarrow, or a package that the file system needs, is not installed.
+        CheckpointError: if the path is a file.
+        ConfigError: if pyarrow, or a package for the file system, is not installed.
     """
 
     def __init__(self, output: str) -> None:
@@ -65,66 +65,66 @@ class Job:
         try:
             import pyarrow.parquet  # noqa: F401
         except ImportError as error:
-            raise ConfigError("--output needs the library pyarrow: pip install 'cocoop[shards]'") from error
+            raise ConfigError("Bulk labelling needs the library pyarrow: pip install 'cocoop[shards]'") from error
         if self._local is not None and self._local.exists() and not self._local.is_dir():
-            raise CheckpointError(f"'{output}' is a file; give another --output.")
+            raise CheckpointError(f"'{output}' is a file; choose another `output`.")
 
-    def __reduce__(self) -> tuple[type[Job], tuple[str]]:
-        # A worker may run in another folder than the command.
-        return Job, (self.output if self._local is None else str(self._local),)
+    def __reduce__(self) -> tuple[type[JobDirectory], tuple[str]]:
+        # The working directory of a worker may differ.
+        return JobDirectory, (self.output if self._local is None else str(self._local),)
 
     @contextmanager
-    def try_lock(self) -> Iterator[None]:
-        """Held against another job in the same folder, where the file system can.
+    def lock(self) -> Iterator[None]:
+        """Lock a local directory against other jobs; remote file systems have no locks.
 
         Raises:
-            CheckpointError: if another process labels into it, or the disk refuses.
+            CheckpointError: if another process holds the lock, or it cannot be created.
         """
         if self._local is None:
             yield
             return
-        with try_lock(self._local / ".lock") as is_ours:
-            if not is_ours:
+        with try_lock(self._local / ".lock") as acquired:
+            if not acquired:
                 raise CheckpointError(f"Another process is labelling into '{self.output}'; wait for it.")
             yield
 
-    def begin(self, facts: Mapping[str, Any]) -> None:
-        """Note what the job is begun with, or see that it goes on with the same; call it while the folder is held.
+    def start(self, settings: Mapping[str, Any]) -> None:
+        """Record the settings of a new job, or check those of a resumed one; the directory must be locked.
 
         Raises:
-            CheckpointError: if the folder holds something else.
-            ConfigError: if the job was begun with another model, other classes or another number of labels.
+            CheckpointError: if the directory holds something else.
+            ConfigError: if the job was started with other settings.
         """
-        facts = json.loads(json.dumps(facts))
+        settings = json.loads(json.dumps(settings))
         before = self._read(JOB)
         if before is None:
-            others = [name for name in self._names() if not name.startswith(".")]
-            if others:
-                raise CheckpointError(f"'{self.output}' is not empty and holds no job; give another --output.")
-            self._write(JOB, json_bytes(facts, with_checksum=True))
+            if any(not name.startswith(".") for name in self._names()):
+                raise CheckpointError(f"'{self.output}' is not empty and holds no job; choose another `output`.")
+            self._write(JOB, json_bytes(settings, with_checksum=True))
             return
-        known = parse_json_object(f"{self.output}/{JOB}", before.decode(errors="replace"))
-        for name in facts:
-            if known.get(name) != facts[name]:
+        recorded = parse_json_object(f"{self.output}/{JOB}", before.decode(errors="replace"))
+        for name, value in settings.items():
+            if recorded.get(name) != value:
                 raise ConfigError(
-                    f"The job in '{self.output}' was begun with another {name} ({_short(known.get(name))}, now "
-                    f"{_short(facts[name])}); go on with the same, or give another --output."
+                    f"The job in '{self.output}' was started with another {name} ({_shorten(recorded.get(name))}, now "
+                    f"{_shorten(value)}); use the same or choose another `output`."
                 )
         if self._local is not None:
-            remove_temporary_files(self._local, {match[1] for match in map(_UNFINISHED.match, self._names()) if match})
+            matches = map(_TEMPORARY.match, self._names())
+            remove_temporary_files(self._local, {match[1] for match in matches if match})
 
-    def parts(self) -> list[str]:
-        """Names of the parts that are there."""
+    def output_files(self) -> list[str]:
+        """Return the names of the output files that exist."""
         return sorted(name for name in self._names() if name.endswith(".parquet") and not name.startswith("."))
 
-    def files_in(self, parts: Sequence[str]) -> set[str]:
-        """Addresses of the photos that have labels in some parts.
+    def labelled_in(self, output_files: Sequence[str]) -> set[str]:
+        """Return the addresses of the images in some output files.
 
         Raises:
-            CheckpointError: naming a part that is damaged.
+            CheckpointError: naming a damaged file.
         """
-        with ThreadPoolExecutor(READERS) as pool:
-            return {path for paths in pool.map(self._paths, parts) for path in paths}
+        with ThreadPoolExecutor(READER_THREADS) as pool:
+            return {path for paths in pool.map(self._paths, output_files) for path in paths}
 
     def _paths(self, name: str) -> list[str]:
         import pyarrow as pa
@@ -137,14 +137,14 @@ class Job:
                 return paths
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             raise CheckpointError(
-                f"'{self.output}/{name}' is damaged: {error}. Delete it; its photos are then labelled again."
+                f"'{self.output}/{name}' is damaged: {error}. Delete it; its images are then labelled again."
             ) from error
 
     def write(self, name: str, predictions: Sequence[Prediction]) -> None:
-        """Write a part.
+        """Write an output file.
 
         Raises:
-            CheckpointError: if the disk refuses.
+            CheckpointError: if it cannot be written.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -171,7 +171,7 @@ class Job:
             write_atomic(self._local / name, content)
             return
         with shard_errors(f"{self.output}/{name}"):
-            # Of an object store: a put is whole or not at all.
+            # Object stores write atomically.
             self._filesystem.pipe_file(f"{self._path}/{name}", content)
 
 
@@ -190,17 +190,17 @@ def _table(predictions: Sequence[Prediction]) -> pa.Table:
     )
     rows = [
         {
-            "path": as_text(p.path),
+            "path": printable(p.path),
             "label": p.classes[0] if p.classes else None,
             "probability": p.probabilities[0] if p.probabilities else None,
             "top_k": [{"label": c, "probability": q} for c, q in zip(p.classes, p.probabilities, strict=True)],
-            "error": p.error if p.error is None else as_text(p.error),
+            "error": p.error if p.error is None else printable(p.error),
         }
         for p in predictions
     ]
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def _short(value: object) -> str:
+def _shorten(value: object) -> str:
     text = repr(value)
     return text if len(text) < 80 else f"{text[:77]}..."

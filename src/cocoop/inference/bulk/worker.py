@@ -1,114 +1,106 @@
-"""One worker: a model, and the labels of one piece after the other.
+"""Label one chunk after the other with one model.
 
-Reading and decoding run in threads, ahead of the model by one batch; no more than two batches of photos are in memory.
+Threads read and decode one batch ahead of the model, so at most two batches of images are in memory.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from cocoop.data import ImageError, open_image, test_transform
 from cocoop.errors import DataError
-from cocoop.inference.bulk.chunks import UNREACHABLE, Chunk, Read, read, read_file
-from cocoop.inference.bulk.job_directory import Job
-from cocoop.inference.predictor import Prediction, Predictor, top_k_classes
+from cocoop.inference.bulk.chunks import UNREACHABLE, Chunk, RawImage, read_image_file, read_shard_images
+from cocoop.inference.bulk.job_directory import JobDirectory
+from cocoop.inference.predictor import Predictor, classify
 
-__all__ = ["GOES_ON", "Done", "Labeller"]
+__all__ = ["RESUME_HINT", "ChunkLabeller", "ChunkResult"]
 
-GOES_ON = "What is labelled stays; the same command goes on."
-"""What a message ends with where a job stops."""
+RESUME_HINT = "Labels written so far are kept; start the job again to resume."
+"""End of each message of a job that stops early."""
 
 
-class Done(NamedTuple):
-    """What became of a piece."""
+class ChunkResult(NamedTuple):
+    """Numbers of images in a labelled chunk."""
 
     images: int
     unreadable: int
 
 
-class Labeller:
-    """Labels pieces and writes their parts.
+class ChunkLabeller:
+    """Label chunks and write their output files.
 
     Args:
-        predictor: what classifies.
-        job: where the parts go.
-        top_k: labels of a photo.
-        batch_size: photos at once.
-        threads: that read and decode.
-        shortlist: as in `Model`.
+        predictor: the classifier.
+        job: the directory to write to.
+        top_k: labels per image.
+        batch_size: images per batch.
+        threads: threads that read and decode.
+        shortlist: as in `ModelSpec`.
     """
 
     def __init__(
         self,
         predictor: Predictor,
-        job: Job,
+        job: JobDirectory,
         *,
         top_k: int = 1,
         batch_size: int = 64,
-        threads: int = 2,
+        threads: int = 1,
         shortlist: int | None = None,
     ) -> None:
         self._job, self._batch_size = job, batch_size
         self._classnames = predictor.classnames
         self._scorer = predictor.image_scorer(shortlist)
-        self._k = min(top_k, shortlist or top_k, len(self._classnames))
+        self._k = min(top_k, shortlist or top_k)
         self._transform = test_transform(predictor.preprocessing)
-        self._pool = ThreadPoolExecutor(max_workers=max(1, threads))
+        self._pool = ThreadPoolExecutor(threads)
 
-    def __call__(self, piece: Chunk) -> Done:
-        """Label a piece and write its part.
+    def __call__(self, chunk: Chunk) -> ChunkResult:
+        """Label a chunk and write its output file.
 
         Raises:
-            CheckpointError: if the disk refuses.
-            DataError: if storage refuses a whole piece: its shard, or each of its files and not only some of them.
+            CheckpointError: if the file cannot be written.
+            DataError: if storage fails for the whole chunk: its shard, or every one of its files.
         """
-        predictions = [p for images in self._batches(piece) for p in self._label(images)]
-        # An outage or an expired password must not be noted as the fault of millions of photos.
+        predictions = [
+            prediction
+            for batch in self._batches(chunk)
+            for prediction in classify(self._scorer, batch, self._classnames, self._k)
+        ]
+        # An outage or expired credentials must not mark millions of images as unreadable.
         if predictions and all((p.error or "").startswith(UNREACHABLE) for p in predictions):
             raise DataError(
-                f"None of {piece} can be had ({predictions[-1].error}). Is their storage there, and open to you? "
-                f"{GOES_ON}"
+                f"Could not read any of {chunk} ({predictions[-1].error}). Check the storage and your access to it. "
+                f"{RESUME_HINT}"
             )
-        self._job.write(piece.name, predictions)
-        return Done(len(predictions), sum(p.error is not None for p in predictions))
+        self._job.write(chunk.output_file, predictions)
+        return ChunkResult(len(predictions), sum(p.error is not None for p in predictions))
 
-    def _batches(self, piece: Chunk) -> Iterator[list[tuple[str, Tensor | str]]]:
-        """Photos as tensors, or why not; the next batch is read meanwhile."""
-        waiting: list[Future[tuple[str, Tensor | str]]] = []
-        source = iter(piece.files) if piece.shard is None else read(piece.shard)
+    def _batches(self, chunk: Chunk) -> Iterator[list[tuple[str, Tensor | str]]]:
+        """Yield batches of paths with tensors or reasons, while the threads read the next batch."""
+        if chunk.shard is None:
+            waiting, read = iter(chunk.files), lambda address: self._decode(read_image_file(address))
+        else:
+            waiting, read = read_shard_images(chunk.shard), self._decode
+        current: list[Future[tuple[str, Tensor | str]]] = []
         while True:
-            work: Callable[..., tuple[str, Tensor | str]] = self._file if piece.shard is None else self._decoded
-            following = [self._pool.submit(work, image) for image in islice(source, self._batch_size)]
-            if waiting:
-                yield [image.result() for image in waiting]
+            following = [self._pool.submit(read, image) for image in islice(waiting, self._batch_size)]
+            if current:
+                yield [image.result() for image in current]
             if not following:
                 return
-            waiting = following
+            current = following
 
-    def _file(self, address: str) -> tuple[str, Tensor | str]:
-        return self._decoded(read_file(address))
-
-    def _decoded(self, image: Read) -> tuple[str, Tensor | str]:
+    def _decode(self, image: RawImage) -> tuple[str, Tensor | str]:
         if image.content is None:
             return image.path, image.error or ""
         try:
             return image.path, self._transform(open_image(io.BytesIO(image.content)))
         except ImageError as error:
             return image.path, error.reason
-
-    def _label(self, images: Sequence[tuple[str, Tensor | str]]) -> Iterator[Prediction]:
-        tensors = [tensor for _, tensor in images if isinstance(tensor, Tensor)]
-        best = iter(top_k_classes(self._scorer, torch.stack(tensors), self._k) if tensors else ())
-        for path, tensor in images:
-            if isinstance(tensor, str):
-                yield Prediction(path, (), (), tensor)
-            else:
-                probabilities, labels = next(best)
-                yield Prediction(path, tuple(self._classnames[label] for label in labels), probabilities)

@@ -7,72 +7,74 @@ const TOKEN = "cocoop-token";
 const TOP = 5;
 let health = null;
 
-/** An element with properties and children; text is always text, never markup. */
-function make(tag, properties = {}, ...children) {
+/** Create an element. Strings among the children become text, never markup. */
+function create(tag, properties = {}, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
   element.append(...children);
   return element;
 }
 
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
+const percent = (fraction) => `${(100 * fraction).toFixed(1)} %`;
 const plural = (count, one, several = `${one}s`) => `${count} ${count === 1 ? one : several}`;
 
-function outcome(answers) {
-  const bad = answers.filter((answer) => answer.error).length;
-  return `${plural(answers.length - bad, "photo")} classified${bad ? `, ${bad} could not be used` : ""}.`;
+function summary(results) {
+  const unreadable = results.filter((result) => result.error).length;
+  const suffix = unreadable ? `, ${unreadable} could not be read` : "";
+  return `${plural(results.length - unreadable, "photo")} classified${suffix}.`;
 }
 
-async function ask(path, body) {
+/** Send a request and return its JSON; throw an error with a message for people otherwise. */
+async function request(path, body) {
   const token = sessionStorage.getItem(TOKEN);
   const headers = token ? { Authorization: `Bearer ${token}` } : {};
   let response;
   try {
     response = await fetch(path, { method: body ? "POST" : "GET", body, headers });
   } catch {
-    throw new Error("The server cannot be reached.");
+    throw new Error("Could not reach the server.");
   }
-  const answer = await response.json().catch(() => ({}));
+  const content = await response.json().catch(() => ({}));
   if (!response.ok) {
-    throw Object.assign(new Error(answer.error?.message ?? `The server answered ${response.status}.`), {
-      status: response.status,
-    });
+    const message = content.error?.message ?? `The server answered with status ${response.status}.`;
+    throw Object.assign(new Error(message), { status: response.status });
   }
-  return answer;
+  return content;
 }
 
 function predict(files, topK) {
   const form = new FormData();
   for (const file of files) form.append("images", file);
-  // Several names may stand in one field, on lines of their own.
+  // One field may hold several names, on separate lines.
   form.append("classes", byId("classes").value.replaceAll(",", "\n"));
   form.append("top_k", topK);
   form.append("compare", String(health.method !== "zero-shot"));
-  return ask("v1/predict", form);
+  return request("v1/predict", form);
 }
 
-function say(id, text, isProblem = false) {
+function setStatus(id, text, isProblem = false) {
   byId(id).textContent = text;
   byId(id).classList.toggle("problem", isProblem);
 }
 
-/* Connecting. */
+/* Connection */
 
 async function connect() {
   try {
-    health = await ask("v1/health");
+    health = await request("v1/health");
   } catch (error) {
-    const isKey = error.status === 401;
-    byId("key").hidden = !isKey;
+    const needsToken = error.status === 401;
+    const isFirst = needsToken && !sessionStorage.getItem(TOKEN);
+    byId("key").hidden = !needsToken;
     byId("app").hidden = true;
-    byId("about").textContent = isKey && !sessionStorage.getItem(TOKEN) ? "This server is protected." : error.message;
-    if (isKey) byId("token").focus();
+    byId("about").textContent = isFirst ? "This server is protected." : error.message;
+    if (needsToken) byId("token").focus();
     return;
   }
   byId("key").hidden = true;
   byId("app").hidden = false;
   const [name] = METHODS[health.method];
-  const how = health.method === "zero-shot" ? "for" : "trained on";
-  byId("about").textContent = `${name} on ${health.backbone}, ${how} ${plural(health.classes.length, "class", "classes")}.`;
+  const verb = health.method === "zero-shot" ? "for" : "trained on";
+  byId("about").textContent = `${name} on ${health.backbone}, ${verb} ${plural(health.classes.length, "class", "classes")}.`;
   const shown = health.classes.slice(0, 12).join(", ") + (health.classes.length > 12 ? ", …" : "");
   byId("classes").placeholder = shown;
 }
@@ -83,15 +85,15 @@ byId("key").addEventListener("submit", (event) => {
   connect();
 });
 
-/* Tabs. */
+/* Tabs */
 
 const tabs = [...document.querySelectorAll("[role=tab]")];
 
 function select(tab) {
-  for (const each of tabs) {
-    each.setAttribute("aria-selected", String(each === tab));
-    each.tabIndex = each === tab ? 0 : -1;
-    byId(each.getAttribute("aria-controls")).hidden = each !== tab;
+  for (const other of tabs) {
+    other.setAttribute("aria-selected", String(other === tab));
+    other.tabIndex = other === tab ? 0 : -1;
+    byId(other.getAttribute("aria-controls")).hidden = other !== tab;
   }
   tab.focus();
 }
@@ -104,15 +106,15 @@ for (const tab of tabs) {
   });
 }
 
-/* Choosing photos. */
+/* Choosing files */
 
-/** Calls `chosen` with the photos that are dropped on or chosen in a panel. */
-function choosing(panel, chosen) {
+/** Call `onChoose` with the files that are dropped on a panel or chosen in it. */
+function listenForFiles(panel, onChoose) {
   const drop = panel.querySelector(".drop");
   const input = drop.querySelector("input");
   input.addEventListener("change", () => {
-    if (input.files.length) chosen([...input.files]);
-    // The same photos may be chosen again.
+    if (input.files.length) onChoose([...input.files]);
+    // Allow choosing the same files again.
     input.value = "";
   });
   for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
@@ -123,168 +125,174 @@ function choosing(panel, chosen) {
   }
   drop.addEventListener("drop", (event) => {
     const files = [...event.dataTransfer.files];
-    if (files.length) chosen(files);
+    if (files.length) onChoose(files);
   });
 }
 
-// Beside the field, a browser would leave the page and show the photo.
+// Outside of the panel, a browser would open the dropped file instead of the page.
 for (const kind of ["dragover", "drop"]) window.addEventListener(kind, (event) => event.preventDefault());
 
-/* The tab of photos: they are shown with their answers. */
+/* Tab "Photos": images with their results */
 
-let photos = [];
+let images = [];
 
-function card(file, url, answer) {
-  const body = make("div");
-  const image = make("img", { src: url, alt: "" });
+function card(file, url, result) {
+  const body = create("div");
+  const image = create("img", { src: url, alt: "" });
   image.addEventListener("error", () => image.remove());
-  const item = make("li", { className: "answer" }, image, body);
-  if (!answer || answer.error) {
-    body.append(make("p", { className: "file", textContent: file.name }));
-    if (answer) body.append(make("p", { className: "said problem", textContent: answer.error.message }));
+  const item = create("li", { className: "answer" }, image, body);
+  if (!result || result.error) {
+    body.append(create("p", { className: "file", textContent: file.name }));
+    if (result) body.append(create("p", { className: "status problem", textContent: result.error.message }));
     return item;
   }
   const own = METHODS[health.method];
-  const isCompared = answer.zero_shot !== null;
+  const isCompared = result.zero_shot !== null;
   body.append(
-    make("h2", { textContent: answer.label }),
-    make("p", { className: "file", textContent: file.name }),
+    create("h2", { textContent: result.label }),
+    create("p", { className: "file", textContent: file.name }),
   );
-  const legend = make("p", { className: "legend" });
+  const legend = create("p", { className: "legend" });
   for (const [name, number] of isCompared ? [own, ZERO_SHOT] : [own]) {
-    legend.append(make("span", { className: `key method-${number}`, textContent: name }));
+    legend.append(create("span", { className: `key method-${number}`, textContent: name }));
   }
-  const list = make("dl");
-  for (const one of answer.top) {
-    const dd = make("dd");
-    const rows = [[own[1], one.probability]];
-    if (isCompared) rows.push([ZERO_SHOT[1], one.zero_shot]);
-    for (const [number, share] of rows) {
-      const bar = make("i");
-      bar.style.width = `${100 * share}%`;
-      dd.append(make("span", { className: `meter method-${number}` }, bar), make("span", { textContent: percent(share) }));
+  const list = create("dl");
+  for (const entry of result.top) {
+    const dd = create("dd");
+    const rows = [[own[1], entry.probability]];
+    if (isCompared) rows.push([ZERO_SHOT[1], entry.zero_shot]);
+    for (const [number, probability] of rows) {
+      const bar = create("i");
+      bar.style.width = `${100 * probability}%`;
+      dd.append(create("span", { className: `meter method-${number}` }, bar), create("span", { textContent: percent(probability) }));
     }
-    list.append(make("div", {}, make("dt", { textContent: one.label }), dd));
+    list.append(create("div", {}, create("dt", { textContent: entry.label }), dd));
   }
   body.append(legend, list);
-  if (isCompared && answer.zero_shot.label !== answer.label) {
-    const other = `Zero-shot CLIP would say ${answer.zero_shot.label} (${percent(answer.zero_shot.probability)}).`;
-    body.append(make("p", { className: "shift", textContent: other }));
+  if (isCompared && result.zero_shot.label !== result.label) {
+    const text = `Zero-shot CLIP: ${result.zero_shot.label} (${percent(result.zero_shot.probability)}).`;
+    body.append(create("p", { className: "shift", textContent: text }));
   }
-  if (answer.shift) {
-    const far = `Prompt shift: ${answer.shift.relative.toFixed(2)} × the length of a context vector.`;
-    body.append(make("p", { className: "shift", textContent: far }));
+  if (result.shift) {
+    const text = `Prompt shift: ${result.shift.relative.toFixed(2)} × the length of a context vector.`;
+    body.append(create("p", { className: "shift", textContent: text }));
   }
   return item;
 }
 
-function show(answers = []) {
-  byId("answers").replaceChildren(...photos.map(({ file, url }, place) => card(file, url, answers[place])));
+function showCards(results = []) {
+  byId("answers").replaceChildren(...images.map(({ file, url }, index) => card(file, url, results[index])));
 }
 
 async function classify() {
   byId("classify").disabled = true;
-  say("photos-said", "Looking…");
-  const now = photos;
+  setStatus("photos-status", "Classifying…");
+  const current = images;
   try {
-    const { images: answers } = await predict(now.map(({ file }) => file), TOP);
-    if (now !== photos) return;
-    show(answers);
-    say("photos-said", outcome(answers));
+    const response = await predict(current.map(({ file }) => file), TOP);
+    // Other files may have been chosen meanwhile.
+    if (current !== images) return;
+    showCards(response.images);
+    setStatus("photos-status", summary(response.images));
   } catch (error) {
-    say("photos-said", error.message, true);
+    setStatus("photos-status", error.message, true);
   } finally {
     byId("classify").disabled = false;
   }
 }
 
-choosing(byId("photos"), (files) => {
-  for (const { url } of photos) URL.revokeObjectURL(url);
-  photos = files.map((file) => ({ file, url: URL.createObjectURL(file) }));
-  show();
+listenForFiles(byId("photos"), (files) => {
+  for (const { url } of images) URL.revokeObjectURL(url);
+  images = files.map((file) => ({ file, url: URL.createObjectURL(file) }));
+  showCards();
   byId("classify").disabled = false;
-  say("photos-said", `${plural(files.length, "photo")} chosen.`);
+  setStatus("photos-status", `${plural(files.length, "photo")} chosen.`);
 });
 byId("classify").addEventListener("click", classify);
 
-/* The tab of many: they are sent in parts, and become a table. */
+/* Tab "Batch": many images, sent in chunks, with a table and a CSV file of results */
 
-let many = [];
+let manyFiles = [];
 
-/** Parts that each fit a request. */
-function parts(files) {
-  const { max_upload: most, max_images: count } = health.limits;
-  const found = [];
+/** Divide files into chunks that each fit a request. */
+function chunksOf(files) {
+  const { max_upload: maxBytes, max_images: maxImages } = health.limits;
+  const chunks = [];
   let bytes = 0;
   for (const file of files) {
-    // Around each photo stand a few hundred bytes.
+    // Allow for the header of each part of the form.
     const size = file.size + 1024;
-    if (!found.length || found.at(-1).length >= Math.min(count, 16) || bytes + size > 0.9 * most) {
-      found.push([]);
+    if (!chunks.length || chunks.at(-1).length >= Math.min(maxImages, 16) || bytes + size > 0.9 * maxBytes) {
+      chunks.push([]);
       bytes = 0;
     }
-    found.at(-1).push(file);
+    chunks.at(-1).push(file);
     bytes += size;
   }
-  return found;
+  return chunks;
 }
 
-const cell = (value) => (/[",\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
+const csvCell = (value) => (/[",\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
 
+/** Columns of the table and of the CSV file: name, value of a result, text of a value in the table. */
 function columns() {
   return [
-    ["file", (answer) => answer.file, String],
-    ["class", (answer) => answer.label ?? "", String],
-    ["probability", (answer) => answer.probability ?? null, percent],
+    ["file", (result) => result.file, String],
+    ["class", (result) => result.label ?? "", String],
+    ["probability", (result) => result.probability ?? null, percent],
     ...(health.method === "zero-shot"
       ? []
       : [
-          ["zero_shot_class", (answer) => answer.zero_shot?.label ?? "", String],
-          ["zero_shot_probability", (answer) => answer.zero_shot?.probability ?? null, percent],
+          ["zero_shot_class", (result) => result.zero_shot?.label ?? "", String],
+          ["zero_shot_probability", (result) => result.zero_shot?.probability ?? null, percent],
         ]),
-    ...(health.method === "cocoop" ? [["relative_shift", (answer) => answer.shift?.relative ?? null, (times) => times.toFixed(2)]] : []),
-    ["error", (answer) => answer.error?.message ?? "", String],
+    ...(health.method === "cocoop"
+      ? [["relative_shift", (result) => result.shift?.relative ?? null, (times) => times.toFixed(2)]]
+      : []),
+    ["error", (result) => result.error?.message ?? "", String],
   ];
 }
 
-function tell(answers) {
-  const used = columns();
+function showTable(results) {
+  const all = columns();
   const text = (value) => (typeof value === "number" ? value.toFixed(6) : (value ?? ""));
-  const lines = [used.map(([name]) => name), ...answers.map((answer) => used.map(([, of]) => cell(text(of(answer)))))];
+  const rows = results.map((result) => all.map(([, value]) => csvCell(text(value(result)))));
+  const lines = [all.map(([name]) => name), ...rows].map((cells) => `${cells.join(",")}\r\n`);
   URL.revokeObjectURL(byId("csv").href);
-  const csv = new Blob([lines.map((line) => `${line.join(",")}\r\n`).join("")], { type: "text/csv" });
-  byId("csv").href = URL.createObjectURL(csv);
+  byId("csv").href = URL.createObjectURL(new Blob([lines.join("")], { type: "text/csv" }));
   byId("csv").hidden = false;
-  // What is wrong with a photo takes the place of its numbers.
-  const shown = used.slice(0, -1);
+  // In the table, an error takes the place of the numbers.
+  const shown = all.slice(0, -1);
   byId("columns").replaceChildren(
-    make("tr", {}, ...shown.map(([name]) => make("th", { scope: "col", textContent: name.replaceAll("_", " ") }))),
+    create("tr", {}, ...shown.map(([name]) => create("th", { scope: "col", textContent: name.replaceAll("_", " ") }))),
   );
   byId("rows").tBodies[0].replaceChildren(
-    ...answers.map((answer) => {
-      const row = make("tr", {}, make("th", { scope: "row", textContent: answer.file }));
-      if (answer.error) {
+    ...results.map((result) => {
+      const row = create("tr", {}, create("th", { scope: "row", textContent: result.file }));
+      if (result.error) {
         const colSpan = shown.length - 1;
-        row.append(make("td", { colSpan, className: "problem", textContent: answer.error.message }));
+        row.append(create("td", { colSpan, className: "problem", textContent: result.error.message }));
         return row;
       }
-      for (const [, of, words] of shown.slice(1)) row.append(make("td", { textContent: words(of(answer)) }));
+      for (const [, value, format] of shown.slice(1)) {
+        row.append(create("td", { textContent: format(value(result)) }));
+      }
       return row;
     }),
   );
   byId("rows").hidden = false;
 }
 
-/** The answers to one part; where the server is busy, it is asked again. */
-async function answersTo(part) {
-  if (part.length === 1 && part[0].size > health.limits.max_upload) {
-    return [{ file: part[0].name, error: { message: "The photo is larger than this server takes." } }];
+/** Classify one chunk; retry while the server is busy. */
+async function predictChunk(files) {
+  if (files.length === 1 && files[0].size > health.limits.max_upload) {
+    return [{ file: files[0].name, error: { message: "The photo is larger than this server accepts." } }];
   }
   for (;;) {
     try {
-      return (await predict(part, 1)).images;
+      return (await predict(files, 1)).images;
     } catch (error) {
-      if (error.status !== 429) throw error;
+      if (![429, 503].includes(error.status)) throw error;
       await new Promise((resume) => setTimeout(resume, 1000));
     }
   }
@@ -292,29 +300,29 @@ async function answersTo(part) {
 
 async function runAll() {
   byId("run").disabled = true;
-  const answers = [];
+  const results = [];
   byId("progress").hidden = false;
-  byId("progress").max = many.length;
+  byId("progress").max = manyFiles.length;
   try {
-    for (const part of parts(many)) {
-      byId("progress").value = answers.length;
-      say("batch-said", `${answers.length} of ${many.length}`);
-      answers.push(...(await answersTo(part)));
+    for (const files of chunksOf(manyFiles)) {
+      byId("progress").value = results.length;
+      setStatus("batch-status", `${results.length} of ${manyFiles.length}`);
+      results.push(...(await predictChunk(files)));
     }
-    say("batch-said", outcome(answers));
+    setStatus("batch-status", summary(results));
   } catch (error) {
-    say("batch-said", `${answers.length} of ${many.length} done. ${error.message}`, true);
+    setStatus("batch-status", `${results.length} of ${manyFiles.length} classified. ${error.message}`, true);
   } finally {
-    if (answers.length) tell(answers);
+    if (results.length) showTable(results);
     byId("progress").hidden = true;
     byId("run").disabled = false;
   }
 }
 
-choosing(byId("batch"), (files) => {
-  many = files;
+listenForFiles(byId("batch"), (files) => {
+  manyFiles = files;
   byId("run").disabled = false;
-  say("batch-said", `${plural(files.length, "photo")} chosen.`);
+  setStatus("batch-status", `${plural(files.length, "photo")} chosen.`);
 });
 byId("run").addEventListener("click", runAll);
 
