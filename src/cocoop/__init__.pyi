@@ -25,7 +25,10 @@ from .experiments import few_shot as few_shot
 from .experiments import leave_one_out as leave_one_out
 from .experiments import sweep as sweep
 from .experiments import together as together
+from .inference.bulk.job import label_images as label_images
 from .inference.classifier import Classifier as Classifier
+from .inference.onnx import export_onnx as export_onnx
+from .inference.predictor import ModelSpec as ModelSpec
 from .inference.predictor import Prediction as Prediction
 from .inference.predictor import predict as predict
 from .methods import METHODS as METHODS
