@@ -57,7 +57,7 @@ def serve(
     """
     config = config or ServeConfig()
     # glibc returns blocks above 32 MiB to the system; large images in smaller blocks would leave gigabytes behind.
-    Image.core.set_block_size(64 * 2**20)
+    Image.core.set_block_size(64 * 2**20)  # type: ignore[attr-defined]
     if not isinstance(method, Method):
         method = from_pretrained(method, precision=precision, device=device)
     app = create_app(method, config)

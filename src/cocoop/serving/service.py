@@ -133,13 +133,14 @@ class Service:
         files = [_valid_unicode(image.filename or f"image {number}") for number, image in enumerate(images, 1)]
         decoded = await asyncio.gather(*map(self._decode, images, files))
         tensors = [tensor for tensor in decoded if isinstance(tensor, Tensor)]
-        scores: Iterator[Scores] = iter(())
+        scores: list[Scores] = []
         if tensors:
-            scores = iter(await asyncio.wrap_future(self._batcher.submit(torch.stack(tensors), request)))
+            scores = await asyncio.wrap_future(self._batcher.submit(torch.stack(tensors), request))
+        remaining = iter(scores)
         return [
             ImageResult(file=file, error=Problem(code="unreadable_image", message=f"Cannot read the image: {image}."))
             if isinstance(image, str)
-            else self._result(file, next(scores), request.classnames, top_k)
+            else self._result(file, next(remaining), request.classnames, top_k)
             for file, image in zip(files, decoded, strict=True)
         ]
 

@@ -6,10 +6,10 @@ Threads read and decode one batch ahead of the model, so at most two batches of 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -84,10 +84,8 @@ class ChunkLabeller:
 
     def _batches(self, chunk: Chunk) -> Iterator[list[tuple[str, Tensor | str]]]:
         """Yield batches of paths with tensors or reasons, while the threads read the next batch."""
-        if chunk.shard is None:
-            waiting, read = iter(chunk.files), lambda address: self._decode(read_image_file(address))
-        else:
-            waiting, read = read_shard_images(chunk.shard), self._decode
+        waiting: Iterator[Any] = iter(chunk.files) if chunk.shard is None else read_shard_images(chunk.shard)
+        read: Callable[[Any], tuple[str, Tensor | str]] = self._read_file if chunk.shard is None else self._decode
         current: list[Future[tuple[str, Tensor | str]]] = []
         while True:
             following = [self._pool.submit(read, image) for image in islice(waiting, self._batch_size)]
@@ -96,6 +94,9 @@ class ChunkLabeller:
             if not following:
                 return
             current = following
+
+    def _read_file(self, address: str) -> tuple[str, Tensor | str]:
+        return self._decode(read_image_file(address))
 
     def _decode(self, image: RawImage) -> tuple[str, Tensor | str]:
         if image.content is None:
