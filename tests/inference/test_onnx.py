@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from made_images import cocoop, environment, make_images
+from made_images import cocoop, environment
 from paths import DRIVER_PATH, ROOT, SUPPORT
 from PIL import Image
 
@@ -166,9 +166,7 @@ def test_graph_without_checksum_is_refused(exported, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
-    make_images(home / "photos", per_class=6)
+def home(home):
     (home / "photos" / "leaf" / "05.png").write_bytes(b"no image")
     arguments = ("--shots", 2, "--epochs", 1, "--cache-features", "--skip-unreadable", "--compare", "none")
     done = cocoop("train", "photos", *arguments, "--output", "run", cwd=home)
@@ -187,7 +185,7 @@ def test_predict_gives_the_same_with_torch_and_onnx(home):
     with_onnx = cocoop("predict", "run/onnx", *arguments, "--runtime", "onnx", cwd=home)
     assert with_onnx.returncode == 0, with_onnx.stderr
     rows, others = ([json.loads(line) for line in done.stdout.splitlines()] for done in (with_torch, with_onnx))
-    assert len(rows) == 24
+    assert len(rows) == 40
     for row, other in zip(rows, others, strict=True):
         assert (row["path"], row.get("error")) == (other["path"], other.get("error"))
         for one, two in zip(row["predictions"], other["predictions"], strict=True):
@@ -223,7 +221,7 @@ def test_prediction_needs_onnxruntime_only(home):
     hide += "main(['predict', 'run/onnx', 'photos/sun', '--runtime', 'onnx', '--format', 'csv'])"
     done = subprocess.run([sys.executable, "-c", hide], cwd=home, env=environment(), capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert len(done.stdout.splitlines()) == 7
+    assert len(done.stdout.splitlines()) == 11
 
 
 def test_missing_library_is_reported_with_install_command(home):
