@@ -1,11 +1,11 @@
-"""Minutes of every kind of client against `cocoop serve`: is a request lost, does it crash, does memory grow?
+"""Run well-behaved and hostile clients against `cocoop serve` for minutes: lost requests, crashes, growth of memory.
 
 Usage: python benchmarks/soak.py RUN PHOTOS [--minutes 6] [--clients 8]
 
-Clients that ask well, with photos and names at random, among others that send what is no photo, too much, broken forms,
-bombs, half a request or half a head, or leave without waiting. Prints requests by kind and status, times, and memory
-over time; the exit code is 1 if the server ends, answers 5xx, loses a good request, or grows by more than 5 % after the
-warm-up.
+Well-behaved clients send random images and class names, others send bytes that are no image, too much data, malformed
+forms, decompression bombs or slow uploads, or disconnect early. Prints requests by kind and status, times, and memory
+over time; the exit code is 1 if the server ends, answers 5xx, loses a well-formed request, or grows by more than 5 %
+after the warm-up.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ WORDS = ["cat", "dog", "tree frog", "boat", "lamp", "chair", "apple", "river", "
 
 
 def main() -> None:
-    """Serve, ask, print, leave."""
+    """Run the server and the clients, print the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("photos", type=Path)
+    parser.add_argument("images", metavar="PHOTOS", type=Path)
     parser.add_argument("--minutes", type=float, default=6.0)
     parser.add_argument("--clients", type=int, default=8)
     arguments = parser.parse_args()
@@ -55,7 +55,6 @@ def main() -> None:
             threading.Thread(target=client, args=(port, images[:500], seed, until, tally))
             for seed in range(arguments.clients)
         ]
-        clients.append(threading.Thread(target=half_heads, args=(port, until, tally)))
         for one in clients:
             one.start()
         memory = watch(server.pid, until)
@@ -70,7 +69,7 @@ def main() -> None:
 
 
 class Tally:
-    """What became of the requests, counted by all clients."""
+    """Outcomes of the requests of all clients."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -78,7 +77,7 @@ class Tally:
         self.seconds: list[float] = []
 
     def add(self, kind: str, outcome: str, seconds: float | None = None) -> None:
-        """One request."""
+        """Count one request."""
         with self._lock:
             self.outcomes[kind, outcome] += 1
             if seconds is not None:
@@ -86,7 +85,7 @@ class Tally:
 
 
 def wait_for_port(log: str, server: subprocess.Popen[bytes]) -> int:
-    """Where it listens."""
+    """Return the port of the server."""
     while server.poll() is None:
         found = re.search(r"http://\S+:(\d+)", Path(log).read_text())
         if found:
@@ -96,7 +95,7 @@ def wait_for_port(log: str, server: subprocess.Popen[bytes]) -> int:
 
 
 def client(port: int, images: list[bytes], seed: int, until: float, tally: Tally) -> None:
-    """Ask and misbehave until the time is over."""
+    """Send requests of random kinds until the deadline."""
     chance = random.Random(seed)
     while time.monotonic() < until:
         kind = chance.choices(list(KINDS), weights=[weight for weight, _ in KINDS.values()])[0]
@@ -108,27 +107,8 @@ def client(port: int, images: list[bytes], seed: int, until: float, tally: Tally
         tally.add(kind, outcome, time.monotonic() - started if kind == "good" else None)
 
 
-def half_heads(port: int, until: float, tally: Tally) -> None:
-    """Twenty connections at a time that never say what they want; counted by how the server gives them up."""
-    while time.monotonic() < until:
-        connections = []
-        for _ in range(20):
-            try:
-                connections.append(socket.create_connection(("127.0.0.1", port), timeout=60))
-                connections[-1].sendall(b"GET /v1/health HTTP/1.1\r\nX-Slow: ")
-            except OSError as error:
-                tally.add("half a head", type(error).__name__)
-        for connection in connections:
-            with connection:
-                try:
-                    answer = connection.recv(100).split()
-                except OSError as error:
-                    answer = [b"", type(error).__name__.encode()]
-                tally.add("half a head", answer[1].decode() if len(answer) > 1 else "nothing")
-
-
 def good(port: int, images: list[bytes], chance: random.Random) -> str:
-    """Some photos, sometimes with names of its own; lost if an answer is missing."""
+    """Send images, sometimes with class names; `lost` if a result is missing."""
     chosen = chance.sample(images, chance.randint(1, 4))
     names = chance.sample(WORDS, chance.randint(2, 8)) if chance.random() < 0.5 else []
     status, answer = ask(port, form([("photo.jpg", image) for image in chosen], names))
@@ -139,26 +119,26 @@ def good(port: int, images: list[bytes], chance: random.Random) -> str:
 
 
 def no_image(port: int, images: list[bytes], chance: random.Random) -> str:
-    """Bytes of any kind under the name of a photo, or a photo that is cut."""
+    """Send random bytes, a truncated image or a decompression bomb."""
     content = chance.choice([chance.randbytes(2000), chance.choice(images)[:1000], b"", BOMB])
     return str(ask(port, form([("photo.jpg", content)], []))[0])
 
 
 def too_much(port: int, _images: list[bytes], chance: random.Random) -> str:
-    """More than is allowed: bytes, or names."""
+    """Send too many bytes or class names."""
     if chance.random() < 0.3:
         return str(ask(port, form([("big.jpg", bytes(21 << 20))], []))[0])
     return str(ask(port, form([], [f"name {i}" for i in range(5000)]))[0])
 
 
 def broken(port: int, _images: list[bytes], chance: random.Random) -> str:
-    """A form that is none."""
-    body = chance.choice([b"--xyz\r\nnonsense", b"", chance.randbytes(500), b"--xyz--", b'{"photos": 1}'])
+    """Send a malformed form."""
+    body = chance.choice([b"--xyz\r\nnonsense", b"", chance.randbytes(500), b"--xyz--", b'{"images": 1}'])
     return str(ask(port, body)[0])
 
 
 def slow(port: int, images: list[bytes], chance: random.Random) -> str:
-    """A body that comes in pieces, over two seconds."""
+    """Send a body over two seconds."""
     body = form([("photo.jpg", chance.choice(images))], [])
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(head(len(body)))
@@ -169,7 +149,7 @@ def slow(port: int, images: list[bytes], chance: random.Random) -> str:
 
 
 def leaving(port: int, images: list[bytes], chance: random.Random) -> str:
-    """Leaves in the middle of its request, or without waiting for the answer."""
+    """Disconnect in the middle of a request, or before the answer."""
     body = form([("photo.jpg", chance.choice(images))], [])
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall((head(len(body)) + body)[: chance.randint(1, len(body) + 200)])
@@ -177,7 +157,7 @@ def leaving(port: int, images: list[bytes], chance: random.Random) -> str:
 
 
 def elsewhere(port: int, _images: list[bytes], chance: random.Random) -> str:
-    """Other paths and methods."""
+    """Send other paths and methods."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     path = chance.choice(["/../../etc/passwd", "/v1/none", "/", "/docs", "/v1/health", "/v1/predict"])
     connection.request(chance.choice(["GET", "DELETE", "PUT"]), path)
@@ -195,19 +175,19 @@ KINDS = {
     "leaving": (3, leaving),
     "other paths": (3, elsewhere),
 }
-"""How often, and what."""
+"""Weight and function of each kind of client."""
 
 
 def form(images: list[tuple[str, bytes]], names: list[str]) -> bytes:
-    """A form with photos and names."""
+    """Return a multipart body with images and class names."""
     start = b"--xyz\r\nContent-Disposition: form-data; "
-    parts = [start + f'name="photos"; filename="{name}"'.encode() + b"\r\n\r\n" + c + b"\r\n" for name, c in images]
+    parts = [start + f'name="images"; filename="{name}"'.encode() + b"\r\n\r\n" + c + b"\r\n" for name, c in images]
     parts += [start + b'name="classes"\r\n\r\n' + name.encode() + b"\r\n" for name in names]
     return b"".join(parts) + b"--xyz--\r\n"
 
 
 def head(length: int) -> bytes:
-    """Of a request with a body of so many bytes."""
+    """Return the headers of a request with a body of this size."""
     lines = [
         "POST /v1/predict HTTP/1.1",
         "Host: x",
@@ -218,7 +198,7 @@ def head(length: int) -> bytes:
 
 
 def ask(port: int, body: bytes) -> tuple[int, bytes]:
-    """Status and body of an answer."""
+    """Return status and body of the response to a form."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     try:
         connection.request("POST", "/v1/predict", body, FORM)
@@ -229,7 +209,7 @@ def ask(port: int, body: bytes) -> tuple[int, bytes]:
 
 
 def bomb() -> bytes:
-    """400 million pixels in some KB."""
+    """An image of 400 million pixels in a few KB."""
     content = io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(content, "PNG")
     return content.getvalue()
@@ -239,7 +219,7 @@ BOMB = bomb()
 
 
 def watch(pid: int, until: float) -> list[tuple[float, int]]:
-    """Seconds and resident bytes of a process, every two seconds."""
+    """Return seconds and resident bytes of a process, every two seconds."""
     started, seen = time.monotonic(), []
     while time.monotonic() < until:
         try:
@@ -251,7 +231,7 @@ def watch(pid: int, until: float) -> list[tuple[float, int]]:
 
 
 def report(tally: Tally, memory: list[tuple[float, int]], alive: bool, code: int, log: str) -> list[str]:
-    """Print all, and what is wrong."""
+    """Print the report and return the problems."""
     print("| client | requests | answers |\n|---|---|---|")
     for kind in [*KINDS, "half a head"]:
         found = {outcome: n for (one, outcome), n in sorted(tally.outcomes.items()) if one == kind}
