@@ -220,14 +220,14 @@ def test_a_full_disk_is_one_line(images):
 
 def test_where_stderr_is_a_file_long_work_says_a_line_now_and_then(capsys, monkeypatch):
     monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.0)
-    with console.counting("encoding photos") as progress:
+    with console.image_progress("encoding photos") as progress:
         progress(64, 200)
         progress(200, 200)
-    with console.training("cocoop") as (on_step, on_encode):
+    with console.training_progress("cocoop") as (on_step, on_encode):
         on_encode(3, 8)
         on_step(StepReport(2, 4, 4, 8, 1.23456, 75.0, 12.3))
     monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 60.0)
-    with console.counting("too short to be told") as progress:
+    with console.image_progress("too short to be told") as progress:
         progress(1, 2)
     out, err = capsys.readouterr()
     assert out == ""

@@ -339,7 +339,7 @@ def test_training_images_are_left_out_of_tests(home, tmp_path):
     assert trained_image_hashes(home / RUN) == learned
     done = cocoop("eval", RUN, "photos", "--all-images", "--format", "json", cwd=home)
     assert done.returncode == 0, done.stderr
-    assert "Left out: 8 photos that it learned from." in done.stderr
+    assert "Left out: 8 images that the prompt was trained on." in done.stderr
     assert json.loads(done.stdout)["images"] == 40 - len(learned) == 32
     # One of them among the test photos, under another name; training itself says so.
     mine = shutil.copytree(home / "photos", tmp_path / "photos")

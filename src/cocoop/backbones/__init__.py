@@ -1,4 +1,4 @@
-"""Backbones: one loader for every source of CLIP-like models."""
+"""Backbones: one loader for all sources of CLIP-like models."""
 
 from cocoop.backbones.backbone import Backbone
 from cocoop.backbones.load import load_backbone

@@ -1,4 +1,4 @@
-"""A backbone: the frozen pieces of a CLIP-like model, whatever library they came from.
+"""Backbone: the frozen towers of a CLIP-like model, from any library.
 
 Shapes: B images of 3 channels and S x S pixels, N texts of L tokens, e joint embedding size.
 """
@@ -19,21 +19,21 @@ from cocoop.text.tower import TextTower
 __all__ = ["DTYPES", "Backbone", "check_precision"]
 
 CPU_IMAGES = 4
-"""Images that pass an image tower together on a CPU."""
+"""Images that an image tower encodes at once on a CPU."""
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Backbone(nn.Module):
-    """A frozen vision-language model; it stays in eval mode, batch norm included.
+    """Frozen vision-language model, always in eval mode (batch norm included).
 
     Args:
-        name: the string it was loaded by, which loads it again.
+        name: name that `load_backbone` loads it by.
         image_tower: the library's own module, from preprocessed images (B, 3, S, S) to features (B, e).
         text_tower: the library's text weights in cocoop's tower.
-        tokenizer: the one the weights were trained with.
-        preprocessing: how images are made ready.
-        logit_scale: logarithm of the factor on cosine similarities.
+        tokenizer: tokenizer that the weights were trained with.
+        preprocessing: preprocessing of images.
+        logit_scale: logarithm of the factor that scales cosine similarities.
         precision: number type of the frozen weights and activations.
     """
 
@@ -58,7 +58,7 @@ class Backbone(nn.Module):
         self.preprocessing = preprocessing
         self.image_tower = image_tower.to(DTYPES[precision])
         self.text_tower = text_tower.to(DTYPES[precision])
-        self._in_parts = AdaptiveBatches("encoded")
+        self._batches = AdaptiveBatches("encoded")
         self.register_buffer("logit_scale", torch.tensor(logit_scale, dtype=torch.float32))
         self.requires_grad_(False)
         self.eval()
@@ -70,26 +70,25 @@ class Backbone(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.logit_scale.device
 
-    def train(self, mode: bool = True) -> Backbone:  # noqa: ARG002 - frozen: never in train mode
-        """Stay in eval mode, also when a method around this backbone is trained."""
+    def train(self, mode: bool = True) -> Backbone:  # noqa: ARG002
+        """Stay in eval mode, also while a method with this backbone is trained."""
         return super().train(False)
 
     @torch.no_grad()
     def encode_image(self, images: Float[Tensor, "B 3 S S"], *, normalize: bool = False) -> Float[Tensor, "B e"]:
-        """Image features in fp32, L2-normalised if asked."""
+        """Encode images to fp32 features, L2-normalized if `normalize` is True."""
         images = images.to(self.device, DTYPES[self.precision])
-        # A processor's cache holds a few images' activations; many at once are mapped and unmapped, at three times the
-        # cost (24 ms an image alone, 75 in batches of 64, one thread, backbone lite).
-        at_once = CPU_IMAGES if self.device.type == "cpu" else max(1, len(images))
-        features = self._in_parts(lambda part: self.image_tower(part).float(), images, at_once)
+        # Large batches leave the CPU's cache: 24 ms per image alone, 75 in batches of 64 (one thread, backbone lite).
+        size = CPU_IMAGES if self.device.type == "cpu" else max(1, len(images))
+        features = self._batches(lambda part: self.image_tower(part).float(), images, size)
         return F.normalize(features, dim=-1) if normalize else features
 
     @torch.no_grad()
     def encode_text(self, tokens: Int[Tensor, "N L"], *, normalize: bool = False) -> Float[Tensor, "N e"]:
-        """Text features in fp32, L2-normalised if asked, read at the first EOT.
+        """Encode token sequences to fp32 features, read at the first EOT and L2-normalized if `normalize` is True.
 
         Raises:
             PromptError: for a sequence without EOT.
@@ -102,7 +101,7 @@ def check_precision(precision: str) -> None:
     """Refuse an unknown number type.
 
     Raises:
-        BackboneError: naming those there are.
+        BackboneError: with the number types that exist.
     """
     if precision not in PRECISIONS:
-        raise BackboneError(f"--precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}.")
+        raise BackboneError(f"`precision` is {precision!r}; it must be one of {', '.join(PRECISIONS)}.")

@@ -1,4 +1,4 @@
-"""What tells one backbone from another: a hash of its weights and of all else that decides what it computes."""
+"""Fingerprints of backbones: hashes of the weights and of everything else that decides what they compute."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["image_side_key", "model_key"]
 
 
 def image_side_key(backbone: Backbone) -> str:
-    """A hash of all that decides a photo's feature: modules, weights and type of the image tower, preprocessing."""
+    """Hash everything that decides an image feature: image tower, its weights and number type, preprocessing."""
     digest = hashlib.sha256(json.dumps([backbone.precision, dataclasses.asdict(backbone.preprocessing)]).encode())
     for name, part in backbone.image_tower.named_modules():
-        # What weights do not show: activations, heads, strides, epsilons.
+        # Weights do not show activations, heads, strides and epsilons.
         traits = {key: _trait(value) for key, value in vars(part).items() if not key.startswith("_")}
         digest.update(f"{name} {type(part).__qualname__} {sorted(traits.items())}".encode())
     _add_weights(digest, backbone.image_tower)
@@ -27,7 +27,7 @@ def image_side_key(backbone: Backbone) -> str:
 
 
 def model_key(backbone: Backbone) -> str:
-    """A hash of all that decides a logit: both towers, preprocessing, number type and logit scale."""
+    """Hash everything that decides a logit: both towers, preprocessing, number type and logit scale."""
     facts = [image_side_key(backbone), backbone.logit_scale.item(), dataclasses.asdict(backbone.text_tower.config)]
     digest = hashlib.sha256(json.dumps(facts).encode())
     _add_weights(digest, backbone.text_tower)
@@ -41,7 +41,7 @@ def _add_weights(digest: Any, module: nn.Module) -> None:
 
 
 def _trait(value: object) -> str:
-    """A setting of a module as text that is the same in every process; functions by name, anything else by type."""
+    """Describe a setting of a module identically in every process: functions by name, other objects by type."""
     if isinstance(value, bool | int | float | str | None):
         return repr(value)
     if isinstance(value, tuple | list):

@@ -1,4 +1,4 @@
-"""Files from the Hugging Face hub, or from its cache on this machine."""
+"""Download files of the Hugging Face hub, or find them in its cache."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cocoop.storage.hashing import hash_file
 
 __all__ = ["TOKENIZER_FILES", "fetch", "pinned", "root_cause", "unreachable"]
 
-GO_ON_WITH_LITE = "or go on without a network: --backbone lite"
+USE_LITE = 'or work without a network by `backbone="lite"`'
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -34,22 +34,25 @@ def fetch(
     model: str,
     *,
     raises: type[CocoopError] = BackboneError,
-    instead: str = GO_ON_WITH_LITE,
+    instead: str = USE_LITE,
     **options: Any,
 ) -> Path:
-    """A folder with those of the files that a repository has.
+    """Download files of a repository, unless they are cached.
 
     Args:
-        repository: `ORG/NAME` or `ORG/NAME@REVISION`, a branch, tag or commit.
-        files: names, or patterns of names.
-        model: what they are for, for messages.
+        repository: `ORG/NAME` or `ORG/NAME@REVISION` (a branch, tag or commit).
+        files: names or patterns; those that the repository does not have are skipped.
+        model: name of the model, for messages.
         raises: class of the errors.
-        instead: what to do without a network, besides connecting.
-        options: further ones of `huggingface_hub.snapshot_download`, such as `token`.
+        instead: advice for users without a network.
+        options: more arguments of `huggingface_hub.snapshot_download`, such as `token`.
+
+    Returns:
+        The directory with the files.
 
     Raises:
-        CocoopError: of the class `raises`, if there is no such repository or revision, it is not cached and cannot be
-            reached, or a file is not what the hub has.
+        CocoopError: of the class `raises`, if the repository or revision does not exist, it is neither cached nor
+            reachable, or a cached file is damaged.
     """
     import huggingface_hub
     from huggingface_hub.errors import (
@@ -65,18 +68,16 @@ def fetch(
             huggingface_hub.snapshot_download(name, revision=revision or None, allow_patterns=list(files), **options)
         )
     except HFValidationError as error:
-        raise raises(f"{repository!r} is no name of a hub repository; it must be ORG/NAME.") from error
+        raise raises(f"{repository!r} is not a repository name; it must be ORG/NAME.") from error
     except RevisionNotFoundError as error:
         raise raises(f"The hub's {name} has no revision {revision!r}.") from error
     except RepositoryNotFoundError as error:
-        raise raises(
-            f"The hub has no repository {name!r}, or keeps it for those who are logged in (`hf auth login`)."
-        ) from error
-    # The client lets through errors of its own and of two HTTP libraries, none of them related.
+        raise raises(f"The hub has no repository {name!r}, or you must log in to see it (`hf auth login`).") from error
+    # The client raises unrelated errors of its own and of two HTTP libraries.
     except Exception as error:
         if isinstance(error, HfHubHTTPError) and error.response.status_code == 401:
             raise raises(
-                f"The hub does not accept your token for {name!r}; log in again with `hf auth login`, or mend HF_TOKEN."
+                f"The hub does not accept your token for {name!r}; log in again with `hf auth login`, or fix HF_TOKEN."
             ) from error
         raise unreachable(model, error, raises, instead) from error
     for path in directory.rglob("*"):
@@ -86,10 +87,10 @@ def fetch(
 
 
 def _check_content(path: Path, raises: type[CocoopError]) -> None:
-    """That a file in the hub's cache is what the hub has, by the hash that the cache calls it by.
+    """Compare a file in the hub's cache with the hash in its name.
 
-    Large files are known by their SHA-256, small ones by git's SHA-1. Where the cache cannot make links, as on some
-    Windows, it keeps no hashes, and nothing is checked.
+    The cache names large files by their SHA-256 and small ones by git's SHA-1. Where it cannot make links, as on some
+    Windows systems, it has no hashes, and nothing is checked.
     """
     blob = path.resolve()
     if re.fullmatch(r"[0-9a-f]{64}", blob.name):
@@ -100,15 +101,15 @@ def _check_content(path: Path, raises: type[CocoopError]) -> None:
     else:
         return
     if found != blob.name:
-        raise raises(f"'{path}' is damaged: it is not what the hub has. Delete '{blob}'; it is then fetched again.")
+        raise raises(f"'{path}' is damaged. Delete '{blob}' to download it again.")
 
 
 def pinned(repository: str, directory: Path) -> str:
-    """The repository at the commit that was fetched: what a name or a branch stands for may change.
+    """Return the repository with the commit that was downloaded, because names and branches may move.
 
     Args:
-        repository: `ORG/NAME`, with @REVISION or without.
-        folder: as `fetch` returned it; the hub's cache calls it by the commit.
+        repository: `ORG/NAME` or `ORG/NAME@REVISION`.
+        directory: directory that `fetch` returned, which the hub's cache names after the commit.
     """
     return f"{repository.partition('@')[0]}@{directory.name}"
 
@@ -117,19 +118,18 @@ def unreachable(
     what: str,
     error: BaseException,
     raises: type[CocoopError] = BackboneError,
-    instead: str = GO_ON_WITH_LITE,
+    instead: str = USE_LITE,
 ) -> CocoopError:
-    """The error for what is not on this machine and cannot be downloaded.
+    """Return the error for a model that is neither cached nor reachable.
 
     Args:
-        what: the model or repository.
-        error: what the download ended with; the reason is at the bottom of its chain.
-        raises: its class.
-        instead: what to do without a network, besides connecting.
+        what: model or repository.
+        error: error of the download; the reason is the last in its chain.
+        raises: class of the error.
+        instead: advice for users without a network.
     """
     return raises(
-        f"{what} is not on this machine and cannot be downloaded ({root_cause(error)}). "
-        f"Connect once to fetch it, {instead}"
+        f"{what} is not cached and cannot be downloaded ({root_cause(error)}). Connect once to download it, {instead}."
     )
 
 

@@ -1,7 +1,7 @@
-"""Tables from each library's parameter names to those of cocoop's text tower, and the tower made from them.
+"""Tables from each library's parameter names to those of cocoop's text tower.
 
-A name stands for one tensor; `{}` is the number of a block. What a table does not know is an error, so that no weight
-is lost without a word.
+A name stands for one tensor, and `{}` for the number of a block. Names that a table does not have are errors, so that
+no weight is dropped silently.
 """
 
 from __future__ import annotations
@@ -16,91 +16,93 @@ from torch import Tensor
 from cocoop.errors import BackboneError
 from cocoop.text.tower import TextTower, TextTowerConfig
 
-__all__ = ["IGNORED", "OPEN_CLIP", "TRANSFORMERS", "To", "text_tower"]
+__all__ = ["IGNORED", "OPEN_CLIP", "TRANSFORMERS", "Target", "text_tower"]
 
 
-class To(NamedTuple):
-    """Where a library's tensor goes."""
+class Target(NamedTuple):
+    """Target of a library's tensor."""
 
     key: str
-    """The name in `TextTower`."""
+    """Name in `TextTower`."""
     part: int | None = None
-    """0, 1, 2 for queries, keys, values, where a library keeps apart what the tower stacks."""
+    """0, 1, 2 for queries, keys, values, if the library stores separately what the tower stacks."""
     transposed: bool = False
-    """Whether the library multiplies from the other side."""
+    """True if the library stores the transposed matrix."""
 
 
-def _weight_and_bias(modules: Mapping[str, To]) -> dict[str, To]:
-    """Both parameters of each linear layer or layer norm."""
+def _weight_and_bias(modules: Mapping[str, Target]) -> dict[str, Target]:
+    """Return entries for the weight and the bias of linear layers and layer norms."""
     return {
-        f"{theirs}.{name}": to._replace(key=f"{to.key}.{name}")
-        for theirs, to in modules.items()
+        f"{theirs}.{name}": target._replace(key=f"{target.key}.{name}")
+        for theirs, target in modules.items()
         for name in ("weight", "bias")
     }
 
 
-# OpenAI's archives and open_clip, which took its names over. With a bias the projection is a linear layer there.
-OPEN_CLIP: dict[str, To] = {
-    "token_embedding.weight": To("token_embedding.weight"),
-    "positional_embedding": To("positional_embedding"),
-    "transformer.resblocks.{}.attn.in_proj_weight": To("blocks.{}.qkv.weight"),
-    "transformer.resblocks.{}.attn.in_proj_bias": To("blocks.{}.qkv.bias"),
-    "text_projection": To("projection.weight", transposed=True),
+# OpenAI's archives, and open_clip, which uses the same names. A projection with a bias is a linear layer there.
+OPEN_CLIP: dict[str, Target] = {
+    "token_embedding.weight": Target("token_embedding.weight"),
+    "positional_embedding": Target("positional_embedding"),
+    "transformer.resblocks.{}.attn.in_proj_weight": Target("blocks.{}.qkv.weight"),
+    "transformer.resblocks.{}.attn.in_proj_bias": Target("blocks.{}.qkv.bias"),
+    "text_projection": Target("projection.weight", transposed=True),
     **_weight_and_bias(
         {
-            "transformer.resblocks.{}.ln_1": To("blocks.{}.ln_1"),
-            "transformer.resblocks.{}.attn.out_proj": To("blocks.{}.out"),
-            "transformer.resblocks.{}.ln_2": To("blocks.{}.ln_2"),
-            "transformer.resblocks.{}.mlp.c_fc": To("blocks.{}.fc"),
-            "transformer.resblocks.{}.mlp.c_proj": To("blocks.{}.proj"),
-            "ln_final": To("ln_final"),
-            "text_projection": To("projection"),
+            "transformer.resblocks.{}.ln_1": Target("blocks.{}.ln_1"),
+            "transformer.resblocks.{}.attn.out_proj": Target("blocks.{}.out"),
+            "transformer.resblocks.{}.ln_2": Target("blocks.{}.ln_2"),
+            "transformer.resblocks.{}.mlp.c_fc": Target("blocks.{}.fc"),
+            "transformer.resblocks.{}.mlp.c_proj": Target("blocks.{}.proj"),
+            "ln_final": Target("ln_final"),
+            "text_projection": Target("projection"),
         }
     ),
 }
 
 # Hugging Face's CLIPModel.
-TRANSFORMERS: dict[str, To] = {
-    "text_model.embeddings.token_embedding.weight": To("token_embedding.weight"),
-    "text_model.embeddings.position_embedding.weight": To("positional_embedding"),
-    "text_projection.weight": To("projection.weight"),
+TRANSFORMERS: dict[str, Target] = {
+    "text_model.embeddings.token_embedding.weight": Target("token_embedding.weight"),
+    "text_model.embeddings.position_embedding.weight": Target("positional_embedding"),
+    "text_projection.weight": Target("projection.weight"),
     **_weight_and_bias(
         {
-            "text_model.encoder.layers.{}.layer_norm1": To("blocks.{}.ln_1"),
-            "text_model.encoder.layers.{}.self_attn.q_proj": To("blocks.{}.qkv", part=0),
-            "text_model.encoder.layers.{}.self_attn.k_proj": To("blocks.{}.qkv", part=1),
-            "text_model.encoder.layers.{}.self_attn.v_proj": To("blocks.{}.qkv", part=2),
-            "text_model.encoder.layers.{}.self_attn.out_proj": To("blocks.{}.out"),
-            "text_model.encoder.layers.{}.layer_norm2": To("blocks.{}.ln_2"),
-            "text_model.encoder.layers.{}.mlp.fc1": To("blocks.{}.fc"),
-            "text_model.encoder.layers.{}.mlp.fc2": To("blocks.{}.proj"),
-            "text_model.final_layer_norm": To("ln_final"),
+            "text_model.encoder.layers.{}.layer_norm1": Target("blocks.{}.ln_1"),
+            "text_model.encoder.layers.{}.self_attn.q_proj": Target("blocks.{}.qkv", part=0),
+            "text_model.encoder.layers.{}.self_attn.k_proj": Target("blocks.{}.qkv", part=1),
+            "text_model.encoder.layers.{}.self_attn.v_proj": Target("blocks.{}.qkv", part=2),
+            "text_model.encoder.layers.{}.self_attn.out_proj": Target("blocks.{}.out"),
+            "text_model.encoder.layers.{}.layer_norm2": Target("blocks.{}.ln_2"),
+            "text_model.encoder.layers.{}.mlp.fc1": Target("blocks.{}.fc"),
+            "text_model.encoder.layers.{}.mlp.fc2": Target("blocks.{}.proj"),
+            "text_model.final_layer_norm": Target("ln_final"),
         }
     ),
 }
 
 IGNORED: dict[str, str] = {
-    "visual.": "image tower of OpenAI and open_clip, used as it is",
-    "vision_model.": "image tower of transformers, used as it is",
-    "visual_projection.": "the same tower's last layer",
-    "logit_scale": "read by itself",
-    "attn_mask": "the causal mask, which OpenAI's archives store",
+    "visual.": "image tower of OpenAI and open_clip, used unchanged",
+    "vision_model.": "image tower of transformers, used unchanged",
+    "visual_projection.": "last layer of that tower",
+    "logit_scale": "read separately",
+    "attn_mask": "causal mask in OpenAI's archives",
     "text_model.embeddings.position_ids": "0, 1, 2, ... in files of older transformers",
 }
-"""Beginnings of names that are no weights of a text tower, and why."""
+"""Prefixes of names outside the text tower, and their meaning."""
 
 
-def text_tower(config: TextTowerConfig, state: Mapping[str, Tensor], table: Mapping[str, To], model: str) -> TextTower:
-    """The text tower of a library's model, in fp32.
+def text_tower(
+    config: TextTowerConfig, state: Mapping[str, Tensor], table: Mapping[str, Target], model: str
+) -> TextTower:
+    """Build the text tower of a library's model, in fp32.
 
     Args:
-        config: its architecture.
-        state: all tensors of the model, by the library's names, in any number type.
-        table: where each of them goes.
-        model: the model's name, for messages.
+        config: architecture of the tower.
+        state: all tensors of the model by the library's names, in any number type.
+        table: target of each tensor, `OPEN_CLIP` or `TRANSFORMERS`.
+        model: name of the model, for messages.
 
     Raises:
-        BackboneError: naming tensors that the table does not know, that are missing, or that have another shape.
+        BackboneError: for tensors that the table does not have, or that are missing or misshapen.
     """
     ours: dict[str, Tensor] = {}
     parts: dict[str, dict[int, Tensor]] = {}
@@ -109,17 +111,17 @@ def text_tower(config: TextTowerConfig, state: Mapping[str, Tensor], table: Mapp
         if theirs.startswith(tuple(IGNORED)):
             continue
         number = re.search(r"\.(\d+)\.", theirs)
-        to = table.get(re.sub(r"\.\d+\.", ".{}.", theirs, count=1))
-        if to is None:
+        target = table.get(re.sub(r"\.\d+\.", ".{}.", theirs, count=1))
+        if target is None:
             unknown.append(theirs)
             continue
-        key = to.key.format(number.group(1)) if number else to.key
-        if to.part is not None:
-            parts.setdefault(key, {})[to.part] = tensor
+        key = target.key.format(number.group(1)) if number else target.key
+        if target.part is not None:
+            parts.setdefault(key, {})[target.part] = tensor
         else:
-            ours[key] = tensor.T if to.transposed else tensor
+            ours[key] = tensor.T if target.transposed else tensor
     if unknown:
-        raise BackboneError(f"{model} has weights that CLIP's text tower has no place for: {_some(unknown)}.")
+        raise BackboneError(f"{model} has weights that CLIP's text tower does not have: {_first_names(unknown)}.")
     ours |= {key: torch.cat([of[i] for i in sorted(of)]) for key, of in parts.items()}
     tower = TextTower(config)
     _check_shapes({key: tensor.shape for key, tensor in tower.state_dict().items()}, ours, model)
@@ -130,7 +132,7 @@ def text_tower(config: TextTowerConfig, state: Mapping[str, Tensor], table: Mapp
 def _check_shapes(wanted: Mapping[str, torch.Size], found: Mapping[str, Tensor], model: str) -> None:
     missing = [key for key in wanted if key not in found]
     if missing:
-        raise BackboneError(f"{model} lacks weights of its text tower: {_some(missing)}.")
+        raise BackboneError(f"{model} lacks weights of its text tower: {_first_names(missing)}.")
     for key, tensor in found.items():
         if key not in wanted or wanted[key] != tensor.shape:
             shape = tuple(wanted[key]) if key in wanted else "absent"
@@ -140,5 +142,5 @@ def _check_shapes(wanted: Mapping[str, torch.Size], found: Mapping[str, Tensor],
             )
 
 
-def _some(names: list[str]) -> str:
+def _first_names(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,6 +1,6 @@
-"""Models of open_clip: published weights by architecture and tag, folders, and hub repositories.
+"""Models in open_clip's format: published weights by architecture and tag, directories, and hub repositories.
 
-All come down to a configuration (open_clip's `model_cfg` and `preprocess_cfg`) and a file of weights.
+Each consists of a configuration (open_clip's `model_cfg` and `preprocess_cfg`) and a weights file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import nn
 
 from cocoop.backbones.hub_files import TOKENIZER_FILES, fetch, pinned, unreachable
 from cocoop.backbones.key_maps import OPEN_CLIP, text_tower
-from cocoop.backbones.parts import Parts, refusal
+from cocoop.backbones.parts import BackboneParts, unsupported
 from cocoop.backbones.pickles import check_names
 from cocoop.backbones.tokenizers import check_tokenizer, open_clip_tokenizer
 from cocoop.backbones.weights import check_size, find_weights, read_config, readable
@@ -41,10 +41,10 @@ OPENAI_NAMES = {
     "ViT-L/14": "ViT-L-14",
     "ViT-L/14@336px": "ViT-L-14-336",
 }
-"""The models that OpenAI published, by the names of the papers, and what open_clip calls them."""
+"""OpenAI's models: the papers' names, and open_clip's."""
 
 HUB_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-"""Names of weights in open_clip's repositories, the best first."""
+"""Names of weights files in open_clip's repositories, in order of preference."""
 
 OTHER_BLOCKS = (
     "ls_init_value",
@@ -55,43 +55,43 @@ OTHER_BLOCKS = (
     "scale_attn",
     "scale_fc",
 )
-"""Settings of open_clip by which a text tower's blocks are not CLIP's."""
+"""open_clip settings of text-tower blocks that CLIP does not have."""
 
 
-def from_tag(identifier: str, model: str) -> Parts:
-    """Published weights, downloaded unless they are cached.
+def from_tag(identifier: str, model: str) -> BackboneParts:
+    """Load published weights, from the cache or by download.
 
     Args:
-        identifier: ARCH/TAG or ARCH/TAG@REVISION; ARCH may be written as in the papers, with a slash.
-        model: the name that the user typed, for messages.
+        identifier: ARCH/TAG or ARCH/TAG@REVISION; ARCH may contain a slash, as in the papers.
+        model: name that the user gave, for messages.
 
     Raises:
-        BackboneError: if there are no such weights, they cannot be downloaded, or cannot be used.
+        BackboneError: if the weights do not exist, cannot be downloaded or cannot be used.
     """
     import open_clip
 
     architecture, _, tag = identifier.rpartition("/")
     tag, _, revision = tag.partition("@")
-    named, architecture = f"{architecture}/{tag}", architecture.replace("/", "-")
+    name, architecture = f"{architecture}/{tag}", architecture.replace("/", "-")
     published = open_clip.get_pretrained_cfg(architecture, tag)
     if not published:
         raise BackboneError(_no_such_tag(architecture, tag))
     config = open_clip.get_model_config(architecture)
-    # The weights know which activation they were trained with; the architecture's name often does not say it.
+    # The activation belongs to the weights; the name of the architecture often does not tell it.
     config["quick_gelu"] = published.get("quick_gelu", False)
     check_text(config, model)
     weights = _published_weights(published, revision, model)
     tokenizer_directory = partial(_tokenizer_on_hub, model)
     parts = build(config, published, partial(_load, weights), tokenizer_directory, model)
-    return replace(parts, repository=pinned(named, weights.parent)) if published.get("hf_hub") else parts
+    return replace(parts, repository=pinned(name, weights.parent)) if published.get("hf_hub") else parts
 
 
-def from_directory(directory: Path, model: str) -> Parts:
-    """A folder with `open_clip_config.json` and weights.
+def from_directory(directory: Path, model: str) -> BackboneParts:
+    """Load a directory with `open_clip_config.json` and weights.
 
     Args:
-        folder: as open_clip saves or publishes it.
-        model: the name that the user typed, for messages.
+        directory: directory as open_clip saves or publishes it.
+        model: name that the user gave, for messages.
 
     Raises:
         BackboneError: if files are missing or damaged, or the model cannot be used.
@@ -100,26 +100,26 @@ def from_directory(directory: Path, model: str) -> Parts:
     check_text(config, model)
     weights = find_weights(directory)
     if weights is None:
-        raise BackboneError(f"'{directory}' has a configuration, but no weights (open_clip_model.safetensors).")
+        raise BackboneError(f"'{directory}' has a configuration but no weights (open_clip_model.safetensors).")
     _check_size(config, weights, directory)
-    # As in open_clip, a folder brings its own tokenizer, whatever repository the configuration names.
+    # As in open_clip, a directory has its own tokenizer, even if the configuration names a repository.
     return build(config, preprocess, partial(_load, weights), lambda _: directory, model)
 
 
-def from_hub(repository: str, model: str) -> Parts:
-    """A hub repository in open_clip's format, downloaded unless it is cached.
+def from_hub(repository: str, model: str) -> BackboneParts:
+    """Load a hub repository in open_clip's format, from the cache or by download.
 
     Args:
-        repository: ORG/NAME, with @REVISION or without.
-        model: the name that the user typed, for messages.
+        repository: ORG/NAME or ORG/NAME@REVISION.
+        model: name that the user gave, for messages.
 
     Raises:
-        BackboneError: if it cannot be found or reached, is no open_clip model, or cannot be used.
+        BackboneError: if it does not exist, cannot be downloaded, is not an open_clip model or cannot be used.
     """
     directory = fetch(repository, [CONFIG, "config.json"], model)
     if not (directory / CONFIG).is_file():
         hint = f"; try transformers:{repository}" if (directory / "config.json").is_file() else ""
-        raise BackboneError(f"The hub's {repository} is no open_clip model: it has no {CONFIG}{hint}.")
+        raise BackboneError(f"The hub's {repository} is not an open_clip model: it has no {CONFIG}{hint}.")
     config, preprocess = _read_config(directory)
     check_text(config, model)
     repository = pinned(repository, directory)
@@ -134,13 +134,13 @@ def check_text(config: Mapping[str, Any], model: str) -> Any:
 
     Args:
         config: open_clip's `model_cfg`.
-        model: the model's name, for messages.
+        model: name of the model, for messages.
 
     Returns:
         open_clip's `CLIPTextCfg`.
 
     Raises:
-        BackboneError: saying what is different, or that the configuration is of a newer open_clip.
+        BackboneError: with the difference, or if the configuration needs a newer open_clip.
     """
     import open_clip
 
@@ -148,13 +148,13 @@ def check_text(config: Mapping[str, Any], model: str) -> Any:
         text = open_clip.CLIPTextCfg(**config["text_cfg"])
     except (KeyError, TypeError) as error:
         raise BackboneError(
-            f"The configuration of {model} is damaged, or for a newer open_clip than {open_clip.version.__version__}: "
+            f"The configuration of {model} is damaged or needs a newer open_clip than {open_clip.version.__version__}: "
             f"{error}."
         ) from error
     others = [name for name in OTHER_BLOCKS if getattr(text, name, None)]
     reasons = {
         f"its text tower is {text.hf_model_name}, in which every token sees the whole text": text.hf_model_name,
-        "it is a CoCa model, whose text feature is read at a token behind the padding": (
+        "it is a CoCa model, whose text feature is read at a token after the padding": (
             "multimodal_cfg" in config or text.embed_cls
         ),
         "its text tower is not causal: every token sees the whole text": text.no_causal_mask,
@@ -162,13 +162,13 @@ def check_text(config: Mapping[str, Any], model: str) -> Any:
             text.pool_type not in ("argmax", "eos")
         ),
         "it adds a bias to its logits, as SigLIP does": config.get("init_logit_bias") is not None,
-        f"the blocks of its text tower have {' and '.join(others)}, which CLIP's have not": others,
+        f"the blocks of its text tower have {' and '.join(others)}, which CLIP does not have": others,
         f"its activation has settings of its own, {text.act_kwargs}": text.act_kwargs,
         f"its layer norms have settings of their own, {text.norm_kwargs}": (text.norm_kwargs or {}).keys() - {"eps"},
     }
     for reason, applies in reasons.items():
         if applies:
-            raise refusal(model, reason)
+            raise unsupported(model, reason)
     return text
 
 
@@ -178,27 +178,27 @@ def build(
     load: Callable[[nn.Module], object],
     tokenizer_directory: Callable[[str], Path],
     model: str,
-) -> Parts:
-    """Make a model, fill it and take it apart.
+) -> BackboneParts:
+    """Build a model, load its weights and split it into parts.
 
     Args:
         config: open_clip's `model_cfg`.
-        preprocess: open_clip's `preprocess_cfg`; what it leaves out is as in CLIP.
-        load: fills the model with weights.
-        tokenizer_folder: from the name of a hub repository to a folder with its tokenizer.
-        model: the model's name, for messages.
+        preprocess: open_clip's `preprocess_cfg`; missing entries are as in CLIP.
+        load: function that loads the weights into the model.
+        tokenizer_directory: function from the name of a hub repository to a directory with its tokenizer.
+        model: name of the model, for messages.
 
     Raises:
-        BackboneError: if pieces are missing, do not fit together or cannot be used.
+        BackboneError: if parts are missing, do not fit together or cannot be used.
     """
     text = check_text(config, model)
-    # The tokenizer first: it is small, and often what is missing.
+    # The tokenizer comes first, because it is small and most often missing.
     tokenizer = open_clip_tokenizer(text, tokenizer_directory, model)
     check_tokenizer(tokenizer, text.vocab_size, text.eos_id if text.pool_type == "eos" else None, model)
     network = _network(config, model)
     load(network)
     state = network.state_dict()
-    return Parts(
+    return BackboneParts(
         image_tower=network.visual,
         text_tower=text_tower(
             TextTowerConfig(
@@ -214,7 +214,7 @@ def build(
                 projection=text.proj_type != "none",
                 projection_bias=text.proj_bias,
             ),
-            # open_clip keeps some text towers in a module of their own.
+            # open_clip keeps some text towers in a submodule.
             {name.removeprefix("text."): tensor for name, tensor in state.items()},
             OPEN_CLIP,
             model,
@@ -226,16 +226,16 @@ def build(
 
 
 def _network(config: Mapping[str, Any], model: str) -> Any:
-    """The library's model, with random weights."""
+    """Build the library's model with random weights."""
     import open_clip
 
     settings = copy.deepcopy(dict(config))
     custom_text = settings.pop("custom_text", False)
-    # The weights follow; those that the image tower could begin from would be downloaded in vain.
+    # All weights are loaded later, so timm need not download any.
     settings["vision_cfg"]["timm_model_pretrained"] = False
     try:
         return (open_clip.CustomTextCLIP if custom_text else open_clip.CLIP)(**settings)
-    # Every kind of tower checks settings in its own way, with errors that have nothing in common.
+    # Each kind of tower raises errors of its own.
     except Exception as error:
         raise BackboneError(f"Could not build a model from the configuration of {model}: {one_line(error)}.") from error
 
@@ -248,7 +248,7 @@ def _check_size(config: Mapping[str, Any], weights: Path, directory: Path) -> No
 def _load(weights: Path, network: nn.Module) -> None:
     import open_clip
 
-    # open_clip's own reader also knows older layouts, and fits positions to another image size.
+    # open_clip's own loader also reads older layouts and resizes position embeddings.
     with readable(weights):
         if weights.suffix != ".safetensors":
             check_names(weights)
@@ -256,11 +256,13 @@ def _load(weights: Path, network: nn.Module) -> None:
 
 
 def _published_weights(published: Mapping[str, Any], revision: str, model: str) -> Path:
-    """The file of a tag, from the hub where it is there as well as at an address of its own."""
+    """Return the weights file of a tag, from the hub if it is there, else from its own URL."""
     import open_clip
 
     if revision and not published.get("hf_hub"):
-        raise BackboneError(f"The weights of {model} lie at an address of their own, without revisions; leave it out.")
+        raise BackboneError(
+            f"The weights of {model} have a URL of their own, without revisions; leave @{revision} out."
+        )
     if published.get("hf_hub"):
         repository, _, file = published["hf_hub"].rpartition("/")
         names = (str(Path(file).with_suffix(".safetensors")), file) if file else HUB_WEIGHTS
@@ -272,14 +274,14 @@ def _published_weights(published: Mapping[str, Any], revision: str, model: str) 
 
 
 def _weights_on_hub(repository: str, names: Sequence[str], model: str) -> Path:
-    """The first of several files that a repository has; the others are not downloaded."""
+    """Download the first of several files that a repository has."""
     for name in names:
         path = fetch(repository, [name], model) / name
         if path.is_file():
             return path
     raise BackboneError(
-        f"{model} is not whole: the hub's {repository.partition('@')[0]} has none of {', '.join(names)}, or it is not "
-        "cached and the hub cannot be reached. Without a network: --backbone lite"
+        f"{model} is incomplete: the hub's {repository.partition('@')[0]} has none of {', '.join(names)}, or the hub "
+        'cannot be reached. Without a network, use `backbone="lite"`.'
     )
 
 
@@ -291,7 +293,7 @@ def _no_such_tag(architecture: str, tag: str) -> str:
         return f"open_clip has no weights {tag!r} of {architecture}; it has {', '.join(known)}."
     published = [f"open_clip:{name}/{known}" for name, known in open_clip.list_pretrained()]
     near = difflib.get_close_matches(f"open_clip:{architecture}/{tag}", published, n=3, cutoff=0)
-    return f"open_clip publishes no weights of {architecture or tag!r}; the nearest names are {', '.join(near)}."
+    return f"open_clip has no published weights of {architecture or tag!r}; the nearest names are {', '.join(near)}."
 
 
 class _Towers(Schema):
@@ -307,7 +309,7 @@ class _Preprocessing(Schema):
 
 
 class _Config(Schema):
-    """What of a configuration is used here; open_clip itself reads the rest."""
+    """Entries of a configuration that are used here; open_clip checks the others."""
 
     model_cfg: _Towers
     preprocess_cfg: _Preprocessing | None = None
@@ -329,14 +331,14 @@ def _preprocessing(preprocess: Mapping[str, Any], size: int | Sequence[int], mod
     height, width = (size, size) if isinstance(size, int) else size
     resize: Any = preprocess.get("resize_mode") or "shortest"
     if height != width:
-        raise BackboneError(f"{model} takes images of {height} x {width} pixels; cocoop makes square ones only.")
+        raise BackboneError(f"{model} takes images of {height} x {width} pixels; cocoop supports only square ones.")
     if resize not in ("shortest", "squash"):
-        raise BackboneError(f"{model} wants images resized by {resize!r}; cocoop knows 'shortest' and 'squash'.")
+        raise BackboneError(f"{model} resizes images by {resize!r}; cocoop supports 'shortest' and 'squash'.")
     return Preprocessing(
         size=height,
         mean=_three(preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN),
         std=_three(preprocess.get("std") or open_clip.OPENAI_DATASET_STD),
-        # 'random' is for training; open_clip tests such models with bicubic.
+        # 'random' is for training; open_clip evaluates such models with bicubic.
         interpolation="bilinear" if preprocess.get("interpolation") == "bilinear" else "bicubic",
         resize=resize,
     )

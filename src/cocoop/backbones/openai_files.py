@@ -1,4 +1,4 @@
-"""OpenAI's own files of CLIP, as archives or plain state dicts; the architecture is read off the shapes."""
+"""OpenAI's CLIP files, as archives or plain state dicts; the architecture follows from the shapes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from cocoop.backbones.open_clip_models import build
-from cocoop.backbones.parts import Parts
+from cocoop.backbones.parts import BackboneParts
 from cocoop.backbones.weights import read_weights, readable
 from cocoop.errors import BackboneError
 
@@ -20,24 +20,24 @@ NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask", 
 """Tensors that only OpenAI's archives have."""
 
 HEAD_WIDTH = 64
-"""Size of an attention head in all of OpenAI's towers; shapes do not show it."""
+"""Size of an attention head in all of OpenAI's towers, which shapes do not show."""
 
 
-def from_file(path: Path, model: str) -> Parts:
-    """A file with OpenAI's names of parameters; the activation is QuickGELU, as in all of OpenAI's models.
+def from_file(path: Path, model: str) -> BackboneParts:
+    """Load a file with OpenAI's parameter names; the activation is QuickGELU, as in all of OpenAI's models.
 
     Args:
-        path: an archive of TorchScript, a pickled state dict, or safetensors.
-        model: the name that the user typed, for messages.
+        path: a TorchScript archive, a pickled state dict, or a safetensors file.
+        model: name that the user gave, for messages.
 
     Raises:
-        BackboneError: if the file is missing or damaged, or holds something else than a CLIP model.
+        BackboneError: if the file is missing or damaged, or does not hold a CLIP model.
     """
     state = {name: tensor for name, tensor in read_weights(path).items() if name not in NOT_WEIGHTS}
     try:
         config = architecture(state)
     except (KeyError, IndexError) as error:
-        raise BackboneError(f"'{path}' holds no CLIP model of OpenAI's kind: it has no {error}.") from error
+        raise BackboneError(f"'{path}' does not hold a CLIP model with OpenAI's names: {error} is missing.") from error
 
     def load(network: Any) -> None:
         with readable(path):
@@ -47,13 +47,13 @@ def from_file(path: Path, model: str) -> Parts:
 
 
 def architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """open_clip's `model_cfg` of a state dict.
+    """Derive open_clip's `model_cfg` from a state dict.
 
     Args:
         state: tensors by OpenAI's names.
 
     Raises:
-        KeyError: naming a tensor that is missing.
+        KeyError: if a tensor is missing.
     """
     vocab_size, text_width = state["token_embedding.weight"].shape
     return {
@@ -77,7 +77,7 @@ def _vision_transformer(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "width": width,
         "head_width": HEAD_WIDTH,
         "patch_size": patch_size,
-        # One position for the class token, then a square of patches.
+        # One position of the class token, then a square of patches.
         "image_size": patch_size * round((len(state["visual.positional_embedding"]) - 1) ** 0.5),
     }
 
@@ -87,11 +87,11 @@ def _vision_resnet(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "layers": [_count(state, rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4)],
         "width": len(state["visual.layer1.0.conv1.weight"]),
         "head_width": HEAD_WIDTH,
-        # Five halvings lead to the attention pool's square, before which one position stands for the mean.
+        # The image is halved five times before the attention pool, whose first position is that of the mean.
         "image_size": 32 * round((len(state["visual.attnpool.positional_embedding"]) - 1) ** 0.5),
     }
 
 
 def _count(state: Mapping[str, Tensor], pattern: str) -> int:
-    """How many different numbers stand where the pattern's group is, at the beginning of names."""
+    """Count the different numbers that the pattern's group matches in the names."""
     return len({match.group(1) for name in state if (match := re.match(pattern, name))})

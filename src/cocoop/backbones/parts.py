@@ -1,4 +1,4 @@
-"""What every source of models hands over."""
+"""Parts of a backbone, as each source of models returns them."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from cocoop.errors import BackboneError
 from cocoop.text.prompts import Tokenizer
 from cocoop.text.tower import TextTower
 
-__all__ = ["Parts", "refusal"]
+__all__ = ["BackboneParts", "unsupported"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
-    """The pieces of a model, in the words of `Backbone`."""
+class BackboneParts:
+    """Arguments of `Backbone`, and the repository that they came from."""
 
     image_tower: nn.Module
     """The library's own module, from preprocessed images (B, 3, S, S) to features (B, e)."""
     text_tower: TextTower
     """The library's text weights in cocoop's tower."""
     tokenizer: Tokenizer
-    """The one the weights were trained with."""
+    """Tokenizer that the weights were trained with."""
     preprocessing: Preprocessing
-    """How images are made ready."""
+    """Preprocessing of images."""
     logit_scale: float
-    """Logarithm of the factor on cosine similarities."""
+    """Logarithm of the factor that scales cosine similarities."""
     repository: str | None = None
-    """On the hub: what stands for it behind the colon of its name, with @COMMIT: the same model for ever."""
+    """Identifier on the hub with @COMMIT, which always names the same model; None for local files."""
 
 
-def refusal(model: str, reason: str) -> BackboneError:
-    """The error for a model whose text tower prompt learning cannot use.
+def unsupported(model: str, reason: str) -> BackboneError:
+    """Return the error for a model with a text tower that prompt learning cannot use.
 
     Args:
-        model: its name.
-        reason: what is different about it; a clause.
+        model: name of the model.
+        reason: clause that says what is different.
     """
     return BackboneError(
-        f"{model} cannot be used: {reason}. cocoop shares what comes before a class name among all classes, which "
-        "needs a text tower like CLIP's: causal, and read at the end of the text. Such models are ViT-B/16 and lite."
+        f"{model} cannot be used: {reason}. cocoop shares the context before a class name among all classes, which "
+        "needs a causal text tower whose feature is read at the end of the text, as in ViT-B/16 and lite."
     )

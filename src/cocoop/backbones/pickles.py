@@ -1,4 +1,4 @@
-"""Pickled weights, read by PyTorch without running anything that is in them."""
+"""Read pickled weights with PyTorch without executing anything in them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ import torch
 __all__ = ["check_names", "load_pickle"]
 
 LONGEST_NAME = 1000
-"""Characters of the name of a class or function."""
+"""Longest name of a class or function, in characters."""
 
 PICKLES = 5
-"""In a file of before 2020, one after the other: a number, a version, facts of the system, the content, keys."""
+"""Pickles in a file written before 2020: magic number, version, system, content and keys."""
 
 
 def load_pickle(path: Path) -> Any:
-    """What PyTorch's weights-only loader makes of a file.
+    """Load a file with PyTorch's weights-only loader.
 
     Raises:
         pickle.UnpicklingError: if it holds more than tensors and plain containers.
@@ -34,13 +34,13 @@ def load_pickle(path: Path) -> Any:
 
 
 def check_names(path: Path) -> None:
-    """Refuse a file in which names are too long to be names; called before any library reads it by PyTorch's loader.
+    """Refuse a file with overlong class names, before PyTorch's loader reads it.
 
-    The loader puts the name of what it refuses into a message, and searches that by an expression whose time grows with
-    the square of the length: a name of some MB takes it days.
+    The loader searches its error message, which contains the name, with a regular expression of quadratic time: a name
+    of a few MB takes days.
 
     Args:
-        path: an archive of PyTorch's, or a file of before 2020; in others, there are no names.
+        path: a PyTorch archive, or a file written before 2020.
 
     Raises:
         pickle.UnpicklingError: for a name of more than 1,000 characters.
@@ -50,8 +50,8 @@ def check_names(path: Path) -> None:
 
 
 def _names(stream: Any) -> Iterator[str]:
-    """Classes and functions that the pickles of a stream name."""
-    # Where it is no pickle, or no more, the loader will say so.
+    """Yield the classes and functions that the pickles in a stream name."""
+    # Damaged pickles are reported by the loader.
     with contextlib.suppress(Exception):
         for _ in range(PICKLES):
             for operation, argument, _ in pickletools.genops(stream):
@@ -60,7 +60,7 @@ def _names(stream: Any) -> Iterator[str]:
 
 
 def _streams(path: Path) -> Iterator[Any]:
-    """What may hold pickles in a file."""
+    """Yield the parts of a file that may hold pickles."""
     if zipfile.is_zipfile(path):
         with contextlib.suppress(Exception), zipfile.ZipFile(path) as archive:
             for name in archive.namelist():

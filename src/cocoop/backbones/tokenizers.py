@@ -1,7 +1,7 @@
-"""Tokenizers: open_clip's with CLIP's vocabulary, and those that come with Hugging Face folders.
+"""Tokenizers: open_clip's with CLIP's vocabulary, and those in Hugging Face directories.
 
-Each cleans text as its own library does. open_clip repairs broken Unicode, resolves HTML entities and straightens curly
-quotes; transformers, with the same vocabulary, does none of this. Ordinary text gives the same ids.
+Each cleans text as its library does: open_clip repairs broken Unicode, resolves HTML entities and straightens curly
+quotes, and transformers does not. Both give the same ids for ordinary text.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cocoop.backbones.extra import import_transformers
+from cocoop.backbones.transformers_import import import_transformers
 from cocoop.errors import BackboneError, one_line
 
 __all__ = ["ClipTokenizer", "TransformersTokenizer", "check_tokenizer", "clip_tokenizer", "open_clip_tokenizer"]
 
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
-"""A tokenizer's folder has at least one of these; without any, transformers makes a tokenizer that knows nothing."""
+"""Vocabulary files, one of which must exist; without any, transformers makes an empty tokenizer."""
 
 CLEANING = ("lower", "whitespace", "canonicalize")
-"""open_clip's ways to clean text."""
+"""Text cleaning modes of open_clip."""
 
 WORD_END = "</w>"
-"""What CLIP's vocabulary writes after a token that ends a word."""
+"""Suffix of tokens that end a word in CLIP's vocabulary."""
 
 
 class ClipTokenizer:
-    """open_clip's byte-pair encoding with CLIP's vocabulary.
+    """Byte-pair encoding of open_clip with CLIP's vocabulary.
 
     Args:
-        settings: of open_clip's `SimpleTokenizer`.
+        settings: keyword arguments of open_clip's `SimpleTokenizer`.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -44,54 +44,54 @@ class ClipTokenizer:
         self.highest: int = max(i for i in self.library.encoder.values() if i not in special)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, neither truncated nor padded."""
+        """Return the token ids of `text`, neither truncated nor padded."""
         ids: list[int] = self.library.encode(text)
         return ids
 
     def decode(self, ids: list[int]) -> str:
-        """The text of token ids; a space stands where a token ends a word."""
+        """Return the text of token ids, with a space after each token that ends a word."""
         text: str = self.library.decode(ids)
         return text
 
     def piece(self, token: int) -> str:
-        """One token as text; a dash follows where the word goes on."""
+        """Return one token as text, with a dash if the word continues."""
         text = self.decode([token])
         return text.rstrip() if text.endswith(" ") else f"{text}-"
 
 
 class TransformersTokenizer:
-    """A Hugging Face tokenizer that puts one token before a text and one after it.
+    """Hugging Face tokenizer that adds one start token and one end token to a text.
 
     Args:
-        folder: with the tokenizer's files.
-        source: the model's name, for messages.
-        clean: applied to a text first.
+        directory: directory with the tokenizer's files.
+        source: name of the model, for messages.
+        clean: function that cleans a text before it is tokenized.
 
     Raises:
-        BackboneError: if the folder has no tokenizer, or a damaged one, or one that puts something else around a text.
+        BackboneError: if the tokenizer is missing or damaged, or does not add exactly these two tokens.
     """
 
     def __init__(self, directory: Path, source: str, clean: Callable[[str], str] | None = None) -> None:
         transformers = import_transformers(f"The tokenizer of {source}")
         if not any((directory / name).is_file() for name in VOCABULARIES):
             raise BackboneError(
-                f"{source} comes without a tokenizer: '{directory}' has none of {', '.join(VOCABULARIES)}. Save the "
-                "one that the model was trained with there (its `save_pretrained`)."
+                f"{source} has no tokenizer: '{directory}' has none of {', '.join(VOCABULARIES)}. Save the tokenizer "
+                "that the model was trained with there (by its `save_pretrained`)."
             )
         try:
             self.library = transformers.AutoTokenizer.from_pretrained(
                 str(directory), local_files_only=True, trust_remote_code=False
             )
-        # Three libraries read the files, and the one in Rust raises plain Exceptions.
+        # Three libraries read the files, and the Rust one raises plain Exceptions.
         except Exception as error:
             raise BackboneError(f"The tokenizer in '{directory}' is damaged: {one_line(error)}.") from error
-        # Only the limit of a warning: nothing is truncated here, and prompts are measured elsewhere.
+        # Avoids a warning; nothing is truncated, and prompt lengths are checked elsewhere.
         self.library.model_max_length = sys.maxsize
         around = list(self.library("")["input_ids"])
         if len(around) != 2:
             raise BackboneError(
-                f"The tokenizer of {source} puts {len(around)} tokens around a text, not 2: prompt learning needs a "
-                "start token before it and an end token after it."
+                f"The tokenizer of {source} adds {len(around)} tokens to a text; prompt learning needs a start and an "
+                "end token, and no others."
             )
         self.sos: int = around[0]
         self.eot: int = around[1]
@@ -102,47 +102,47 @@ class TransformersTokenizer:
         self._clean = clean
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, neither truncated nor padded."""
+        """Return the token ids of `text`, neither truncated nor padded."""
         clean = self._clean(text) if self._clean else text
         return list(self.library(clean, add_special_tokens=False)["input_ids"])
 
     def decode(self, ids: list[int]) -> str:
-        """The text of token ids."""
+        """Return the text of token ids."""
         return str(self.library.decode(ids, clean_up_tokenization_spaces=False))
 
     def piece(self, token: int) -> str:
-        """One token as text; a dash follows where the word goes on, if the vocabulary tells (as CLIP's does)."""
-        goes_on = self._marks_ends and not self.library.convert_ids_to_tokens(token).endswith(WORD_END)
-        return f"{self.decode([token]).strip()}{'-' if goes_on else ''}"
+        """Return one token as text, with a dash if the word continues and the vocabulary tells (as CLIP's does)."""
+        continues = self._marks_ends and not self.library.convert_ids_to_tokens(token).endswith(WORD_END)
+        return f"{self.decode([token]).strip()}{'-' if continues else ''}"
 
 
 @cache
 def clip_tokenizer() -> ClipTokenizer:
-    """CLIP's own, as OpenAI and open_clip use it."""
+    """Return CLIP's own tokenizer, as OpenAI and open_clip use it."""
     return ClipTokenizer()
 
 
 def open_clip_tokenizer(text: Any, fetch: Callable[[str], Path], source: str) -> ClipTokenizer | TransformersTokenizer:
-    """The tokenizer that an open_clip configuration asks for.
+    """Load the tokenizer of an open_clip configuration.
 
     Args:
         text: open_clip's `CLIPTextCfg`.
-        fetch: from the name of a hub repository to a folder with its tokenizer.
-        source: the model's name, for messages.
+        fetch: function from the name of a hub repository to a directory with its tokenizer.
+        source: name of the model, for messages.
 
     Raises:
-        BackboneError: if it cannot be loaded, or is of a kind that cannot be used.
+        BackboneError: if it cannot be loaded or used.
     """
     settings: Mapping[str, Any] = text.tokenizer_kwargs or {}
-    # Only what is known is passed on: a published file must not decide, say, that code is downloaded and run.
+    # Only known settings are passed on; a published file must not be able to have code downloaded and executed.
     unknown = settings.keys() - {"clean", "additional_special_tokens", "strip_sep_token", "reduction_mask"}
     if unknown or settings.get("clean", "lower") not in CLEANING:
-        raise BackboneError(f"{source} asks for a tokenizer with settings that cocoop does not know: {dict(settings)}.")
+        raise BackboneError(f"{source} has tokenizer settings that cocoop does not support: {dict(settings)}.")
     if not text.hf_tokenizer_name:
         used = {name: settings[name] for name in ("clean", "additional_special_tokens") if name in settings}
         return ClipTokenizer(**used) if used else clip_tokenizer()
     if getattr(text, "tokenizer_mode", None) or settings.get("strip_sep_token"):
-        raise BackboneError(f"The tokenizer of {source} does not end a text with a token of its own, as a prompt must.")
+        raise BackboneError(f"The tokenizer of {source} does not end a text with an end token, which prompts need.")
     from open_clip.tokenizer import get_clean_fn
 
     clean = get_clean_fn(settings.get("clean", "whitespace"))
@@ -152,21 +152,21 @@ def open_clip_tokenizer(text: Any, fetch: Callable[[str], Path], source: str) ->
 def check_tokenizer(
     tokenizer: ClipTokenizer | TransformersTokenizer, vocab_size: int, eot: int | None, source: str
 ) -> None:
-    """Refuse a tokenizer that does not belong to a text tower.
+    """Refuse a tokenizer that does not fit the text tower.
 
     Args:
-        tokenizer: of the model.
-        vocab_size: rows of the tower's token embedding.
-        eot: the token at which the library reads a text; None: the highest one in it.
-        source: the model's name, for messages.
+        tokenizer: tokenizer of the model.
+        vocab_size: number of rows of the tower's token embedding.
+        eot: token at which the library reads a text; None: the highest token of the text.
+        source: name of the model, for messages.
 
     Raises:
-        BackboneError: saying what does not agree.
+        BackboneError: if they disagree.
     """
     highest = max(tokenizer.highest, tokenizer.sos, tokenizer.eot)
     if highest >= vocab_size:
         raise BackboneError(
-            f"The tokenizer of {source} counts tokens up to {highest}, but its text tower knows only {vocab_size}."
+            f"The tokenizer of {source} has token ids up to {highest}, but its text tower only {vocab_size} embeddings."
         )
     if tokenizer.eot <= tokenizer.highest if eot is None else tokenizer.eot != eot:
         read = "the highest token in it" if eot is None else f"token {eot}"

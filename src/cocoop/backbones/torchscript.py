@@ -1,12 +1,11 @@
-"""The tensors of a TorchScript archive, as OpenAI publishes CLIP, without running what is in it.
+"""Read the tensors of a TorchScript archive, as OpenAI publishes CLIP, without executing its code.
 
-`torch.jit.load` is no safe way to them: an archive is a program, whose `__setstate__` methods run while it is loaded
-and may, for example, read and write files. `torch.load(weights_only=True)` refuses archives. So the one pickle in it
-that holds tensors is read here with an unpickler that knows tensors, numbers and text, and makes everything else an
-inert `_Module`. The archive's code is never opened.
+`torch.jit.load` is not safe: an archive is a program whose `__setstate__` methods run while it is loaded, and
+`torch.load(weights_only=True)` refuses archives. This module reads the one pickle that holds tensors with an unpickler
+that knows tensors, numbers and text, and turns everything else into an inert `_Module`.
 
-An archive is a zip file: NAME/data.pkl (the tree of modules), NAME/data/0, 1, ... (the numbers of tensors), NAME/code
-and NAME/constants.pkl (the program).
+An archive is a zip file: NAME/data.pkl (the tree of modules), NAME/data/0, 1, ... (tensor contents), NAME/code and
+NAME/constants.pkl (the program).
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ STORAGES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-"""Number types by the names that archives give them."""
+"""Number types by their names in archives."""
 
 
 def is_torchscript(path: Path) -> bool:
-    """Whether a file is a TorchScript archive (PyTorch's own test: it has constants)."""
+    """Return True for a TorchScript archive (PyTorch's own test: it has constants)."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -46,7 +45,7 @@ def is_torchscript(path: Path) -> bool:
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:
-    """All tensors of an archive's modules, by dotted names, as its `state_dict` would give them.
+    """Return the tensors of an archive by their `state_dict` names.
 
     Raises:
         pickle.UnpicklingError: if it holds more than modules and tensors.
@@ -71,15 +70,15 @@ def _collect(module: object, prefix: str, tensors: dict[str, Tensor]) -> None:
 
 
 class _Module:
-    """A module of an archive: its attributes, and nothing that could run."""
+    """Module of an archive: attributes only, nothing executable."""
 
 
 class TensorUnpickler(pickle.Unpickler):
-    """Reads the tree of modules; every name in it becomes a thing of this file, or an error.
+    """Unpickler of the tree of modules; every class in it becomes one of this file, or an error.
 
     Args:
-        archive: open.
-        folder: within it, where `data.pkl` and the numbers are; it ends with a slash.
+        archive: open archive.
+        directory: directory in it with `data.pkl` and the tensor contents, ending with a slash.
 
     Raises:
         ValueError: if the numbers are big-endian.
@@ -88,15 +87,15 @@ class TensorUnpickler(pickle.Unpickler):
     def __init__(self, archive: zipfile.ZipFile, directory: str) -> None:
         super().__init__(io.BytesIO(archive.read(f"{directory}data.pkl")))
         if f"{directory}byteorder" in archive.namelist() and archive.read(f"{directory}byteorder") != b"little":
-            raise ValueError("its numbers are stored big end first")
+            raise ValueError("its numbers are big-endian")
         self.archive = archive
         self.directory = directory
         self.storages: dict[str, Tensor] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a global name in the pickle stands for."""
+        """Return the replacement of a class or function that the pickle names."""
         if module.startswith("__torch__"):
-            # A class of its own for each: were one changed by the pickle, the others would not be.
+            # Each name gets its own class, so that a pickle that changes one leaves the others alone.
             return type("_Module", (_Module,), {})
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _tensor
@@ -106,10 +105,10 @@ class TensorUnpickler(pickle.Unpickler):
             return list
         if module == "torch" and name in STORAGES:
             return STORAGES[name]
-        raise pickle.UnpicklingError(f"{module}.{name} is no tensor")
+        raise pickle.UnpicklingError(f"{module}.{name} is not a tensor")
 
     def persistent_load(self, pid: Any) -> Tensor:
-        """One stored run of numbers: ("storage", number type, file, device, count)."""
+        """Return a tensor storage, given as ("storage", number type, file, device, count)."""
         _, dtype, key, _, count = pid
         if key not in self.storages:
             content = bytearray(self.archive.read(f"{self.directory}data/{key}"))
@@ -119,5 +118,5 @@ class TensorUnpickler(pickle.Unpickler):
 
 
 def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object) -> Tensor:
-    """A tensor of stored numbers; PyTorch checks that it stays within them."""
+    """Return a view of a storage; PyTorch checks its bounds."""
     return torch.as_strided(storage, size, stride, offset)

@@ -1,4 +1,4 @@
-"""Models of Hugging Face's transformers: folders written by `CLIPModel.save_pretrained`, and hub repositories."""
+"""Models in the format of Hugging Face's transformers: directories saved by `CLIPModel`, and hub repositories."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cocoop.backbones.extra import import_transformers, quiet
 from cocoop.backbones.hub_files import TOKENIZER_FILES, fetch, pinned
 from cocoop.backbones.key_maps import TRANSFORMERS, text_tower
-from cocoop.backbones.parts import Parts, refusal
+from cocoop.backbones.parts import BackboneParts, unsupported
 from cocoop.backbones.pickles import check_names
 from cocoop.backbones.tokenizers import TransformersTokenizer, check_tokenizer
+from cocoop.backbones.transformers_import import import_transformers, quiet
 from cocoop.backbones.weights import check_size, read_config, readable
 from cocoop.config import Preprocessing
 from cocoop.errors import BackboneError, one_line
@@ -33,14 +33,14 @@ OTHER_KINDS = {
     "blip": "its text tower is BERT, in which every token sees the whole text",
     "flava": "its text tower is BERT, in which every token sees the whole text",
 }
-"""Why kinds of models other than `clip` are refused."""
+"""Reasons to refuse model types other than `clip`."""
 
 BICUBIC, BILINEAR = 3, 2
-"""Pillow's numbers of the two interpolations."""
+"""Pillow's codes of the two interpolations."""
 
 
 class ImageTower(nn.Module):
-    """The image half of a `CLIPModel`: its transformer and its projection.
+    """Image tower of a `CLIPModel`: its transformer and projection.
 
     Args:
         network: the whole model.
@@ -52,25 +52,25 @@ class ImageTower(nn.Module):
         self.visual_projection = network.visual_projection
 
     def forward(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B e"]:
-        """Image features, before normalisation."""
+        """Return image features before normalization."""
         features: Tensor = self.visual_projection(self.vision_model(pixel_values=images).pooler_output)
         return features
 
 
-def from_hub(repository: str, model: str) -> Parts:
-    """A hub repository in the format of transformers, downloaded unless it is cached.
+def from_hub(repository: str, model: str) -> BackboneParts:
+    """Load a hub repository in the format of transformers, from the cache or by download.
 
     Args:
-        repository: ORG/NAME, with @REVISION or without.
-        model: the name that the user typed, for messages.
+        repository: ORG/NAME or ORG/NAME@REVISION.
+        model: name that the user gave, for messages.
 
     Raises:
-        BackboneError: if it cannot be found or reached, or cannot be used.
+        BackboneError: if it does not exist, cannot be downloaded or cannot be used.
     """
     import_transformers(model)
     directory = fetch(repository, [CONFIG, "*processor_config.json", *TOKENIZER_FILES], model)
     if not (directory / CONFIG).is_file():
-        raise BackboneError(f"The hub's {repository} is no model of transformers: it has no {CONFIG}.")
+        raise BackboneError(f"The hub's {repository} is not a transformers model: it has no {CONFIG}.")
     _check_kind(read_config(directory / CONFIG), model)
     repository = pinned(repository, directory)
     for patterns in (["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"], ["pytorch_model*"]):
@@ -80,12 +80,12 @@ def from_hub(repository: str, model: str) -> Parts:
     return replace(from_directory(directory, model), repository=repository)
 
 
-def from_directory(directory: Path, model: str) -> Parts:
-    """A folder with the model, its tokenizer and its image processor.
+def from_directory(directory: Path, model: str) -> BackboneParts:
+    """Load a directory with the model, its tokenizer and its image processor.
 
     Args:
-        folder: as `save_pretrained` of `CLIPModel` and `CLIPProcessor` write it.
-        model: the name that the user typed, for messages.
+        directory: directory as `save_pretrained` of `CLIPModel` and `CLIPProcessor` write it.
+        model: name that the user gave, for messages.
 
     Raises:
         BackboneError: if transformers is not installed, files are missing or damaged, or the model cannot be used.
@@ -94,16 +94,16 @@ def from_directory(directory: Path, model: str) -> Parts:
     _check_kind(read_config(directory / CONFIG), model)
     if not _has_weights(directory):
         raise BackboneError(
-            f"'{directory}' has no weights (model.safetensors), or not all of the repository is cached."
+            f"'{directory}' has no weights (model.safetensors), or the repository is only partly cached."
         )
     config = _config(transformers, directory)
     text = config.text_config
     if text.hidden_act not in ("gelu", "quick_gelu"):
-        raise refusal(model, f"its text tower's activation is {text.hidden_act!r}, not GELU or QuickGELU")
+        raise unsupported(model, f"its text tower's activation is {text.hidden_act!r}, not GELU or QuickGELU")
     with quiet(transformers):
         tokenizer = TransformersTokenizer(directory, model)
         preprocessing = _preprocessing(directory, config.vision_config.image_size, model)
-    # transformers before 4.31 wrote 2 here and meant the highest token.
+    # transformers before 4.31 stored 2 and meant the highest token.
     check_tokenizer(tokenizer, text.vocab_size, None if text.eos_token_id == 2 else text.eos_token_id, model)
     widths = [(part.hidden_size, part.num_hidden_layers) for part in (text, config.vision_config)]
     check_size(widths, [*directory.glob("*.safetensors"), *directory.glob("*.bin")], directory / CONFIG)
@@ -124,7 +124,7 @@ def from_directory(directory: Path, model: str) -> Parts:
         TRANSFORMERS,
         model,
     )
-    return Parts(
+    return BackboneParts(
         image_tower=ImageTower(network),
         text_tower=tower,
         tokenizer=tokenizer,
@@ -136,9 +136,11 @@ def from_directory(directory: Path, model: str) -> Parts:
 def _check_kind(config: dict[str, Any], model: str) -> None:
     kind = config.get("model_type")
     if isinstance(kind, str) and kind in OTHER_KINDS:
-        raise refusal(model, OTHER_KINDS[kind])
+        raise unsupported(model, OTHER_KINDS[kind])
     if kind != "clip":
-        raise BackboneError(f"{model} is a model of type {kind!r}; of transformers, cocoop reads CLIPModel ('clip').")
+        raise BackboneError(
+            f"{model} is a model of type {kind!r}; cocoop supports only CLIPModel ('clip') of transformers."
+        )
 
 
 def _has_weights(directory: Path) -> bool:
@@ -150,13 +152,13 @@ def _config(transformers: Any, directory: Path) -> Any:
     try:
         with quiet(transformers):
             return transformers.CLIPConfig.from_pretrained(str(directory))
-    # Every version checks settings in its own way, with errors that have nothing in common.
+    # Each version raises errors of its own.
     except Exception as error:
         raise BackboneError(f"'{directory / CONFIG}' is damaged: {one_line(error)}.") from error
 
 
 def _network(transformers: Any, directory: Path) -> Any:
-    """The library's model; unlike the library, no weight may be missing, left over or of another shape."""
+    """Load the library's model; missing, unexpected or misshapen weights are errors."""
     with quiet(transformers), readable(directory):
         for file in directory.glob("*.bin"):
             check_names(file)
@@ -165,8 +167,8 @@ def _network(transformers: Any, directory: Path) -> Any:
         )
     faults = {
         "lacks": loading["missing_keys"],
-        "has unknown": loading["unexpected_keys"],
-        "has, in another shape than config.json says,": [name for name, *_ in loading["mismatched_keys"]],
+        "has unexpected": loading["unexpected_keys"],
+        "has differently shaped": [name for name, *_ in loading["mismatched_keys"]],
     }
     for fault, names in faults.items():
         names = sorted(name for name in names if not name.endswith("position_ids"))
@@ -176,7 +178,7 @@ def _network(transformers: Any, directory: Path) -> Any:
 
 
 def _preprocessing(directory: Path, image_size: int, model: str) -> Preprocessing:
-    """What the folder's image processor does, as far as it can be said in cocoop's words."""
+    """Translate the settings of the image processor."""
     import transformers
 
     try:
@@ -185,7 +187,7 @@ def _preprocessing(directory: Path, image_size: int, model: str) -> Preprocessin
         )
     except (OSError, ValueError) as error:
         raise BackboneError(
-            f"{model} does not say how to prepare images: '{directory}' has no readable preprocessor_config.json."
+            f"{model} has no image preprocessing: '{directory}' has no readable preprocessor_config.json."
         ) from error
     size, crop = processor.size, processor.crop_size if processor.do_center_crop else None
     shortest = size.get("shortest_edge")
@@ -194,11 +196,13 @@ def _preprocessing(directory: Path, image_size: int, model: str) -> Preprocessin
     fits = (shortest == image_size and crop is not None) or squash
     if not (processor.do_resize and processor.do_rescale and fits and cropped):
         raise BackboneError(
-            f"The image processor of {model} resizes to {dict(size)} and crops to {crop and dict(crop)}; cocoop can "
-            f"only scale to the {image_size} pixels of the model."
+            f"The image processor of {model} resizes to {dict(size)} and crops to {crop and dict(crop)}; cocoop "
+            f"supports only the model's size of {image_size} pixels."
         )
     if processor.resample not in (BICUBIC, BILINEAR):
-        raise BackboneError(f"{model} resizes images by Pillow's filter {processor.resample}, which cocoop has not.")
+        raise BackboneError(
+            f"{model} resizes images with Pillow's filter {processor.resample}, which is not supported."
+        )
     plain = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else plain
     return Preprocessing(

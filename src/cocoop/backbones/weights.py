@@ -1,4 +1,4 @@
-"""Files of weights: found, and read without running anything that is in them."""
+"""Find weights files and read them without executing anything in them."""
 
 from __future__ import annotations
 
@@ -29,14 +29,17 @@ IN_ORDER = (
     "model.safetensors",
     "pytorch_model.bin",
 )
-"""Names of weights in open_clip's folders, the first that is there is taken."""
+"""Names of weights files in open_clip's directories, in order of preference."""
 
 
 def find_weights(directory: Path) -> Path | None:
-    """The weights in an open_clip folder: by their usual names, or the only file of weights there.
+    """Find the weights file of an open_clip directory: one of the usual names, or the only weights file.
+
+    Returns:
+        Its path; None if there is none.
 
     Raises:
-        BackboneError: if there are several of other names.
+        BackboneError: if there are several with unusual names.
     """
     for name in IN_ORDER:
         if (directory / name).is_file():
@@ -44,22 +47,22 @@ def find_weights(directory: Path) -> Path | None:
     others = sorted(path for path in directory.iterdir() if path.suffix in (".safetensors", ".bin", ".pth", ".pt"))
     if len(others) > 1:
         raise BackboneError(
-            f"'{directory}' has several files of weights: {', '.join(path.name for path in others)}. Rename the "
-            f"one that is meant to {IN_ORDER[0] if others[0].suffix == '.safetensors' else IN_ORDER[2]}."
+            f"'{directory}' has several weights files: {', '.join(path.name for path in others)}. Rename the "
+            f"one to use to {IN_ORDER[0] if others[0].suffix == '.safetensors' else IN_ORDER[2]}."
         )
     return others[0] if others else None
 
 
 MOST_LAYERS = 1000
-"""Of a tower: libraries make one after the other, and would make 2**70 of them until the end of days."""
+"""Most layers of a tower; libraries build layers one by one, and would not stop at 2**70."""
 
 
-FITS = 10**8
-"""Numbers that fit into any memory."""
+ALWAYS_ALLOWED = 10**8
+"""Number of weights that fits into any memory."""
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A model's JSON configuration.
+    """Read the JSON configuration of a model.
 
     Raises:
         BackboneError: if it is missing or damaged, or asks for more layers than any model has.
@@ -75,27 +78,27 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def check_size(towers: Iterable[tuple[object, object]], weights: Sequence[Path], config: Path) -> None:
-    """Refuse a configuration of a larger model than the weights can be of, before memory is filled with it.
+    """Refuse a configuration of a larger model than the weights files can hold, before it fills the memory.
 
     Args:
-        towers: width and number of layers of each; what is no number is left to the library.
-        weights: the files.
-        config: the configuration, for the message.
+        towers: width and number of layers of each tower; values that are not integers are left to the library.
+        weights: weights files.
+        config: path of the configuration, for the message.
 
     Raises:
-        BackboneError: if the attention matrices alone, four of width x width in each layer, are more numbers than the
-            files have bytes. What fits into any memory is left to the library, whose errors say more.
+        BackboneError: if the attention matrices alone (four of width x width in each layer) have more numbers than the
+            files have bytes. Small models are left to the library, whose errors say more.
     """
     numbers = sum(4 * w * w * n for w, n in towers if isinstance(w, int) and isinstance(n, int) and n > 0)
-    there = sum(file.stat().st_size for file in weights if file.is_file())
-    if numbers > max(there, FITS):
+    available = sum(file.stat().st_size for file in weights if file.is_file())
+    if numbers > max(available, ALWAYS_ALLOWED):
         raise BackboneError(
-            f"'{config}' is damaged: it describes more than {numbers:,} weights, and their files have {there:,} bytes."
+            f"'{config}' is damaged: it describes over {numbers:,} weights, and their files have {available:,} bytes."
         )
 
 
 def _numbers_of_layers(node: Any, *, counts: bool = False) -> Iterator[float]:
-    """What stands under names like `layers` and `num_hidden_layers`; of a ResNet, a number for each stage."""
+    """Yield the values of entries like `layers` and `num_hidden_layers`; a ResNet has one for each stage."""
     if isinstance(node, dict):
         for name, value in node.items():
             yield from _numbers_of_layers(value, counts="layers" in name)
@@ -107,18 +110,18 @@ def _numbers_of_layers(node: Any, *, counts: bool = False) -> Iterator[float]:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file: safetensors, a pickled state dict (also within a training checkpoint), or TorchScript.
+    """Read the tensors of a safetensors, pickle (state dict or training checkpoint) or TorchScript file.
 
     Returns:
-        Tensors by name, in the number type in which they are stored, on the CPU.
+        Tensors by name, in their stored number type, on the CPU.
 
     Raises:
-        BackboneError: if there is no such file, or it is damaged or holds something else.
+        BackboneError: if the file is missing or damaged, or holds something else.
     """
     from safetensors.torch import load_file
 
     if not path.is_file():
-        raise BackboneError(f"There is no file '{path}'.")
+        raise BackboneError(f"The file '{path}' does not exist.")
     with readable(path):
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -128,8 +131,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise BackboneError(f"'{path}' holds no state dict (tensors by name), but {type(content).__name__}.")
-    # Training on several GPUs puts this before every name.
+        raise BackboneError(f"'{path}' holds no state dict (tensors by name) but {type(content).__name__}.")
+    # DataParallel prefixes every name.
     return {name.removeprefix("module."): tensor for name, tensor in content.items()}
 
 
@@ -148,21 +151,21 @@ _DAMAGED = (
     struct.error,
     AssertionError,
 )
-"""What libraries raise over bytes that they did not expect."""
+"""Errors that libraries raise for unexpected bytes."""
 
 
 @contextlib.contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turn what libraries raise for a file that is damaged, or does not fit, into one line.
+    """Turn errors of libraries about a damaged or unsuitable file into a BackboneError that names the file.
 
     Raises:
-        BackboneError: naming the file.
+        BackboneError: instead of the library's error.
     """
     try:
         yield
     except pickle.UnpicklingError as error:
         raise BackboneError(
-            f"'{path}' is damaged, or holds more than tensors; it is not opened, because that could run code."
+            f"'{path}' is damaged or holds more than tensors; it was not loaded, because that could execute code."
         ) from error
     except _DAMAGED as error:
         reason = one_line(error)

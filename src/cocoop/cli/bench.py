@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from cocoop.cli.console import counting, note, out, training
+from cocoop.cli.console import image_progress, note, out
 from cocoop.cli.options import DATA_HELP, BackboneOptions, OptionalInt, ReadingOptions, left_out
 from cocoop.cli.train import OptimiserOptions
 from cocoop.errors import CocoopError, ConfigError, DataError
@@ -272,7 +272,7 @@ def _watch(total: int) -> Watch:
 
     @contextmanager
     def encoding(name: str) -> Iterator[Callable[[int, int], None]]:
-        with counting(f"encoding test photos of {name}") as progress:
+        with image_progress(f"encoding test photos of {name}") as progress:
             yield progress
 
     def run(experiment: Experiment, outcome: Outcome, content: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import tyro
 from rich import box, filesize
 from rich.table import Table
 
-from cocoop.cli.console import bar_or_lines, line, note, out
+from cocoop.cli.console import line, note, out, progress_bar
 from cocoop.cli.options import OptionalPath, left_out
 from cocoop.data.catalog.download import ByteProgress
 from cocoop.data.catalog.entry import DATA_ROOT_VARIABLE, CatalogEntry, Place, data_root
@@ -223,7 +223,7 @@ def _transfers() -> Iterator[Callable[[str], ByteProgress]]:
         def begin(what: str) -> ByteProgress:
             running.close()
             note(f"{what[:1].upper()}{what[1:]} ...")
-            tell = running.enter_context(bar_or_lines(what))
+            tell = running.enter_context(progress_bar(what))
 
             def advance(done: int, total: int | None) -> None:
                 size = filesize.decimal(done)

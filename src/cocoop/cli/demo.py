@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cocoop.cli.console import counting, note, out
+from cocoop.cli.console import image_progress, note, out
 from cocoop.cli.options import left_out
 from cocoop.demo.home import Home
 from cocoop.version import __version__
@@ -86,14 +86,14 @@ class DemoCommand:
 
         pictures = study.pictures
         note(f"Drawing {len(pictures)} pictures ...")
-        with counting("drawing", "pictures") as progress:
+        with image_progress("drawing", "pictures") as progress:
             draw_world(crew, home.pictures, pictures, progress)
         data = world_data(home.pictures, pictures)
         note(f"Encoding pictures with the backbone {BACKBONE} ...")
-        with counting("encoding", "pictures") as progress:
+        with image_progress("encoding", "pictures") as progress:
             tests = encode_pictures(crew, data, cache, progress)
         note(f"Learning from {self.shots} pictures of each of {len(data.base().classnames)} base classes ...")
-        with counting("learning", "steps") as progress:
+        with image_progress("learning", "steps") as progress:
             records = study.run(crew, home.runs, data, tests, cache, on_progress=progress, on_result=_tell)
         return data, records
 

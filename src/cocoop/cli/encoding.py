@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cocoop.backbones.backbone import Backbone
-from cocoop.cli.console import counting, note
+from cocoop.cli.console import image_progress, note
 from cocoop.data import Dataset
 from cocoop.training.features import Features, encode_split, unreadable_message
 
@@ -23,7 +23,7 @@ def encode_images(backbone: Backbone, data: Dataset, **options: Any) -> Features
     Raises:
         CocoopError: as `cocoop.encode_split` does.
     """
-    with counting("encoding test photos") as progress:
+    with image_progress("encoding test photos") as progress:
         features = encode_split(backbone, data, **options, on_progress=progress)
     if features.unreadable:
         note(f"Left out of the test: {unreadable_message(features.unreadable)}.")

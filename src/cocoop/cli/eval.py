@@ -4,110 +4,99 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from cocoop.cli.console import accuracy_table, counting, line, note, out, silence_other_ranks
+from cocoop.cli.console import accuracy_table, image_progress, line, note, out, silence_other_ranks
 from cocoop.cli.options import DataOptions, Device, OptionalInt, left_out, pick_device
 from cocoop.config import ClassSubset, Precision
 
 if TYPE_CHECKING:
-    from cocoop.evaluation.evaluate import Evaluation
+    from cocoop.evaluation.evaluate_run import RunEvaluation
 
 __all__ = ["EvalCommand"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalCommand:
-    """Measure a trained prompt on the test photos of a data set, with that data set's classes."""
+    """Measure a trained prompt on the test images of a data set, with that data set's classes."""
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
-    """Folder written by `cocoop train`, or a hub repository USER/NAME (USER/NAME@REVISION)."""
+    """Run directory, or a hub repository USER/NAME (USER/NAME@REVISION)."""
     images: DataOptions
     classes: ClassSubset = "all"
-    """All classes, or the base ones (the first half, rounded up), or the new ones (the rest)."""
+    """Measure on all classes, on the base ones (the first half, rounded up), or on the new ones (the rest)."""
     all_images: bool = False
-    """Measure on every photo, not only those for testing; of data without splits, these are 3 in 10."""
+    """Measure on every image, not only on the test split; of data without splits, that is 3 in 10."""
     format: Literal["table", "json"] = "table"
-    """How to print the numbers; json has the accuracy of each class."""
+    """Output format; json includes the accuracy of each class."""
     batch_size: int = 64
-    """Photos at once."""
+    """Images at once."""
     workers: int = 2
-    """Processes that decode photos."""
+    """Processes that decode images."""
     skip_unreadable: bool = False
-    """Leave unreadable photos out and count them, instead of failing."""
+    """Leave unreadable images out and count them, instead of failing."""
     shortlist: OptionalInt = None
-    """CoCoOp: also measure what computing only the INT most promising classes of each photo changes."""
+    """CoCoOp: also measure the effect of computing only the INT most promising classes of each image."""
     precision: Annotated[Precision | None, left_out("{fp32,bf16,fp16}", "as in training")] = None
     """Number type of the frozen towers."""
     device: Device = "auto"
-    """Where to compute."""
+    """Device to compute on."""
 
     def run(self) -> None:
-        """Measure and print."""
+        """Measure and print; errors in the lists come before PyTorch is imported."""
         silence_other_ranks()
-        data = self.images.load().select(self.classes)
-        if self.all_images:
-            data = data.all_for_testing()
-        data.check_files(["test"])
+        data = self.images.load()
 
-        from cocoop.checkpoints.pretrained import from_pretrained
-        from cocoop.cli.encoding import encode_images
-        from cocoop.evaluation.evaluate import evaluate
-        from cocoop.training.distributed import Processes, launched_engine
-        from cocoop.training.features import overlap
-        from cocoop.training.run_directory import trained_image_hashes
+        from cocoop.evaluation.evaluate_run import evaluate_run
+        from cocoop.training.distributed import launched_engine
 
         device = pick_device(self.device)
-        engine = launched_engine(device)
-        processes = Processes(engine)
-        method = from_pretrained(self.source, precision=self.precision, device=device)
-        if data.train:
-            note(
-                f"Measured on {len(data.test)} test photos; --all-images adds the {len(data.train + data.val)} others."
-            )
-        unseen = set(data.classnames) - set(method.classnames)
-        others = set(method.classnames) - set(data.classnames)
-        if others:
-            note(f"Chosen among the {len(data.classnames)} classes of {data.name}, without {len(others)} trained ones.")
-        method.set_classes(data.classnames)
-        tests = encode_images(
-            method.backbone,
+        result = evaluate_run(
+            self.source,
             data,
+            classes=self.classes,
+            all_images=self.all_images,
             batch_size=self.batch_size,
             workers=self.workers,
             skip_unreadable=self.skip_unreadable,
-            processes=processes,
+            shortlist=self.shortlist,
+            precision=self.precision,
+            device=device,
+            engine=launched_engine(device),
+            progress=image_progress,
         )
-        # A run on the hub does not say which photos it learned from.
-        learned = overlap(tests, data.image_root, trained_image_hashes(Path(self.source)), processes=processes)
-        if learned:
-            note(f"Left out: {len(learned)} photos that it learned from.")
-            tests = tests.without(learned)
-        with counting("classifying") as progress:
-            result = evaluate(
-                method,
-                tests,
-                batch_size=self.batch_size,
-                shortlist=self.shortlist,
-                engine=engine,
-                on_progress=progress,
-            )
-        self._print(result, {"run": self.source, "method": method.key, "data": data.name}, len(unseen))
-
-    def _print(self, result: Evaluation, about: dict[str, Any], unseen: int) -> None:
+        self._print_notes(result)
+        evaluation = result.evaluation
         if self.format == "json":
-            record = {**about, "classes": self.classes, "classes_not_trained_on": unseen, **result.record()}
+            about = {"run": self.source, "method": result.method, "data": result.data, "classes": self.classes}
+            record = {**about, "classes_not_trained_on": result.new_classes, **evaluation.record()}
             line(json.dumps(record, ensure_ascii=False))
-            return
-        out.print(accuracy_table(f"{about['method']} on {about['data']}", [(f"{self.classes} classes", result)]))
-        if result.shortlist:
-            short = result.record()["shortlist"]
+        else:
+            title = f"{result.method} on {result.data}"
+            out.print(accuracy_table(title, [(f"{self.classes} classes", evaluation)]))
+
+    def _print_notes(self, result: RunEvaluation) -> None:
+        evaluation = result.evaluation
+        if result.unreadable:
+            note(f"Left out of the test: {result.unreadable}.")
+        if result.training_images:
+            note(f"Left out: {result.training_images} images that the prompt was trained on.")
+        if result.other_images:
             note(
-                f"With a shortlist of {short['size']} classes: {short['accuracy']:.1f} %; the exact answer was outside "
-                f"it for {short['exact_answer_outside']} of {len(result.labels)} photos."
+                f"Measured on {len(evaluation.labels)} test images; --all-images adds the other {result.other_images}."
             )
-        if unseen:
-            note(f"{unseen} of the {len(result.classnames)} classes were not trained on.")
+        if result.missing_classes:
+            note(
+                f"Chosen among the {len(evaluation.classnames)} classes of {result.data}, without "
+                f"{result.missing_classes} trained ones."
+            )
+        if result.new_classes:
+            note(f"{result.new_classes} of the {len(evaluation.classnames)} classes were not trained on.")
+        if evaluation.shortlist:
+            shortlist = evaluation.record()["shortlist"]
+            note(
+                f"With a shortlist of {shortlist['size']} classes: {shortlist['accuracy']:.1f} %; the exact answer was "
+                f"outside it for {shortlist['exact_answer_outside']} of {len(evaluation.labels)} images."
+            )

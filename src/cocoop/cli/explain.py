@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from rich.table import Table
 
-from cocoop.cli.console import counting, note, out
+from cocoop.cli.console import image_progress, note, out
 from cocoop.cli.options import DATA_HELP, Device, ReadingOptions, left_out, pick_device
 from cocoop.config import ClassSubset, Precision, check_int
 from cocoop.errors import ConfigError
@@ -115,7 +115,7 @@ class ExplainCommand:
             workers=self.workers,
             skip_unreadable=self.skip_unreadable,
         )
-        with counting("replacing what Meta-Net sees", "passes") as progress:
+        with image_progress("replacing what Meta-Net sees", "passes") as progress:
             control = control_study(method, features, seeds=self.seeds, on_progress=progress)
         shifts = prompt_shifts(method, features)
         return {"data": data.name, "shifts": shifts.record(), "control": [asdict(c) for c in control]}

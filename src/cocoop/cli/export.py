@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from cocoop.cli.console import note
-from cocoop.cli.options import OptionalInt, class_names, left_out
+from cocoop.cli.options import OptionalInt, left_out, split_class_names
 
 __all__ = ["ExportCommand"]
 
@@ -30,7 +30,7 @@ class ExportCommand:
 
     def run(self) -> None:
         """Export and print the comparison with PyTorch."""
-        classes = None if self.classes is None else class_names(self.classes)
+        classes = None if self.classes is None else split_class_names(self.classes)
 
         from cocoop.inference.onnx import export_onnx
 

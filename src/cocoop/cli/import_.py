@@ -1,4 +1,4 @@
-"""`cocoop import`: a prompt that the reference implementation learned, as a run to predict with."""
+"""`cocoop import`: turn a checkpoint of the papers' code into a run directory."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ __all__ = ["ImportCommand"]
 
 @dataclass(frozen=True, kw_only=True)
 class ImportCommand:
-    """Turn a checkpoint of the papers' code, CoOp's or CoCoOp's, into a run to predict with."""
+    """Turn a CoOp or CoCoOp checkpoint of the papers' code into a run directory to predict with."""
 
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
-    """OUTPUT/prompt_learner/model.pth.tar-EPOCH. It is only read: nothing in it is run."""
+    """OUTPUT/prompt_learner/model.pth.tar-EPOCH. It is only read; nothing in it is executed."""
     backbone: Annotated[
         str,
         tyro.conf.arg(
             metavar="NAME",
             help_behavior_hint="(required)",
-            help="The one it was learned with, as MODEL.BACKBONE.NAME of its configuration: ViT-B/16, RN50, ...; all "
+            help="The backbone of its training, MODEL.BACKBONE.NAME in its configuration: ViT-B/16, RN50, ...; all "
             "names of `cocoop train --backbone`.",
         ),
     ]
-    """A name or a source."""
-    classes: Annotated[str | None, left_out("NAMES", "those it was trained on, as the file tells")] = None
-    """Class names separated by commas, or a file with one a line, in the order of their labels in training."""
+    """Name or source of the backbone."""
+    classes: Annotated[str | None, left_out("NAMES", "recovered from the file")] = None
+    """Class names separated by commas, or a file with one per line, in the order of their labels in training."""
     position: Position = "end"
-    """CoOp: where the class name stood among the context vectors (TRAINER.COOP.CLASS_TOKEN_POSITION)."""
+    """CoOp: position of the class name in training (TRAINER.COOP.CLASS_TOKEN_POSITION)."""
     output: Annotated[Path | None, left_out("PATH", "runs/imported-METHOD")] = None
-    """Folder of the run."""
+    """Run directory."""
     precision: Precision = "fp32"
     """Number type of the frozen towers."""
     device: Device = "auto"
-    """Where to compute."""
+    """Device to compute on."""
 
     def run(self) -> None:
-        """Read, check against the backbone, write."""
-        names = None if self.classes is None else _class_names(self.classes)
+        """Read the checkpoint, check it against the backbone, and write the run directory."""
+        names = None if self.classes is None else _read_class_names(self.classes)
 
         from cocoop.backbones import load_backbone
         from cocoop.checkpoints.reference import read_reference
@@ -54,7 +54,7 @@ class ImportCommand:
         checkpoint = read_reference(self.file)
         directory = self.output or Path("runs") / f"imported-{checkpoint.method}"
         if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
-            raise CheckpointError(f"'{directory}' exists already; give another --output.")
+            raise CheckpointError(f"'{directory}' exists already; choose another `output`.")
         backbone = load_backbone(self.backbone, precision=self.precision, device=pick_device(self.device))
         method = checkpoint.restore(backbone, names, self.position)
         method.save_pretrained(directory)
@@ -62,11 +62,11 @@ class ImportCommand:
         note(f"The run is in {directory}. Predict with: cocoop predict {shlex.quote(str(directory))} PHOTOS...")
 
 
-def _class_names(text: str) -> list[str]:
-    """Names from a file, one a line, or from the text itself.
+def _read_class_names(text: str) -> list[str]:
+    """Read names from a file with one per line, or split the text at its commas.
 
     Raises:
-        ConfigError: if there are none.
+        ConfigError: if there are no names.
         DataError: if the file cannot be read.
     """
     from cocoop.data.readers.text_files import read_text
@@ -75,5 +75,5 @@ def _class_names(text: str) -> list[str]:
     parts = read_text(file, "list of classes").splitlines() if file.is_file() else text.split(",")
     names = [part.strip() for part in parts if part.strip()]
     if not names:
-        raise ConfigError(f'--classes is {text!r}; give names separated by commas ("cat, dog") or a file of them.')
+        raise ConfigError(f'--classes is {text!r}; give names separated by commas ("cat, dog") or a file of names.')
     return names

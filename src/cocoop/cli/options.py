@@ -1,8 +1,7 @@
-"""Options that several commands share, and how options look in the help.
+"""Options that several commands share.
 
-A field's sentence becomes its help. Where one line is too short for it, the help stands in `arg(help=...)`, because
-tyro breaks the text where the source is broken. What is heavy is imported where it is used: help and mistakes in the
-flags take no PyTorch.
+A field's docstring is its help text. Long help stands in `arg(help=...)`, because tyro keeps the line breaks of
+docstrings. PyTorch is imported only where it is used, so that help and errors in flags are quick.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from rich import filesize
 
-from cocoop.cli.console import bar_or_lines
+from cocoop.cli.console import progress_bar
 from cocoop.config import Precision, parse_bytes
 from cocoop.errors import ConfigError
 
@@ -33,20 +32,20 @@ __all__ = [
     "OptionalInt",
     "OptionalPath",
     "ReadingOptions",
-    "class_names",
     "left_out",
     "pick_device",
+    "split_class_names",
 ]
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 def left_out(metavar: str, default: str | None = None) -> Any:
-    """How an option that may be left out is shown.
+    """Describe an optional flag in the help.
 
     Args:
-        metavar: what its value looks like.
-        default: what is used then, in words; None: the help says so itself.
+        metavar: placeholder of the value.
+        default: default in words; None if the help text names it.
     """
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})" if default else "")
 
@@ -56,7 +55,7 @@ OptionalPath = Annotated[Path | None, left_out("PATH")]
 
 
 DATA_HELP = (
-    "A folder with one folder of photos a class (or train, val and test with these in each); a manifest "
+    "A directory with one directory of images per class (or train, val and test with these in each); a manifest "
     "(.csv or .jsonl: path, class, optional split); a split file of the CoOp papers (.json); shards, such as "
     "'train-{000..099}.tar' or 's3://bucket/*.parquet'; or the name of a data set of the papers, such as caltech101 "
     "(see `cocoop data list`)."
@@ -64,40 +63,40 @@ DATA_HELP = (
 
 
 @contextmanager
-def _indexing() -> Iterator[Callable[[int, int], None]]:
-    """Progress of indexing shards, by bytes; other data show none."""
-    with ExitStack() as running:
-        tell: Callable[[int, int, str], None] | None = None
+def _indexing_progress() -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar once shards are indexed; other data are read at once."""
+    with ExitStack() as stack:
+        update: Callable[[int, int, str], None] | None = None
 
         def advance(done: int, total: int) -> None:
-            nonlocal tell
-            if tell is None:
-                tell = running.enter_context(bar_or_lines("indexing shards"))
-            tell(done, total, f"{filesize.decimal(done)} of {filesize.decimal(total)}")
+            nonlocal update
+            if update is None:
+                update = stack.enter_context(progress_bar("indexing shards"))
+            update(done, total, f"{filesize.decimal(done)} of {filesize.decimal(total)}")
 
         yield advance
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingOptions:
-    """How lists of photos are read."""
+    """Reading data sets."""
 
     image_root: OptionalPath = None
-    """Folder that the paths in a manifest or split file start from, if not the file's own."""
+    """Directory that the paths in a manifest or split file start from, if not the file's own."""
     data_root: OptionalPath = None
-    """Folder of the papers' data sets, if not COCOOP_DATA or cocoop/data in your cache folder."""
+    """Directory of the papers' data sets, if not COCOOP_DATA or cocoop/data in your cache directory."""
     splits: OptionalPath = None
-    """Folder of the papers' split files (split_zhou_*.json), if not each data set's own."""
+    """Directory of the papers' split files (split_zhou_*.json), if not each data set's own."""
     renames: OptionalPath = None
     """File with better class names: JSON {"old": "new"} or CSV old,new."""
     split_seed: int = 0
-    """Divides data without splits into train, val and test; the same for all runs you compare."""
+    """Seed that divides data without splits into train, val and test; keep it the same for runs that you compare."""
 
     def read(self, data: Path) -> Dataset:
-        """Read the lists of one data set; no photo is opened."""
+        """Read the lists of one data set; no image is opened."""
         from cocoop.data import load_data
 
-        with _indexing() as on_progress:
+        with _indexing_progress() as on_progress:
             return load_data(
                 data,
                 image_root=self.image_root,
@@ -111,19 +110,19 @@ class ReadingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions(ReadingOptions):
-    """Which photos."""
+    """Data set."""
 
     data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATA", help_behavior_hint="", help=DATA_HELP)]
     """The data set."""
 
     def load(self) -> Dataset:
-        """Read the lists; no photo is opened."""
+        """Read the lists; no image is opened."""
         return self.read(self.data)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneOptions:
-    """Which model."""
+    """Backbone."""
 
     backbone: Annotated[
         str,
@@ -133,16 +132,16 @@ class BackboneOptions:
             "open_clip:ARCH/TAG; hf-hub:ORG/NAME; transformers:ORG/NAME; local-dir:PATH; openai:FILE.pt.",
         ),
     ] = "lite"
-    """A name or a source."""
+    """Name or source of the backbone."""
     precision: Precision = "fp32"
     """Number type of the frozen towers; learned parameters are always fp32."""
     device: Device = "auto"
-    """Where to compute."""
-    memory_budget: Annotated[str | None, left_out("SIZE", "most of what the device has free")] = None
-    """Memory that training may plan with beyond the weights, such as 2GiB; more classes then take more time."""
+    """Device to compute on."""
+    memory_budget: Annotated[str | None, left_out("SIZE", "most of the free memory")] = None
+    """Memory for training beyond the weights, such as 2GiB; with less, many classes take more time."""
 
     def load(self) -> Backbone:
-        """Load it."""
+        """Load the backbone."""
         budget = None if self.memory_budget is None else parse_bytes("memory_budget", self.memory_budget)
         from cocoop.backbones import load_backbone
 
@@ -151,30 +150,30 @@ class BackboneOptions:
         return backbone
 
 
-def class_names(text: str) -> list[str]:
-    """The names in `--classes`, which are separated by commas.
+def split_class_names(text: str) -> list[str]:
+    """Split the value of `--classes` at its commas.
 
     Raises:
-        ConfigError: for fewer than two.
+        ConfigError: for fewer than two names.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     if len(names) < 2:
-        raise ConfigError(f'--classes is {text!r}; give two names or more, separated by commas: "cat, dog".')
+        raise ConfigError(f'--classes is {text!r}; give at least two names, separated by commas: "cat, dog".')
     return names
 
 
-def pick_device(wanted: str) -> str:
-    """The device that is meant; of several GPUs, each process of a launcher has its own.
+def pick_device(name: str) -> str:
+    """Return the device for a name; each process of a launcher gets a GPU of its own.
 
     Raises:
-        ConfigError: if it is not there.
+        ConfigError: if this machine has no such device.
     """
     import torch
 
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if wanted == "auto":
-        wanted = next(name for name in ("cuda", "mps", "cpu") if there[name])
-    if not there[wanted]:
-        have = ", ".join(name for name, is_there in there.items() if is_there)
-        raise ConfigError(f"--device is {wanted!r}, but this machine has only: {have}.")
-    return f"cuda:{os.environ['LOCAL_RANK']}" if wanted == "cuda" and "LOCAL_RANK" in os.environ else wanted
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next(device for device in ("cuda", "mps", "cpu") if available[device])
+    if not available[name]:
+        devices = ", ".join(device for device, is_available in available.items() if is_available)
+        raise ConfigError(f"--device is {name!r}, but this machine has only: {devices}.")
+    return f"cuda:{os.environ['LOCAL_RANK']}" if name == "cuda" and "LOCAL_RANK" in os.environ else name

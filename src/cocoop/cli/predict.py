@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.table import Table
 
-from cocoop.cli.console import counting, line, note, out
-from cocoop.cli.options import Device, OptionalInt, class_names, left_out, pick_device
+from cocoop.cli.console import image_progress, line, note, out
+from cocoop.cli.options import Device, OptionalInt, left_out, pick_device, split_class_names
 from cocoop.config import Precision
 from cocoop.data.find_images import find_images
 from cocoop.data.shards.source import shard_kind
@@ -100,7 +100,7 @@ class PredictCommand:
         shown = self.format or "table"
         # Lines printed to a terminal show progress themselves, and a bar would run into them.
         visible = shown == "table" or not sys.stdout.isatty()
-        with counting("classifying", visible=visible) as progress:
+        with image_progress("classifying", visible=visible) as progress:
             FORMATS[shown](_report_progress(predictions, len(images), progress))
 
     def _model(self) -> ModelSpec:
@@ -108,7 +108,7 @@ class PredictCommand:
 
         return ModelSpec(
             source=self.source,
-            classes=None if self.classes is None else tuple(class_names(self.classes)),
+            classes=None if self.classes is None else tuple(split_class_names(self.classes)),
             runtime=self.runtime,
             precision=self.precision,
             # Ray workers pick their own; ONNX has the CPU only.
@@ -126,7 +126,7 @@ class PredictCommand:
         from cocoop.inference.bulk.job import label_images
 
         try:
-            with counting("labelling", "chunks") as progress:
+            with image_progress("labelling", "chunks") as progress:
                 summary = label_images(
                     model,
                     self.images,

@@ -17,33 +17,33 @@ __all__ = ["PushCommand"]
 
 @dataclass(frozen=True, kw_only=True)
 class PushCommand:
-    """Publish a trained prompt on the Hugging Face hub: config.json, prompt.safetensors and README.md, no photos.
+    """Publish a trained prompt on the Hugging Face hub: config.json, prompt.safetensors and README.md, no images.
 
-    README.md of the run is its model card; edit it before, or delete it to have it written anew."""
+    README.md in the run directory is the model card: edit it first, or delete it to have it written again."""
 
     run_directory: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """Folder written by `cocoop train`."""
+    """Run directory written by `cocoop train`."""
     repository: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="USER/NAME")]
-    """Where to; made if it is missing. Log in before with `hf auth login`, or set HF_TOKEN."""
+    """Repository, created if it is missing. Log in first with `hf auth login`, or set HF_TOKEN."""
     private: bool = False
-    """Only you, or your organisation, may read it."""
-    license: Annotated[str | None, left_out("NAME", "none said")] = None
+    """Create the repository as private."""
+    license: Annotated[str | None, left_out("NAME", "none stated")] = None
     """Licence of the prompt by its name on the hub, such as mit or cc-by-4.0."""
     message: Annotated[str, tyro.conf.arg(metavar="TEXT")] = "A prompt trained with cocoop"
-    """What the hub's history says."""
+    """Commit message on the hub."""
 
     def run(self) -> None:
-        """Check that it can be loaded, and publish."""
+        """Load the prompt, to be sure that it works, and publish it."""
         from cocoop.checkpoints.pretrained import from_pretrained
 
         method = from_pretrained(self.run_directory)
         backbone = method.backbone.name
         if backbone.startswith(("local-dir:", "openai:")):
-            note(f"config.json names the backbone by its place on this machine, {backbone}; elsewhere it is not found.")
+            note(f"config.json names the backbone by its path on this machine, {backbone}; others will not find it.")
         card: dict[str, Any] = {"directory": self.run_directory}
         address = method.push_to_hub(
             self.repository,
-            # Where nothing is said, an organisation's own default holds.
+            # None leaves the choice to the default of the organisation.
             private=self.private or None,
             commit_message=self.message,
             model_card_kwargs=card if self.license is None else card | {"license": self.license},

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from cocoop.cli.console import accuracy_table, counting, note, out, silence_other_ranks, training
+from cocoop.cli.console import accuracy_table, image_progress, note, out, silence_other_ranks, training_progress
 from cocoop.cli.flags import with_flags
 from cocoop.cli.options import BackboneOptions, DataOptions, left_out, pick_device
 from cocoop.config import ClassSubset, Position, paper_config
@@ -171,10 +171,10 @@ def _callbacks(command: TrainCommand, title: str) -> RunCallbacks:
             note(with_flags(text, command))
 
         def encoding(self) -> AbstractContextManager[Callable[[int, int], None]]:
-            return counting("encoding test images")
+            return image_progress("encoding test images")
 
         def training(self, label: str) -> AbstractContextManager[Any]:
-            return training(label)
+            return training_progress(label)
 
         def evaluated(self, evaluation: Evaluation) -> None:
             out.print(accuracy_table(title, [(f"{command.classes} classes", evaluation)]))

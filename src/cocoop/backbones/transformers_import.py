@@ -1,4 +1,4 @@
-"""transformers, which is installed on wish only."""
+"""Import of transformers, an optional dependency."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from cocoop.errors import BackboneError
 __all__ = ["import_transformers", "quiet"]
 
 
-def import_transformers(wanted_by: str) -> ModuleType:
-    """The library.
+def import_transformers(needed_by: str) -> ModuleType:
+    """Import transformers.
 
     Args:
-        wanted_by: what needs it, for the message.
+        needed_by: name of what needs it, for the message.
 
     Raises:
-        BackboneError: saying how to install it.
+        BackboneError: if it is not installed, with the command that installs it.
     """
     try:
         return importlib.import_module("transformers")
     except ImportError as error:
         raise BackboneError(
-            f"{wanted_by} needs the library transformers, which is not installed: pip install 'cocoop[transformers]'"
+            f"{needed_by} needs the library transformers, which is not installed: pip install 'cocoop[transformers]'"
         ) from error
 
 
 @contextlib.contextmanager
 def quiet(transformers: ModuleType) -> Iterator[None]:
-    """Without its progress bars and warnings: what matters in them is checked, and raised as an error."""
+    """Hide the progress bars and warnings of transformers; what matters in them is checked and raised as an error."""
     log = transformers.utils.logging
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()
