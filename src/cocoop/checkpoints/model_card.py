@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
-from pydantic import Field
 
 from cocoop.config import METHOD_NAMES
 from cocoop.errors import CheckpointError, one_line
 from cocoop.storage.json_files import read_json
-from cocoop.storage.json_schema import NonNegativeInt, Percent, Schema, check_schema
 
 __all__ = ["CARD", "model_card"]
 
@@ -81,11 +79,17 @@ def model_card(
     """
     if directory is not None and (Path(directory) / CARD).is_file():
         return _existing_card(Path(directory) / CARD, repo_id, card_data)
-    records = {} if directory is None else _read_records(Path(directory))
     about: dict[str, Any] = {}
-    for record in records.values():
-        about |= {**record, **record.get("about", {})}
-    check_schema(about, _About, directory or repo_id)
+    tables: list[_Table] = []
+    try:
+        for name, render in RECORDS.items():
+            if directory is not None and (Path(directory) / name).is_file():
+                record = read_json(Path(directory) / name)
+                about |= {**record, **record.get("about", {})}
+                tables += [render(record)] if render else []
+        facts = list(_facts(config, about))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"A record in '{directory}' is damaged ({type(error).__name__}: {error}).") from error
     method, backbone = config["method"], config["backbone"]
     source, _, identifier = backbone.partition(":")
     data: dict[str, Any] = {
@@ -94,7 +98,6 @@ def model_card(
         "tags": ["clip", "few-shot", "prompt-learning", *([] if method == "zero-shot" else [method])],
         "base_model": identifier.partition("@")[0] if source in ("hf-hub", "transformers") else None,
     }
-    tables = [table for name, record in records.items() for table in RECORDS[name].tables(record)]
     is_local = source in ("local-dir", "openai") and bool(identifier)
     limits = [NEW_CLASSES[method], LICENCE]
     limits += [OTHER_IMAGES] * bool(tables) + [LITE] * (backbone == "lite") + [LOCAL.format(repo_id=repo_id)] * is_local
@@ -107,7 +110,7 @@ def model_card(
         # The path of a local directory is private, and of no use elsewhere.
         backbone=f"{source}:{Path(identifier).name}" if is_local else backbone,
         data=_escape(about["data"]) if "data" in about else "",
-        facts=list(_facts(config, about)),
+        facts=facts,
         classes=_class_list(config["classnames"]),
         tables=tables,
         limits=limits,
@@ -123,13 +126,6 @@ def _existing_card(path: Path, repo_id: str, card_data: Mapping[str, Any]) -> Mo
     for name, value in card_data.items():
         card.data[name] = value
     return card
-
-
-def _read_records(directory: Path) -> dict[str, dict[str, Any]]:
-    records = {name: read_json(directory / name) for name in RECORDS if (directory / name).is_file()}
-    for name, record in records.items():
-        check_schema(record, RECORDS[name].schema, directory / name)
-    return records
 
 
 def _facts(config: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -170,101 +166,46 @@ def _escape(text: object) -> str:
     return re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", line)
 
 
-def _results(record: Mapping[str, Any]) -> Iterator[_Table]:
+def _results(record: Mapping[str, Any]) -> _Table:
     row = [str(record["images"]), f"{record['accuracy']:.1f}", f"{record['macro_f1']:.1f}"]
-    yield _Table(
+    return _Table(
         "This prompt, on test images:",
         ["classes", "images", "accuracy %", "macro F1 %"],
         [[f"{record.get('classes', 'all')} classes", *row]],
     )
 
 
-def _base_to_new(record: Mapping[str, Any]) -> Iterator[_Table]:
+def _base_to_new(record: Mapping[str, Any]) -> _Table:
     rows = [
         (entry["method"], entry["base"]["accuracy"], entry["new"]["accuracy"], entry["harmonic_mean"])
         for entry in record["methods"]
     ]
-    yield _Table(
-        "Base to new: each method was trained on the base classes (the first half) and tested on them and on the new "
-        "classes (the rest); accuracy in %, H is the harmonic mean of both:",
+    return _Table(
+        "Base to new: each method was trained on the base classes (the first half) and tested on them and on the "
+        "new classes (the rest). Accuracy in %; H is the harmonic mean of both.",
         ["method", "base", "new", "H"],
         [[METHOD_NAMES.get(method, method), *(f"{number:.1f}" for number in numbers)] for method, *numbers in rows],
     )
 
 
-def _experiment(record: Mapping[str, Any]) -> Iterator[_Table]:
+def _experiment(record: Mapping[str, Any]) -> _Table:
     rows = [
         [_escape(name), str(test["classes"]), str(test["images"]), f"{test['accuracy']:.1f}", f"{test['macro_f1']:.1f}"]
         for name, test in record["tests"].items()
     ]
     mean = record.get("harmonic_mean")
     h = "" if mean is None else f" Harmonic mean H of base and new: {mean:.1f} %."
-    yield _Table(
+    return _Table(
         f"The experiment {record['protocol']}, preset {record['preset']}.{h}",
         ["test", "classes", "images", "accuracy %", "macro F1 %"],
         rows,
     )
 
 
-class _About(Schema):
-    """Entries that may be in any record."""
-
-    data: str | None = None
-    shots: NonNegativeInt | None = None
-    seed: NonNegativeInt | None = None
-    train: dict[str, Any] | None = None
-
-
-class _Training(Schema):
-    about: dict[str, Any] = Field(default_factory=dict)
-
-
-class _Accuracy(Schema):
-    accuracy: Percent
-
-
-class _Results(_Training, _Accuracy):
-    images: NonNegativeInt
-    macro_f1: Percent
-
-
-class _Comparison(Schema):
-    method: str
-    base: _Accuracy
-    new: _Accuracy
-    harmonic_mean: Percent
-
-
-class _BaseToNew(_Training):
-    methods: list[_Comparison]
-
-
-class _Test(Schema):
-    classes: NonNegativeInt
-    images: NonNegativeInt
-    accuracy: Percent
-    macro_f1: Percent
-
-
-class _Experiment(_Training):
-    protocol: str
-    preset: str
-    tests: dict[str, _Test]
-    harmonic_mean: Percent | None = None
-
-
-@dataclass(frozen=True)
-class _Record:
-    """Schema of a record, as far as the card shows it, and the tables rendered from it."""
-
-    schema: type[Schema]
-    tables: Callable[[Mapping[str, Any]], Iterable[_Table]]
-
-
-RECORDS = {
-    "training.json": _Record(_Training, lambda _: ()),
-    "record.json": _Record(_Experiment, _experiment),
-    "results.json": _Record(_Results, _results),
-    "base_to_new.json": _Record(_BaseToNew, _base_to_new),
+RECORDS: dict[str, Callable[[Mapping[str, Any]], _Table] | None] = {
+    "training.json": None,
+    "record.json": _experiment,
+    "results.json": _results,
+    "base_to_new.json": _base_to_new,
 }
-"""Records that a run directory may hold."""
+"""Records that a run directory may hold, and functions that render them as tables."""

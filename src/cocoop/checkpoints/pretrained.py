@@ -21,12 +21,13 @@ from cocoop.backbones import load_backbone
 from cocoop.backbones.backbone import Backbone
 from cocoop.backbones.hub_files import fetch
 from cocoop.checkpoints.model_card import CARD, model_card
-from cocoop.config import PRECISIONS, Precision
+from cocoop.config import Precision
 from cocoop.errors import CheckpointError, CocoopError
 from cocoop.methods import METHODS, Method
 from cocoop.storage.atomic import remove_stale_files, write_atomic
 from cocoop.storage.hashing import hash_content
 from cocoop.storage.json_files import read_json, write_json
+from cocoop.storage.json_schema import Schema, check_schema
 from cocoop.storage.tensor_files import read_tensors, write_tensors
 
 __all__ = [
@@ -50,6 +51,15 @@ SAVE_ID = "saved_as"
 
 HUB = "hf-hub:"
 """Prefix that marks a name as that of a hub repository, as for backbones."""
+
+
+class _Config(Schema):
+    """Schema of config.json."""
+
+    backbone: str
+    precision: Precision
+    classnames: list[str]
+    settings: dict[str, Any]
 
 
 def save_pretrained(method: Method, directory: str | Path, *, model_card_kwargs: dict[str, Any] | None = None) -> None:
@@ -230,16 +240,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"'{path}' has the method {config.get('method')!r}; it must be one of {', '.join(METHODS)}."
         )
-    classnames = config.get("classnames")
-    is_valid = {
-        "backbone": isinstance(config.get("backbone"), str),
-        "precision": config.get("precision") in PRECISIONS,
-        "classnames": isinstance(classnames, list) and all(isinstance(name, str) for name in classnames),
-        "settings": isinstance(config.get("settings"), dict),
-    }
-    for name, valid in is_valid.items():
-        if not valid:
-            raise CheckpointError(f"'{path}' is damaged: {name!r} is {config.get(name, 'missing')!r}.")
+    check_schema(config, _Config, path)
     return config
 
 
