@@ -54,6 +54,17 @@ class Method(nn.Module):
         """Return the keyword arguments, as plain JSON, that rebuild this method on its backbone and class names."""
 
     @abstractmethod
+    def build_prompts(self, classnames: tuple[str, ...]) -> None:
+        """Build the prompts of the classes, which are checked already; called by `__init__` and `set_classes`.
+
+        Raises:
+            PromptError: if a class name cannot be used in a prompt; the old prompts stay.
+        """
+
+    @abstractmethod
+    def text_features(self, image_features: Float[Tensor, "B e"]) -> Float[Tensor, "_ C e"]:
+        """Return L2-normalised class features for L2-normalised images; one row if they are the same for all."""
+
     def set_classes(self, classnames: Sequence[str]) -> None:
         """Replace the classes and keep the learned parameters.
 
@@ -63,10 +74,9 @@ class Method(nn.Module):
         Raises:
             PromptError: if a class name cannot be used in a prompt; the old classes stay.
         """
-
-    @abstractmethod
-    def text_features(self, image_features: Float[Tensor, "B e"]) -> Float[Tensor, "_ C e"]:
-        """Return L2-normalised class features for L2-normalised images; one row if they are the same for all."""
+        names = check_classnames(classnames)
+        self.build_prompts(names)
+        self.classnames = names
 
     def logits(self, image_features: Float[Tensor, "B e"]) -> Float[Tensor, "B C"]:
         """Return scaled cosine similarities of images and classes in fp32 (CoCoOp, equations 1 and 4).

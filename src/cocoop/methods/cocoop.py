@@ -26,7 +26,6 @@ from cocoop.errors import PromptError
 from cocoop.methods.base import Method, seeded
 from cocoop.methods.context import pack_prompts, prompt_ids, random_context, word_context
 from cocoop.text.memory import AdaptiveBatches
-from cocoop.text.prompts import check_classnames
 from cocoop.text.tree import Prompts
 
 __all__ = ["CoCoOp"]
@@ -105,7 +104,7 @@ class CoCoOp(Method):
         self.context = nn.Parameter(start)
         self.meta_net = meta_net.to(backbone.device)
         self._in_batches = AdaptiveBatches("classified")
-        self.set_classes(self.classnames)
+        self.build_prompts(self.classnames)
 
     @property
     def context_length(self) -> int:
@@ -123,16 +122,10 @@ class CoCoOp(Method):
         """Return the number of context vectors."""
         return {"context": None, "context_length": self.context_length}
 
-    def set_classes(self, classnames: Sequence[str]) -> None:
-        """Replace the classes and keep context and Meta-Net.
-
-        Raises:
-            PromptError: if a class name cannot be used in a prompt; the old classes stay.
-        """
-        names = check_classnames(classnames)
-        self._ids = prompt_ids(self.backbone, names, context_length=self.context_length)
+    def build_prompts(self, classnames: tuple[str, ...]) -> None:
+        """Build the prompts of all classes around the context."""
+        self._ids = prompt_ids(self.backbone, classnames, context_length=self.context_length)
         self.prompts = pack_prompts(self.backbone, self._ids)
-        self.classnames = names
 
     def images_at_once(self, batch_size: int) -> int:
         """Return the number of images that fill one pass of the text tower, which encodes all classes for each."""

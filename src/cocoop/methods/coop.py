@@ -24,7 +24,6 @@ from cocoop.config import POSITIONS, Position
 from cocoop.errors import PromptError
 from cocoop.methods.base import Method, seeded
 from cocoop.methods.context import pack_prompts, prompt_ids, random_context, word_context
-from cocoop.text.prompts import check_classnames
 from cocoop.text.tree import Prompts
 
 __all__ = ["CoOp"]
@@ -86,7 +85,7 @@ class CoOp(Method):
                 start = random_context(backbone, *shape)
         self.context = nn.Parameter(start)
         self._trained_classnames = self.classnames
-        self.set_classes(self.classnames)
+        self.build_prompts(self.classnames)
 
     @property
     def context_length(self) -> int:
@@ -110,33 +109,30 @@ class CoOp(Method):
         """Class names to save; class-specific contexts are saved with the classes they were learned for."""
         return self._trained_classnames if self.class_specific else self.classnames
 
-    def set_classes(self, classnames: Sequence[str]) -> None:
-        """Replace the classes and keep the learned context.
+    def build_prompts(self, classnames: tuple[str, ...]) -> None:
+        """Build the prompts of all classes around the context.
 
         Raises:
-            PromptError: if a class name cannot be used in a prompt, or has no class-specific context; the old classes
-                stay.
+            PromptError: if a class name cannot be used in a prompt, or has no class-specific context.
         """
-        names = check_classnames(classnames)
         order = [0]
         if self.class_specific:
-            unknown = [name for name in names if name not in self._trained_classnames]
+            unknown = [name for name in classnames if name not in self._trained_classnames]
             if unknown:
                 raise PromptError(
                     f"Class-specific contexts exist only for the classes trained on; {unknown[0]!r} has none. "
                     "Train CoOp with a shared context, or CoCoOp, to use new class names."
                 )
-            order = [self._trained_classnames.index(name) for name in names]
+            order = [self._trained_classnames.index(name) for name in classnames]
         self._ids = prompt_ids(
             self.backbone,
-            names,
+            classnames,
             context_length=self.context_length,
             position=self.position,
             class_specific=self.class_specific,
         )
         self.prompts = pack_prompts(self.backbone, self._ids)
         self.register_buffer("_order", torch.tensor(order, device=self.backbone.device), persistent=False)
-        self.classnames = names
 
     def text_features(self, image_features: Float[Tensor, "B e"] | None = None) -> Float[Tensor, "1 C e"]:  # noqa: ARG002
         """Return the class features, which are the same for every image."""

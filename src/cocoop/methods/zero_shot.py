@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from cocoop.backbones.backbone import Backbone
 from cocoop.methods.base import Method
 from cocoop.methods.templates import DEFAULT_TEMPLATE, resolve_templates
-from cocoop.text.prompts import check_classnames, check_length, clean_name, text_tokens
+from cocoop.text.prompts import check_length, clean_name, text_tokens
 from cocoop.text.tree import Prompts
 
 __all__ = ["ZeroShot"]
@@ -63,7 +63,7 @@ class ZeroShot(Method):
     ) -> None:
         super().__init__(backbone, classnames)
         self.templates = resolve_templates(templates)
-        self.set_classes(classnames)
+        self.build_prompts(self.classnames)
 
     def learned(self) -> dict[str, nn.Parameter]:
         """Return an empty dictionary."""
@@ -73,17 +73,11 @@ class ZeroShot(Method):
         """Return the templates."""
         return {"templates": list(self.templates)}
 
-    def set_classes(self, classnames: Sequence[str]) -> None:
-        """Replace the classes.
-
-        Raises:
-            PromptError: if a class name cannot be used in a prompt; the old classes stay.
-        """
-        names = check_classnames(classnames)
-        per_template = [self._encode(template, names) for template in self.templates]
+    def build_prompts(self, classnames: tuple[str, ...]) -> None:
+        """Encode the prompts of all classes."""
+        per_template = [self._encode(template, classnames) for template in self.templates]
         matrix = F.normalize(torch.stack(per_template).mean(0), dim=-1)
         self.register_buffer("matrix", matrix, persistent=False)
-        self.classnames = names
 
     def text_features(self, image_features: Float[Tensor, "B e"]) -> Float[Tensor, "1 C e"]:  # noqa: ARG002
         """Return the class features, which are the same for every image."""
