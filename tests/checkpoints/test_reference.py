@@ -11,6 +11,7 @@ from reference import conditional_logits, padded_prompts, static_logits
 
 import cocoop as package
 from cocoop.checkpoints.reference import read_reference
+from cocoop.cli.flags import with_flags
 from cocoop.cli.import_ import ImportCommand
 from cocoop.errors import CheckpointError, ConfigError
 from cocoop.methods import CoCoOp, CoOp
@@ -95,34 +96,34 @@ def test_logits_equal_those_of_the_saved_method(kind, prefix, tiny_backbone, tmp
     path = save(tmp_path / "prompt_learner" / "model.pth.tar-10", state_of(method, prefix=prefix))
     with pytest.raises(Exception, match="Weights only load failed"):
         torch.load(path, weights_only=True)
-    found = read_reference(path).restore(tiny_backbone)
-    assert type(found) is type(method)
-    assert found.classnames == ("annual crop land", "forget - me - not", "boeing 7 3 7", "st . bernard")
+    restored = read_reference(path).restore(tiny_backbone)
+    assert type(restored) is type(method)
+    assert restored.classnames == ("annual crop land", "forget - me - not", "boeing 7 3 7", "st . bernard")
     with torch.no_grad():
-        assert torch.equal(found.logits(features(tiny_backbone)), method.logits(features(tiny_backbone)))
+        assert torch.equal(restored.logits(features(tiny_backbone)), method.logits(features(tiny_backbone)))
 
 
 def test_half_precision_is_read_as_fp32(tiny_backbone, tmp_path):
     method = learned(MAKERS["cocoop"](tiny_backbone))
     state = state_of(method, dtype=torch.float16)
-    found = read_reference(save(tmp_path / "model", state)).restore(tiny_backbone)
-    assert {tensor.dtype for tensor in found.learned().values()} == {torch.float32}
-    assert torch.equal(found.context, state["ctx"].float())
-    assert len(found.classnames) == len(NAMES)
+    restored = read_reference(save(tmp_path / "model", state)).restore(tiny_backbone)
+    assert {tensor.dtype for tensor in restored.learned().values()} == {torch.float32}
+    assert torch.equal(restored.context, state["ctx"].float())
+    assert len(restored.classnames) == len(NAMES)
 
 
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
 def test_the_position_of_the_class_name_is_an_argument(position, tiny_backbone, tmp_path):
     state = state_of(learned(MAKERS["coop"](tiny_backbone)))
-    found = read_reference(save(tmp_path / "model", state)).restore(tiny_backbone, ["cat", "dog"], position)
+    restored = read_reference(save(tmp_path / "model", state)).restore(tiny_backbone, ["cat", "dog"], position)
     x = features(tiny_backbone)
-    wanted = static_logits(tiny_backbone, ["cat", "dog"], x, state["ctx"], position)
-    torch.testing.assert_close(found.logits(x), wanted, rtol=0, atol=1e-4)
+    expected = static_logits(tiny_backbone, ["cat", "dog"], x, state["ctx"], position)
+    torch.testing.assert_close(restored.logits(x), expected, rtol=0, atol=1e-4)
 
 
 def test_logits_equal_the_reference(tiny_backbone, tmp_path):
     state = state_of(learned(MAKERS["cocoop"](tiny_backbone)))
-    found = read_reference(save(tmp_path / "model", state)).restore(tiny_backbone, NAMES)
+    restored = read_reference(save(tmp_path / "model", state)).restore(tiny_backbone, NAMES)
     x = features(tiny_backbone)
     meta_net = torch.nn.Module()
     for layer in ("linear1", "linear2"):
@@ -131,24 +132,24 @@ def test_logits_equal_the_reference(tiny_backbone, tmp_path):
         linear.load_state_dict({"weight": weight, "bias": bias})
         setattr(meta_net, layer, linear)
     # The type checker of the tests wants a Meta-Net.
-    meta_net.__class__ = type(found.meta_net)
-    wanted = conditional_logits(tiny_backbone, NAMES, x, state["ctx"], meta_net)
-    torch.testing.assert_close(found.logits(x), wanted, rtol=0, atol=1e-4)
+    meta_net.__class__ = type(restored.meta_net)
+    expected = conditional_logits(tiny_backbone, NAMES, x, state["ctx"], meta_net)
+    torch.testing.assert_close(restored.logits(x), expected, rtol=0, atol=1e-4)
 
 
 def test_nothing_in_a_file_is_run(tiny_backbone, tmp_path):
     target = tmp_path / "created by the pickle"
     method = learned(MAKERS["cocoop"](tiny_backbone))
     path = save(tmp_path / "model", state_of(method), val_result=Hostile(target), more=[Hostile(target)])
-    found = read_reference(path).restore(tiny_backbone)
-    assert torch.equal(found.context, method.context)
+    restored = read_reference(path).restore(tiny_backbone)
+    assert torch.equal(restored.context, method.context)
     hostile = save(tmp_path / "other", {"ctx": Hostile(target)})
     with pytest.raises(CheckpointError, match="is not a checkpoint of CoOp or CoCoOp: it has no `state_dict` of"):
         read_reference(hostile)
     # The format before 2020 is one pickle, and is refused if it holds more than tensors.
     old = tmp_path / "old"
     torch.save({"state_dict": state_of(method), "more": Hostile(target)}, old, _use_new_zipfile_serialization=False)
-    with pytest.raises(CheckpointError, match="holds more than tensors; it is not opened, because that could run code"):
+    with pytest.raises(CheckpointError, match="holds more than tensors; it was not loaded, because that could execute"):
         read_reference(old)
     assert not target.exists()
     torch.load(path, weights_only=False)
@@ -272,12 +273,17 @@ def test_class_names_come_from_a_list_or_a_file(home, monkeypatch):
         assert json.loads((output / "config.json").read_text())["classnames"] == ["red fruit", "green leaf", "water"]
 
 
+def test_messages_name_the_flag_for_class_names():
+    command = ImportCommand(file=Path(FILE), backbone="lite")
+    assert with_flags("pass them as `classnames`", command) == "pass them as --classes"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (("nowhere", "--backbone", "lite"), 1, "There is no file 'nowhere'."),
         ((FILE, "--backbone", "lite", "--classes", ","), 1, "--classes is ','; give names separated by commas"),
-        ((FILE, "--backbone", "lite", "--output", "photos"), 1, "'photos' exists already; give another --output."),
+        ((FILE, "--backbone", "lite", "--output", "photos"), 1, "'photos' exists already; choose another --output."),
         ((FILE,), 2, "--backbone"),
     ],
 )

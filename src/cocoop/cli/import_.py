@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
@@ -20,6 +20,8 @@ __all__ = ["ImportCommand"]
 @dataclass(frozen=True, kw_only=True)
 class ImportCommand:
     """Turn a CoOp or CoCoOp checkpoint of the papers' code into a run directory to predict with."""
+
+    renamed_flags: ClassVar[dict[str, str]] = {"classnames": "classes"}
 
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     """OUTPUT/prompt_learner/model.pth.tar-EPOCH. It is only read; nothing in it is executed."""
