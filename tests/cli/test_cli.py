@@ -1,4 +1,4 @@
-"""The command line in real processes: help, versions, mistakes, pipes; nothing here needs a model."""
+"""Command line in real processes: help, version, mistakes and pipes; nothing here needs a model."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def images(tmp_path_factory):
 
 
 def one_line(done, code=1):
-    """The only line on stderr of a command that explained why it failed."""
+    """Return the only line on stderr of a command that failed."""
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -31,13 +31,13 @@ def one_line(done, code=1):
     return line.removeprefix("cocoop: ")
 
 
-def test_the_version():
+def test_version():
     done = cocoop("--version")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"cocoop {package.__version__}\n", "")
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",)])
-def test_the_overview_names_every_command(arguments):
+def test_overview_lists_every_command(arguments):
     done = cocoop(*arguments)
     assert (done.returncode, done.stderr) == (0, "")
     for command in COMMANDS:
@@ -57,7 +57,7 @@ def test_help_fits_the_terminal_and_shows_no_python(command, columns):
     assert boxes[:2] == ["positional arguments", "options"]
 
 
-def test_the_help_of_train_tells_the_published_defaults():
+def test_help_of_train_shows_the_published_defaults():
     text = re.sub(r"[\s│]+", " ", cocoop("train", "--help").stdout)
     for flag, default in {
         "epochs INT": "10; coop 200",
@@ -85,7 +85,7 @@ def test_the_help_of_train_tells_the_published_defaults():
         (("draw", "photos", "--seed"), ("--seed",)),
     ],
 )
-def test_what_cannot_be_understood_is_exit_code_2_and_a_hint(arguments, words):
+def test_unknown_arguments_exit_with_2_and_a_hint(arguments, words):
     done = cocoop(*arguments)
     assert done.returncode == 2
     assert done.stdout == ""
@@ -103,11 +103,11 @@ def test_what_cannot_be_understood_is_exit_code_2_and_a_hint(arguments, words):
         (("draw", "photos", "--renames", "nowhere.json"), "nowhere.json"),
         (("train", "nowhere"), "There is no 'nowhere'. Give an image folder"),
         (("train", "photos", "--epochs", "0"), "--epochs is 0; it must be at least 1."),
-        (("train", "photos", "--position", "front"), "--position and --class-specific belong to --method coop"),
-        (("train", "photos", "--context-length", "8"), '--context-length goes with a random start: add --context "".'),
-        (("train", "photos", "--method", "coop", "--class-specific"), "--class-specific goes with a random start"),
-        (("train", "photos", "--output", "photos"), "'photos' is not empty and holds no run; give another --output."),
-        (("train", "photos", "--output", "note.txt"), "'note.txt' is a file; give another --output."),
+        (("train", "photos", "--position", "front"), "--position and --class-specific need --method coop"),
+        (("train", "photos", "--context-length", "8"), '--context-length needs a random start: add --context "".'),
+        (("train", "photos", "--method", "coop", "--class-specific"), "--class-specific needs a random start"),
+        (("train", "photos", "--output", "photos"), "'photos' is not empty and holds no run; choose another --output."),
+        (("train", "photos", "--output", "note.txt"), "'note.txt' is a file; choose another --output."),
         (("predict", "nowhere", "photos"), "There is no directory 'nowhere'; give one written by `cocoop train`."),
         (("predict", "photos", "photos"), "'photos' is not a saved prompt: it has no config.json."),
         (("predict", "photos", "absent.jpg"), "There is no 'absent.jpg'; give photos or folders of photos."),
@@ -117,7 +117,7 @@ def test_what_cannot_be_understood_is_exit_code_2_and_a_hint(arguments, words):
         (("eval", "nowhere", "photos"), "There is no directory 'nowhere'; give one written by `cocoop train`."),
     ],
 )
-def test_a_mistake_is_one_line_that_says_what_to_do(arguments, message, images):
+def test_mistakes_are_explained_in_one_line(arguments, message, images):
     (images.parent / "note.txt").write_text("")
     assert message in one_line(cocoop(*arguments, cwd=images.parent))
 
@@ -210,7 +210,7 @@ def test_a_reader_that_sees_nothing_is_no_error(images):
     assert process.wait(timeout=60) == 0
 
 
-def test_a_full_disk_is_one_line(images):
+def test_full_disk_is_explained_in_one_line(images):
     with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
         done = subprocess.run(
             [sys.executable, "-m", "cocoop", "draw", images], stdout=full, stderr=subprocess.PIPE, env=environment()
@@ -218,28 +218,28 @@ def test_a_full_disk_is_one_line(images):
     assert (done.returncode, done.stderr) == (1, b"cocoop: No space left on device.\n")
 
 
-def test_where_stderr_is_a_file_long_work_says_a_line_now_and_then(capsys, monkeypatch):
+def test_progress_is_printed_in_lines_where_stderr_is_a_file(capsys, monkeypatch):
     monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.0)
-    with console.image_progress("encoding photos") as progress:
+    with console.image_progress("encoding images") as progress:
         progress(64, 200)
         progress(200, 200)
     with console.training_progress("cocoop") as (on_step, on_encode):
         on_encode(3, 8)
         on_step(StepReport(2, 4, 4, 8, 1.23456, 75.0, 12.3))
     monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 60.0)
-    with console.image_progress("too short to be told") as progress:
+    with console.image_progress("short work") as progress:
         progress(1, 2)
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
-        "encoding photos: 32%  64/200 photos",
-        "encoding photos: 100%  200/200 photos",
-        "cocoop: 37%  encoding 3/8 photos",
-        "cocoop: 37%  epoch 2/4  loss 1.235  acc 75.0%  12 photos/s",
+        "encoding images: 32%  64/200 images",
+        "encoding images: 100%  200/200 images",
+        "cocoop: 37%  encoding 3/8 images",
+        "cocoop: 37%  epoch 2/4  loss 1.235  acc 75.0%  12 images/s",
     ]
 
 
-def test_time_left_counts_from_where_a_resumed_run_began(monkeypatch):
+def test_time_left_ignores_the_work_of_an_interrupted_run(monkeypatch):
     now = iter([100.0, 110.0, 3710.0])
     monkeypatch.setattr(console.time, "monotonic", lambda: next(now))
     clock = console._Clock()

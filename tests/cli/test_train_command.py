@@ -202,7 +202,7 @@ def test_unreadable_images_fail_or_are_listed(home):
     done = cocoop("predict", RUN, "bad.jpg", "photos/sun/00.png", cwd=home)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "cocoop: 1 photo could not be read ('bad.jpg': it is empty, damaged or no image). Leave them out, or use "
+        "cocoop: 1 photo could not be read ('bad.jpg': it is empty, damaged or no image). Remove them from the list or pass "
         "--skip-unreadable.\n"
     )
     done = cocoop("predict", RUN, "bad.jpg", "photos/sun/00.png", "--skip-unreadable", "--format", "csv", cwd=home)

@@ -92,9 +92,10 @@ class EvalCommand:
                 f"Chosen among the {len(evaluation.classnames)} classes of {result.data}, without "
                 f"{result.missing_classes} trained ones."
             )
-        if result.new_classes:
+        # JSON has a field for these.
+        if result.new_classes and self.format == "table":
             note(f"{result.new_classes} of the {len(evaluation.classnames)} classes were not trained on.")
-        if evaluation.shortlist:
+        if evaluation.shortlist and self.format == "table":
             shortlist = evaluation.record()["shortlist"]
             note(
                 f"With a shortlist of {shortlist['size']} classes: {shortlist['accuracy']:.1f} %; the exact answer was "
