@@ -8,7 +8,7 @@ import huggingface_hub
 import pytest
 import torch
 import yaml
-from hub_server import TOKEN, Repository, serve_hub
+from local_server import TOKEN, Repository, serve_hub
 from made_images import cocoop
 from sweep_records import record
 from tiny_models import save_open_clip

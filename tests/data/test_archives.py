@@ -1,15 +1,11 @@
-"""Unpacking: what is kept, and how every trick and mistake in an archive is answered."""
+"""Unpacking: all formats, and refusal of hostile, oversized and damaged archives."""
 
 import bz2
 import gzip
 import io
 import lzma
-import os
 import random
-import signal
 import stat
-import subprocess
-import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -17,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from cocoop.data.catalog.archives import Limits, unpack
+from cocoop.data.catalog.archives import unpack
 from cocoop.errors import DataError
 
 IMAGE = random.Random(0).randbytes(5000)
 FILES = {"photos/ant/1.jpg": IMAGE, "photos/bee/2.jpg": b"", "lists/Größe.txt": b"ant\n"}
 
 
-def tar_of(path: Path, members: list[tuple[tarfile.TarInfo, bytes]], mode: str = "w:gz") -> Path:
+def write_tar(path: Path, members: list[tuple[tarfile.TarInfo, bytes]], mode: str = "w:gz") -> Path:
     with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
         for info, content in members:
             info.size = len(content)
@@ -38,51 +34,55 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, *, link: str = "", mode: in
     return info
 
 
-def zip_of(path: Path, members: list[tuple[str | zipfile.ZipInfo, bytes]]) -> Path:
+def write_zip(path: Path, members: list[tuple[str | zipfile.ZipInfo, bytes]]) -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members:
             archive.writestr(name, content)
     return path
 
 
-def unix_zip_info(name: str, mode: int) -> zipfile.ZipInfo:
+def zip_info(name: str, mode: int) -> zipfile.ZipInfo:
     info = zipfile.ZipInfo(name)
     info.create_system, info.external_attr = 3, mode << 16
     return info
 
 
-def content_of(directory: Path) -> dict[str, bytes]:
+def read_all(directory: Path) -> dict[str, bytes]:
     return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
-def plain_tar(path: Path) -> Path:
-    return tar_of(path, [(member(f"./{name}"), content) for name, content in FILES.items()], "w")
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
 
 
-MAKERS: dict[str, Callable[[Path], Path]] = {
-    "a.tar": plain_tar,
-    # ImageNetV2's archive is of this kind: the name says gzip, the content is a plain tar.
-    "plain.tar.gz": plain_tar,
-    "a.tgz": lambda path: tar_of(path, [(member(name), content) for name, content in FILES.items()], "w:gz"),
-    "a.tar.bz2": lambda path: tar_of(path, [(member(name), content) for name, content in FILES.items()], "w:bz2"),
-    "a.tar.xz": lambda path: tar_of(path, [(member(name), content) for name, content in FILES.items()], "w:xz"),
-    "a.zip": lambda path: zip_of(path, [*FILES.items()]),
+def write_plain_tar(path: Path) -> Path:
+    return write_tar(path, [(member(f"./{name}"), content) for name, content in FILES.items()], "w")
+
+
+WRITERS: dict[str, Callable[[Path], Path]] = {
+    "a.tar": write_plain_tar,
+    # As ImageNetV2's archive, whose name says gzip though its content is a plain tar file.
+    "plain.tar.gz": write_plain_tar,
+    "a.tgz": lambda path: write_tar(path, [(member(name), content) for name, content in FILES.items()], "w:gz"),
+    "a.tar.bz2": lambda path: write_tar(path, [(member(name), content) for name, content in FILES.items()], "w:bz2"),
+    "a.tar.xz": lambda path: write_tar(path, [(member(name), content) for name, content in FILES.items()], "w:xz"),
+    "a.zip": lambda path: write_zip(path, [*FILES.items()]),
 }
 
 
-@pytest.mark.parametrize("name", MAKERS)
-def test_all_kinds_are_known_by_their_content(tmp_path: Path, name: str) -> None:
-    archive = MAKERS[name](tmp_path / name)
-    seen: list[tuple[int, int | None]] = []
-    unpack(archive, tmp_path / "deep" / "out", on_progress=lambda done, total: seen.append((done, total)))
-    assert content_of(tmp_path / "deep" / "out") == FILES
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
-    assert len(seen) == 3
-    assert all(0 < done <= archive.stat().st_size == total for done, total in seen)
+@pytest.mark.parametrize("name", WRITERS)
+def test_unpack_detects_the_format_from_the_content(tmp_path: Path, name: str) -> None:
+    archive = WRITERS[name](tmp_path / name)
+    progress: list[tuple[int, int | None]] = []
+    unpack(archive, tmp_path / "deep" / "out", on_progress=lambda done, total: progress.append((done, total)))
+    assert read_all(tmp_path / "deep" / "out") == FILES
+    assert names(tmp_path / "deep") == ["out"]
+    assert len(progress) == 3
+    assert all(0 < done <= archive.stat().st_size == total for done, total in progress)
 
 
-def test_directories_are_made_and_modes_of_the_archive_are_not_taken(tmp_path: Path) -> None:
-    archive = tar_of(
+def test_unpack_makes_directories_and_ignores_special_modes(tmp_path: Path) -> None:
+    archive = write_tar(
         tmp_path / "a.tgz",
         [
             (member("./", tarfile.DIRTYPE), b""),
@@ -92,126 +92,107 @@ def test_directories_are_made_and_modes_of_the_archive_are_not_taken(tmp_path: P
         ],
     )
     unpack(archive, tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["empty", "run", "secret"]
+    assert names(tmp_path / "out") == ["empty", "run", "secret"]
     modes = {name: stat.S_IMODE((tmp_path / "out" / name).stat().st_mode) for name in ("run", "secret")}
-    assert modes["run"] == modes["secret"]
-    assert modes["run"] & 0o7111 == 0
-    assert list((tmp_path / "out" / "empty").iterdir()) == []
+    assert modes["run"] & 0o7022 == 0
+    assert modes["secret"] & 0o600 == 0o600
+    assert names(tmp_path / "out" / "empty") == []
 
 
-OUT = "which leads out of its folder"
-EVIL_TARS: dict[str, tuple[tarfile.TarInfo, str]] = {
-    "parent": (member("../evil"), rf"has the member '\.\./evil', {OUT}"),
-    "hidden parent": (member("a/b/../../../evil"), OUT),
-    "absolute": (member("/tmp/evil"), OUT),
-    "drive": (member("C:/evil"), OUT),
-    "backslash": (member("..\\evil"), OUT),
-    "symbolic link": (member("link", tarfile.SYMTYPE, link="/etc"), "'link', which is a link to '/etc'"),
+HOSTILE: dict[str, tuple[tarfile.TarInfo, str]] = {
+    "parent": (member("../evil"), r"'\.\./evil' would be extracted to .*, which is outside the destination"),
+    "hidden parent": (member("a/b/../../../evil"), "outside the destination"),
+    "symbolic link": (member("link", tarfile.SYMTYPE, link="/etc"), "'link' is a link to '/etc'"),
     "inner symbolic link": (member("link", tarfile.SYMTYPE, link="good"), "is a link to 'good'"),
     "hard link": (member("link", tarfile.LNKTYPE, link="../../etc/passwd"), "is a link to"),
-    "character device": (member("null", tarfile.CHRTYPE), "'null', which is neither a plain file nor a folder"),
-    "block device": (member("disk", tarfile.BLKTYPE), "neither a plain file nor a folder"),
-    "pipe": (member("pipe", tarfile.FIFOTYPE), "neither a plain file nor a folder"),
+    "character device": (member("null", tarfile.CHRTYPE), "'null' is a special file"),
+    "block device": (member("disk", tarfile.BLKTYPE), "'disk' is a special file"),
+    "pipe": (member("pipe", tarfile.FIFOTYPE), "'pipe' is a special file"),
 }
 
 
-@pytest.mark.parametrize("kind", EVIL_TARS)
-def test_tar_members_that_are_refused(tmp_path: Path, kind: str) -> None:
-    info, message = EVIL_TARS[kind]
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_unpack_refuses_hostile_tar_members_and_leaves_nothing(tmp_path: Path, kind: str) -> None:
+    info, message = HOSTILE[kind]
     inside = tmp_path / "inside"
     inside.mkdir()
-    archive = tar_of(inside / "a.tgz", [(member("good"), b"good"), (info, b""), (member("link/x"), b"")])
-    before = content_of(tmp_path)
-    with pytest.raises(DataError, match=rf"a\.tgz' is not unpacked: it .*{message}"):
+    archive = write_tar(inside / "a.tgz", [(member("good"), b"good"), (info, b""), (member("link/x"), b"")])
+    before = read_all(tmp_path)
+    with pytest.raises(DataError, match=rf"a\.tgz' was not unpacked: .*{message}"):
         unpack(archive, inside / "out")
-    # Nothing stays: neither outside nor the members before.
-    assert content_of(tmp_path) == before
-    assert [path.name for path in inside.iterdir()] == ["a.tgz"]
+    assert read_all(tmp_path) == before
+    assert names(inside) == ["a.tgz"]
 
 
-EVIL_ZIPS: dict[str, tuple[str | zipfile.ZipInfo, str]] = {
-    "parent": ("../evil", rf"has the member '\.\./evil', {OUT}"),
-    "absolute": ("/tmp/evil", OUT),
-    "backslash": ("a\\..\\..\\evil", OUT),
-    "symbolic link": (unix_zip_info("link", stat.S_IFLNK | 0o777), "'link', which is a link"),
-    "device": (unix_zip_info("null", stat.S_IFCHR | 0o666), "neither a plain file nor a folder"),
-}
+def test_unpack_keeps_absolute_names_below_the_target(tmp_path: Path) -> None:
+    unpack(write_tar(tmp_path / "a.tgz", [(member("/tmp/evil"), b"x")]), tmp_path / "out")
+    assert read_all(tmp_path / "out") == {"tmp/evil": b"x"}
 
 
-@pytest.mark.parametrize("kind", EVIL_ZIPS)
-def test_zip_members_that_are_refused(tmp_path: Path, kind: str) -> None:
-    name, message = EVIL_ZIPS[kind]
-    archive = zip_of(tmp_path / "a.zip", [("good", b"good"), (name, b"/etc/passwd")])
-    with pytest.raises(DataError, match=rf"a\.zip' is not unpacked: it .*{message}"):
-        unpack(archive, tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("../evil", "evil"),
+        ("/tmp/evil", "tmp/evil"),
+        (zip_info("link", stat.S_IFLNK | 0o777), "link"),
+        (zip_info("null", stat.S_IFCHR | 0o666), "null"),
+    ],
+    ids=["parent", "absolute", "link", "device"],
+)
+def test_unpack_writes_hostile_zip_members_as_plain_files_below_the_target(
+    tmp_path: Path, name: str | zipfile.ZipInfo, kept: str
+) -> None:
+    archive = write_zip(tmp_path / "a.zip", [("good", b"good"), (name, b"/etc/passwd")])
+    unpack(archive, tmp_path / "out")
+    assert read_all(tmp_path / "out") == {"good": b"good", kept: b"/etc/passwd"}
+    assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir())
+    assert names(tmp_path) == ["a.zip", "out"]
 
 
-def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
-    archive = zip_of(tmp_path / "a.zip", [("secret", IMAGE)])
+def test_unpack_refuses_an_encrypted_zip(tmp_path: Path) -> None:
+    archive = write_zip(tmp_path / "a.zip", [("secret", IMAGE)])
     content = bytearray(archive.read_bytes())
     # Bit 0 of the flags, in the local header and in the central directory.
     content[6] |= 1
     content[content.index(b"PK\x01\x02") + 8] |= 1
     archive.write_bytes(content)
-    with pytest.raises(DataError, match="'secret', which is encrypted"):
+    with pytest.raises(DataError, match=r"a\.zip' was not unpacked: .*'secret' is encrypted"):
         unpack(archive, tmp_path / "out")
 
 
 BOMBS: dict[str, Callable[[Path], Path]] = {
-    "tar": lambda directory: tar_of(directory / "bomb", [(member("zeros"), bytes(5_000_000))]),
-    "zip": lambda directory: zip_of(directory / "bomb", [("zeros", bytes(5_000_000))]),
-    "many": lambda directory: tar_of(directory / "bomb", [(member(f"zeros{n}"), bytes(500_000)) for n in range(10)]),
-    # No file at all, but a header of names that never ends.
-    "header": lambda directory: tar_of(directory / "bomb", [(named("x" * 5_000_000), b"")]),
+    "tar": lambda directory: write_tar(directory / "bomb", [(member("zeros"), bytes(5_000_000))]),
+    "zip": lambda directory: write_zip(directory / "bomb", [("zeros", bytes(5_000_000))]),
+    "many": lambda directory: write_tar(directory / "bomb", [(member(f"zeros{n}"), bytes(500_000)) for n in range(10)]),
+    "empty": lambda directory: write_tar(directory / "bomb", [(member(str(n)), b"") for n in range(3000)]),
 }
 
 
-def named(comment: str) -> tarfile.TarInfo:
-    info = member("small")
-    info.pax_headers = {"comment": comment}
-    return info
-
-
 @pytest.mark.parametrize("kind", BOMBS)
-@pytest.mark.parametrize(
-    "limits",
-    [Limits(ratio=50, spared=1_000_000), Limits(size=1_000_000)],
-    ids=["ratio", "size"],
-)
-def test_floods_are_stopped(tmp_path: Path, kind: str, limits: Limits) -> None:
+def test_unpack_stops_at_the_size_limit(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = BOMBS[kind](tmp_path)
     packed = archive.stat().st_size
-    assert packed < 20_000
-    message = f"it holds more than 1,000,000 bytes, though it has only {packed:,} bytes; photos do not pack like that"
+    message = f"bomb' was not unpacked: its {packed:,} bytes hold files of more than"
+    with pytest.raises(DataError, match=rf"{message} 1,000,000 bytes\. Download it again"):
+        unpack(archive, tmp_path / "out", max_bytes=1_000_000)
+    monkeypatch.setattr("cocoop.data.catalog.archives.ALWAYS_ALLOWED", 500_000)
+    monkeypatch.setattr("cocoop.data.catalog.archives.MAX_RATIO", 10)
     with pytest.raises(DataError, match=message):
-        unpack(archive, tmp_path / "out", limits=limits)
-    assert [path.name for path in tmp_path.iterdir()] == ["bomb"]
+        unpack(archive, tmp_path / "out")
+    assert names(tmp_path) == ["bomb"]
+    monkeypatch.undo()
     unpack(archive, tmp_path / "out")
 
 
-def test_a_zip_that_lies_about_its_size_is_stopped(tmp_path: Path) -> None:
-    archive = zip_of(tmp_path / "a.zip", [("zeros", bytes(5_000_000))])
+def test_unpack_refuses_a_zip_with_a_false_size(tmp_path: Path) -> None:
+    archive = write_zip(tmp_path / "a.zip", [("zeros", bytes(5_000_000))])
     content = bytearray(archive.read_bytes())
-    true, claimed = (5_000_000).to_bytes(4, "little"), (10).to_bytes(4, "little")
-    assert content.count(true) == 2
-    archive.write_bytes(content.replace(true, claimed))
+    actual, claimed = (5_000_000).to_bytes(4, "little"), (10).to_bytes(4, "little")
+    assert content.count(actual) == 2
+    archive.write_bytes(content.replace(actual, claimed))
     with pytest.raises(DataError, match=r"a\.zip' is damaged"):
         unpack(archive, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_too_many_members_are_refused(tmp_path: Path) -> None:
-    archive = zip_of(tmp_path / "a.zip", [(f"{n}.txt", b"") for n in range(11)])
-    with pytest.raises(DataError, match="it holds more than 10 files"):
-        unpack(archive, tmp_path / "out", limits=Limits(members=10))
-    unpack(archive, tmp_path / "out", limits=Limits(members=11))
-    assert len(list((tmp_path / "out").iterdir())) == 11
-
-
-def flipped(content: bytes) -> bytes:
-    half = len(content) // 2
-    return content[:half] + bytes([content[half] ^ 255]) + content[half + 1 :]
+    assert names(tmp_path) == ["a.zip"]
 
 
 DAMAGED: dict[str, bytes] = {
@@ -226,86 +207,66 @@ DAMAGED: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("kind", DAMAGED)
-def test_what_is_no_archive_is_said_to_be_damaged(tmp_path: Path, kind: str) -> None:
+def test_unpack_refuses_other_files(tmp_path: Path, kind: str) -> None:
     archive = tmp_path / "a.zip"
     archive.write_bytes(DAMAGED[kind])
-    with pytest.raises(DataError, match=r"a\.zip' is damaged, or neither tar nor zip: .*Remove it and get it again\."):
+    with pytest.raises(DataError, match=r"a\.zip' is damaged, or neither a tar nor a zip file: .*Delete it and down"):
         unpack(archive, tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
+    assert names(tmp_path) == ["a.zip"]
 
 
 @pytest.mark.parametrize("name", ["a.tgz", "a.tar.bz2", "a.tar.xz", "a.zip"])
-@pytest.mark.parametrize("damage", [flipped, lambda content: content[: len(content) - 900]], ids=["flipped", "cut"])
-def test_damage_leaves_nothing_half_unpacked(tmp_path: Path, name: str, damage: Callable[[bytes], bytes]) -> None:
-    archive = MAKERS[name](tmp_path / name)
-    archive.write_bytes(damage(archive.read_bytes()))
+def test_unpack_leaves_nothing_of_a_file_that_is_cut_short(tmp_path: Path, name: str) -> None:
+    archive = WRITERS[name](tmp_path / name)
+    archive.write_bytes(archive.read_bytes()[:-900])
     with pytest.raises(DataError, match="is damaged"):
         unpack(archive, tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert names(tmp_path) == [name]
 
 
 @pytest.mark.parametrize(
-    "said", [{"map": "a,b"}, {"map": "0,9,x"}, {"size": "x"}, {"realsize": "x"}, {"major": "1", "minor": "0"}]
+    "headers", [{"map": "a,b"}, {"map": "0,9,x"}, {"size": "x"}, {"realsize": "x"}, {"major": "1", "minor": "0"}]
 )
-def test_holes_that_are_none_are_damage(tmp_path: Path, said: dict[str, str]) -> None:
+def test_unpack_refuses_malformed_sparse_headers(tmp_path: Path, headers: dict[str, str]) -> None:
     with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
         info = member("1.jpg")
-        info.size, info.pax_headers = 10, {f"GNU.sparse.{name}": value for name, value in said.items()}
+        info.size, info.pax_headers = 10, {f"GNU.sparse.{name}": value for name, value in headers.items()}
         tar.addfile(info, io.BytesIO(bytes(10)))
-    with pytest.raises(DataError, match=r"a\.tar' is damaged, or neither tar nor zip"):
+    with pytest.raises(DataError, match=r"a\.tar' is damaged, or neither a tar nor a zip file"):
         unpack(tmp_path / "a.tar", tmp_path / "target")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]
+    assert names(tmp_path) == ["a.tar"]
 
 
-def test_a_directory_that_is_there_is_not_touched(tmp_path: Path) -> None:
-    archive = MAKERS["a.zip"](tmp_path / "a.zip")
+def test_unpack_leaves_an_existing_directory_alone(tmp_path: Path) -> None:
+    archive = WRITERS["a.zip"](tmp_path / "a.zip")
     (tmp_path / "out").mkdir()
-    with pytest.raises(DataError, match=r"out' is there already; 'a\.zip' is not unpacked over it"):
+    (tmp_path / "out" / "mine").write_bytes(b"mine")
+    with pytest.raises(DataError, match=r"'a\.zip' cannot be unpacked to '.*out': File exists\."):
         unpack(archive, tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert read_all(tmp_path / "out") == {"mine": b"mine"}
 
 
-def test_a_missing_archive_and_a_name_too_long_for_the_disk(tmp_path: Path) -> None:
+def test_unpack_names_a_missing_archive_and_a_name_too_long(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"'gone\.zip' cannot be unpacked to '.*out': No such file or directory\."):
         unpack(tmp_path / "gone.zip", tmp_path / "out")
-    archive = zip_of(tmp_path / "a.zip", [("x" * 3000, b"")])
+    archive = write_zip(tmp_path / "a.zip", [("x" * 3000, b"")])
     with pytest.raises(DataError, match=r"'a\.zip' cannot be unpacked to '.*out': File name too long\."):
         unpack(archive, tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
+    assert names(tmp_path) == ["a.zip"]
 
 
-def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:
-    archive = MAKERS["a.tgz"](tmp_path / "a.tgz")
+def test_unpack_leaves_nothing_when_interrupted(tmp_path: Path) -> None:
+    archive = WRITERS["a.tgz"](tmp_path / "a.tgz")
 
-    def stop(done: int, total: int | None) -> None:
+    def interrupt(done: int, total: int | None) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        unpack(archive, tmp_path / "out", on_progress=stop)
-    assert [path.name for path in tmp_path.iterdir()] == ["a.tgz"]
+        unpack(archive, tmp_path / "out", on_progress=interrupt)
+    assert names(tmp_path) == ["a.tgz"]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="kills a process")
-def test_what_a_killed_process_left_is_cleared_and_unpacked_anew(tmp_path: Path) -> None:
-    archive = MAKERS["a.tgz"](tmp_path / "a.tgz")
-    code = (
-        "import sys, time; from pathlib import Path; from cocoop.data.catalog.archives import unpack;"
-        "wait = lambda *_: print('begun', flush=True) or time.sleep(60);"
-        "unpack(Path(sys.argv[1]), Path(sys.argv[2]), on_progress=wait)"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", code, str(archive), str(tmp_path / "out")],
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"},
-    )
-    assert process.stdout is not None
-    with process.stdout as stdout:
-        assert stdout.readline() == b"begun\n"
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert not (tmp_path / "out").exists()
-    staging = tmp_path / ".out.unpacking"
-    (staging / "stale").write_bytes(b"of another version")
-    unpack(archive, tmp_path / "out")
-    assert content_of(tmp_path / "out") == FILES
-    assert not staging.exists()
+def test_unpack_needs_the_filter_of_the_standard_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(tarfile, "data_filter")
+    with pytest.raises(DataError, match=r"needs Python 3\.10\.12, 3\.11\.4 or newer"):
+        unpack(WRITERS["a.tgz"](tmp_path / "a.tgz"), tmp_path / "out")

@@ -1,4 +1,4 @@
-"""The catalog of the papers' data sets: what the table says, and what is read from each real layout."""
+"""The catalog of the papers' data sets: its entries, and the lists read from each layout."""
 
 import dataclasses
 import json
@@ -10,17 +10,17 @@ import open_clip
 import pytest
 from catalog_trees import (
     SPLIT_FILE_TREES,
-    grow_aircraft,
-    grow_class_directories,
-    grow_food101,
-    grow_split_file_tree,
-    grow_sun397,
-    put,
+    make_aircraft,
+    make_class_directories,
+    make_food101,
+    make_split_file_tree,
+    make_sun397,
+    touch,
 )
 
 from cocoop.data import Dataset, clean_name, load_data
-from cocoop.data.catalog.entry import Place, class_directories, data_root
-from cocoop.data.catalog.imagenet import imagenet_classes
+from cocoop.data.catalog.imagenet import class_directories, imagenet_classes
+from cocoop.data.catalog.location import Location, data_root
 from cocoop.data.catalog.read import read_catalog
 from cocoop.data.catalog.table import CATALOG, catalog_entry, find_entry
 from cocoop.errors import DataError
@@ -32,11 +32,11 @@ def paths(data: Dataset, split: str) -> list[str]:
     return [item.path for item in getattr(data, split)]
 
 
-# ---- the table
+# ---- entries
 
 
-def test_the_fifteen_data_sets_of_the_papers() -> None:
-    assert [(row.title, row.classes, row.sizes) for row in CATALOG.values()] == [
+def test_catalog_has_the_papers_data_sets_with_their_sizes() -> None:
+    assert [(entry.title, entry.classes, entry.sizes) for entry in CATALOG.values()] == [
         ("ImageNet", 1000, (1_281_167, 0, 50_000)),
         ("Caltech101", 100, (4128, 1649, 2465)),
         ("OxfordPets", 37, (2944, 736, 3669)),
@@ -55,7 +55,7 @@ def test_the_fifteen_data_sets_of_the_papers() -> None:
     ]
 
 
-def test_templates_are_those_of_the_papers() -> None:
+def test_catalog_has_the_papers_templates() -> None:
     special = {
         "OxfordPets": "a photo of a {}, a type of pet.",
         "Flowers102": "a photo of a {}, a type of flower.",
@@ -65,30 +65,32 @@ def test_templates_are_those_of_the_papers() -> None:
         "Food101": "a photo of {}, a type of food.",
         "UCF101": "a photo of a person doing {}.",
     }
-    for row in CATALOG.values():
-        assert row.template == special.get(row.title, "a photo of a {}."), row.title
+    for entry in CATALOG.values():
+        assert entry.template == special.get(entry.title, "a photo of a {}."), entry.title
 
 
-def test_rows_say_how_to_get_lists_and_images() -> None:
-    for name, row in CATALOG.items():
-        assert row.name == name
-        assert row.licence
-        assert row.source.startswith("https://")
-        assert row.rule is not None or (row.split_file is not None and row.split_file.sha256 and row.split_file.url)
-        assert row.by_hand or row.archives
-        for archive in row.archives:
+def test_entries_have_sources_for_lists_and_images() -> None:
+    for name, entry in CATALOG.items():
+        assert entry.name == name
+        assert entry.licence
+        assert entry.homepage.startswith("https://")
+        assert entry.rule is not None or (
+            entry.split_file is not None and entry.split_file.sha256 and entry.split_file.url
+        )
+        assert entry.instructions or entry.archives
+        for archive in entry.archives:
             assert archive.url.startswith(("https://", "http://"))
             kind, _, digest = (archive.checksum or "").partition(":")
-            assert (kind, len(digest)) in {("md5", 32), ("sha256", 64)} or archive.by_hand
+            assert (kind, len(digest)) in {("md5", 32), ("sha256", 64)} or archive.manual_name
             assert archive.file_name
-    assert [name for name, row in CATALOG.items() if row.by_hand] == ["imagenet", "stanford-cars", "ucf101"]
+    assert [name for name, entry in CATALOG.items() if entry.instructions] == ["imagenet", "stanford-cars", "ucf101"]
 
 
-def test_published_checksums_of_the_split_files(shared: Path) -> None:
+def test_split_files_have_the_published_checksums(shared: Path) -> None:
     lines = (shared / "splits" / "PUBLISHED_SHA256").read_text().splitlines()
     assert "ac9077ee4e422f768c9b9109551468605e33ec9a" in lines[0]
     published = dict(reversed(line.split()) for line in lines[1:])
-    files = [row.split_file for row in CATALOG.values() if row.split_file is not None]
+    files = [entry.split_file for entry in CATALOG.values() if entry.split_file is not None]
     assert len(files) == 9
     for file in files:
         assert file.sha256 == published.get(f"splits/{file.name}")
@@ -100,7 +102,7 @@ def test_published_checksums_of_the_split_files(shared: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "name"),
+    ("alias", "name"),
     [
         ("caltech101", "caltech101"),
         ("OxfordPets", "oxford-pets"),
@@ -115,21 +117,23 @@ def test_published_checksums_of_the_split_files(shared: Path) -> None:
         ("ImageNetSketch", "imagenet-sketch"),
     ],
 )
-def test_names_that_the_field_uses_are_understood(word: str, name: str) -> None:
-    assert catalog_entry(word).name == name
+def test_catalog_entry_accepts_common_names(alias: str, name: str) -> None:
+    assert catalog_entry(alias).name == name
 
 
-def test_no_name_means_two_data_sets() -> None:
-    for row in CATALOG.values():
-        assert [find_entry(word) for word in (row.name, row.title, *row.also)] == [row] * (2 + len(row.also))
+def test_names_are_unique() -> None:
+    for entry in CATALOG.values():
+        assert [find_entry(word) for word in (entry.name, entry.title, *entry.aliases)] == [entry] * (
+            2 + len(entry.aliases)
+        )
 
 
-def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+def test_catalog_entry_suggests_close_names() -> None:
     with pytest.raises(
-        DataError, match=r"no data set 'Caltech-100'; did you mean 'caltech101'\? Names are: imagenet, cal"
+        DataError, match=r"no data set 'Caltech-100'\. Did you mean 'caltech101'\? Its data sets are: imagenet, cal"
     ):
         catalog_entry("Caltech-100")
-    with pytest.raises(DataError, match=r"no data set 'xyz'; names are: imagenet, caltech101"):
+    with pytest.raises(DataError, match=r"no data set 'xyz'\. Its data sets are: imagenet, caltech101"):
         catalog_entry("xyz")
 
 
@@ -156,7 +160,7 @@ IN_R = """
 """
 
 
-def test_imagenet_names_are_the_published_ones_but_for_two_that_stand_twice() -> None:
+def test_imagenet_names_are_the_published_ones_except_for_two_duplicates() -> None:
     classes = imagenet_classes()
     assert [c.published_name for c in classes] == list(open_clip.IMAGENET_CLASSNAMES)
     assert sorted({c.wnid for c in classes}) == WNIDS
@@ -166,15 +170,15 @@ def test_imagenet_names_are_the_published_ones_but_for_two_that_stand_twice() ->
     assert len({clean_name(c.name).lower() for c in classes}) == 1000
 
 
-def test_imagenet_ids_and_names_are_those_of_the_papers_file(shared: Path) -> None:
+def test_imagenet_ids_and_names_equal_the_papers_file(shared: Path) -> None:
     lines = (shared / "splits" / "imagenet_classnames.txt").read_text().splitlines()
     assert [f"{c.wnid} {c.published_name}" for c in imagenet_classes()] == lines
 
 
-def test_subsets_are_those_of_their_authors() -> None:
+def test_imagenet_subsets_equal_those_of_their_authors() -> None:
     assert [label for label, c in enumerate(imagenet_classes()) if c.in_a] == list(map(int, IN_A.split()))
     assert [label for label, c in enumerate(imagenet_classes()) if c.in_r] == list(map(int, IN_R.split()))
-    # Of the names that stand twice, one class is in ImageNet-R, with its published name.
+    # Of the classes with duplicate names, one is in ImageNet-R, with its published name.
     assert {c.wnid for c in imagenet_classes() if (c.in_a or c.in_r) and c.name != c.published_name} == set()
 
 
@@ -182,63 +186,63 @@ def test_subsets_are_those_of_their_authors() -> None:
 
 
 @pytest.mark.parametrize("name", SPLIT_FILE_TREES)
-def test_split_file_data_sets_in_their_layout(tmp_path: Path, name: str) -> None:
-    entry = grow_split_file_tree(tmp_path, name)
+def test_read_catalog_reads_split_files(tmp_path: Path, name: str) -> None:
+    entry = make_split_file_tree(tmp_path, name)
     images, _, classes = SPLIT_FILE_TREES[name]
-    place = Place.of(entry, tmp_path)
-    listing = read_catalog(entry, place)
-    assert place.images == tmp_path / images
+    location = Location.find(entry, tmp_path)
+    listing = read_catalog(entry, location)
+    assert location.images == tmp_path / images
     assert listing.classes == [title for _, title in classes]
-    assert Counter(row.split for row in listing.rows) == {"train": 2, "val": 2, "test": 2}
-    assert all((place.images / row.path).is_file() for row in listing.rows)
+    assert Counter(r.split for r in listing.rows) == {"train": 2, "val": 2, "test": 2}
+    assert all((location.images / r.path).is_file() for r in listing.rows)
 
 
-def test_white_space_in_a_split_file_does_not_count(tmp_path: Path) -> None:
-    entry = grow_split_file_tree(tmp_path, "dtd")
+def test_read_catalog_ignores_whitespace_in_split_files(tmp_path: Path) -> None:
+    entry = make_split_file_tree(tmp_path, "dtd")
     file = tmp_path / "dtd/split_zhou_DescribableTextures.json"
-    before = read_catalog(entry, Place.of(entry, tmp_path))
+    before = read_catalog(entry, Location.find(entry, tmp_path))
     file.write_text(json.dumps(json.loads(file.read_text()), separators=(",", ":")))
-    assert read_catalog(entry, Place.of(entry, tmp_path)) == before
+    assert read_catalog(entry, Location.find(entry, tmp_path)) == before
 
 
 @pytest.mark.parametrize("change", [lambda text: text.replace("0003", "0004"), lambda text: text[:-1]])
-def test_a_split_file_that_is_not_the_published_one_is_refused(tmp_path: Path, change) -> None:  # type: ignore[no-untyped-def]
-    entry = grow_split_file_tree(tmp_path, "dtd")
+def test_read_catalog_refuses_other_split_files(tmp_path: Path, change) -> None:  # type: ignore[no-untyped-def]
+    entry = make_split_file_tree(tmp_path, "dtd")
     file = tmp_path / "dtd/split_zhou_DescribableTextures.json"
     file.write_text(change(file.read_text()))
     assert entry.split_file is not None
     message = (
         rf"DescribableTextures\.json' is not the published split_zhou_DescribableTextures\.json: its SHA-256 is"
-        rf" [0-9a-f]{{64}}, published is {entry.split_file.sha256}\. Remove it .* give the file itself as the data\."
+        rf" [0-9a-f]{{64}} instead of {entry.split_file.sha256}\. Delete it .* give the path of the file as the data\."
     )
     with pytest.raises(DataError, match=message):
-        read_catalog(entry, Place.of(entry, tmp_path))
+        read_catalog(entry, Location.find(entry, tmp_path))
 
 
-def test_split_files_may_lie_in_a_directory_of_their_own(tmp_path: Path) -> None:
-    entry = grow_split_file_tree(tmp_path, "eurosat")
+def test_read_catalog_finds_split_files_in_the_given_directory(tmp_path: Path) -> None:
+    entry = make_split_file_tree(tmp_path, "eurosat")
     lists = tmp_path / "lists"
     lists.mkdir()
     (tmp_path / "eurosat/split_zhou_EuroSAT.json").rename(lists / "split_zhou_EuroSAT.json")
-    assert len(read_catalog(entry, Place.of(entry, tmp_path, splits=lists)).rows) == 6
-    message = r"official lists of EuroSAT are not in '.*eurosat'\. `cocoop data download eurosat` .* by --splits"
+    assert len(read_catalog(entry, Location.find(entry, tmp_path, splits=lists)).rows) == 6
+    message = r"split file of EuroSAT is not in '.*eurosat'\. Download it with `cocoop data .* by `splits`\."
     with pytest.raises(DataError, match=message):
-        read_catalog(entry, Place.of(entry, tmp_path))
+        read_catalog(entry, Location.find(entry, tmp_path))
 
 
-def test_layouts_of_torchvision_are_found(tmp_path: Path) -> None:
-    entry = grow_split_file_tree(tmp_path, "caltech101")
+def test_read_catalog_finds_torchvision_layouts(tmp_path: Path) -> None:
+    entry = make_split_file_tree(tmp_path, "caltech101")
     (tmp_path / "caltech-101").rename(tmp_path / "caltech101")
-    assert len(read_catalog(entry, Place.of(entry, tmp_path)).rows) == 6
-    grow_aircraft(tmp_path, "fgvc-aircraft-2013b/data")
+    assert len(read_catalog(entry, Location.find(entry, tmp_path)).rows) == 6
+    make_aircraft(tmp_path, "fgvc-aircraft-2013b/data")
     assert len(load_data("fgvc-aircraft", data_root=tmp_path).train) == 2
 
 
 # ---- reading: lists by rule
 
 
-def test_food101_without_a_split_file_is_divided_as_documented(tmp_path: Path) -> None:
-    grow_food101(tmp_path)
+def test_food101_without_a_split_file_is_split_as_documented(tmp_path: Path) -> None:
+    make_food101(tmp_path)
     data = load_data("food101", data_root=tmp_path)
     assert (data.name, data.template) == ("food101", "a photo of {}, a type of food.")
     assert data.classnames == ("apple pie", "waffles")
@@ -250,37 +254,41 @@ def test_food101_without_a_split_file_is_divided_as_documented(tmp_path: Path) -
     assert load_data("food101", data_root=tmp_path, seed=1).train != data.train
 
 
-def test_food101_with_its_split_file_keeps_the_official_lists(tmp_path: Path) -> None:
-    grow_food101(tmp_path)
+def test_food101_uses_its_split_file(tmp_path: Path) -> None:
+    make_food101(tmp_path)
     lists = {
         "train": [["waffles/100.jpg", 0, "waffles"]],
         "val": [["apple_pie/101.jpg", 1, "apple_pie"]],
         "test": [["apple_pie/102.jpg", 1, "apple_pie"]],
     }
-    put(tmp_path, "food-101/split_zhou_Food101.json", content=json.dumps(lists))
+    touch(tmp_path, "food-101/split_zhou_Food101.json", content=json.dumps(lists))
     data = load_data("Food101", data_root=tmp_path)
     assert data.classnames == ("waffles", "apple pie")
     assert paths(data, "test") == ["apple_pie/102.jpg"]
 
 
-def test_aircraft_lists_of_the_owners(tmp_path: Path) -> None:
-    grow_aircraft(tmp_path)
+def test_aircraft_uses_the_owners_lists(tmp_path: Path) -> None:
+    make_aircraft(tmp_path)
     data = load_data("fgvc-aircraft", data_root=tmp_path)
     assert data.classnames == ("DC-10", "F/A-18", "707-320")
     assert [(item.path, item.label) for item in data.train] == [("0000001.jpg", 0), ("0000002.jpg", 1)]
     assert [(item.path, item.label) for item in (*data.val, *data.test)] == [("0000003.jpg", 2), ("0000004.jpg", 2)]
     data.check_files()
-    put(tmp_path, "fgvc_aircraft/images_variant_val.txt", content="0000003 707-320\n0000005 Concorde\n")
-    with pytest.raises(DataError, match=r"images_variant_val\.txt, line 2: 'Concorde' is no class of variants\.txt"):
+    touch(tmp_path, "fgvc_aircraft/images_variant_val.txt", content="0000003 707-320\n0000005 Concorde\n")
+    with pytest.raises(
+        DataError, match=r"images_variant_val\.txt, line 2: the class 'Concorde' is not in variants\.txt"
+    ):
         load_data("fgvc-aircraft", data_root=tmp_path)
     (tmp_path / "fgvc_aircraft/variants.txt").unlink()
-    with pytest.raises(DataError, match=r"list 'variants\.txt' of FGVCAircraft is not in '.*fgvc_aircraft' or beside"):
+    with pytest.raises(
+        DataError, match=r"list 'variants\.txt' of FGVCAircraft is neither in '.*fgvc_aircraft' nor beside"
+    ):
         load_data("fgvc-aircraft", data_root=tmp_path)
 
 
 @pytest.mark.parametrize("lists", ["sun397", "sun397/SUN397"])
-def test_sun397_lists_of_the_owners(tmp_path: Path, lists: str) -> None:
-    grow_sun397(tmp_path, lists)
+def test_sun397_uses_the_owners_lists(tmp_path: Path, lists: str) -> None:
+    make_sun397(tmp_path, lists)
     data = load_data("sun397", data_root=tmp_path)
     assert data.classnames == ("abbey", "indoor apse", "outdoor church")
     assert (len(data.train), len(data.val), len(data.test)) == (24, 6, 9)
@@ -297,8 +305,8 @@ def test_sun397_lists_of_the_owners(tmp_path: Path, lists: str) -> None:
 
 
 def test_imagenet_trains_on_train_and_tests_on_val(tmp_path: Path) -> None:
-    grow_class_directories(tmp_path, "imagenet/images/train", WNIDS, "{}_{}.JPEG")
-    grow_class_directories(tmp_path, "imagenet/images/val", WNIDS, "ILSVRC2012_val_0000000{1}.JPEG")
+    make_class_directories(tmp_path, "imagenet/images/train", WNIDS, "{}_{}.JPEG")
+    make_class_directories(tmp_path, "imagenet/images/val", WNIDS, "ILSVRC2012_val_0000000{1}.JPEG")
     data = load_data("imagenet", data_root=tmp_path)
     assert (len(data.train), len(data.val), len(data.test)) == (1000, 0, 1000)
     assert data.classnames[:3] == ("tench", "goldfish", "great white shark")
@@ -309,61 +317,63 @@ def test_imagenet_trains_on_train_and_tests_on_val(tmp_path: Path) -> None:
     assert len(data.few_shot(16, seed=1).base().train) == 500
 
 
-def test_imagenet_is_found_without_its_images_directory_and_with_val_alone(tmp_path: Path) -> None:
-    grow_class_directories(tmp_path, "imagenet/val", WNIDS, "{}.JPEG")
+def test_imagenet_may_have_val_only(tmp_path: Path) -> None:
+    make_class_directories(tmp_path, "imagenet/val", WNIDS, "{}.JPEG")
     data = load_data("imagenet", data_root=tmp_path)
     assert (len(data.train), len(data.test)) == (0, 1000)
     with pytest.raises(DataError, match="'imagenet' has no training photo"):
         data.check_trainable()
     (tmp_path / "imagenet/val").rename(tmp_path / "imagenet/other")
     with pytest.raises(
-        DataError, match=r"imagenet' has neither a folder 'train' nor 'val'\. `cocoop data download imagenet"
+        DataError, match=r"imagenet' has neither a directory 'train' nor 'val'\. `cocoop data download imagenet"
     ):
         load_data("imagenet", data_root=tmp_path)
 
 
-def test_imagenetv2_directories_are_labels(tmp_path: Path) -> None:
-    place = "imagenetv2/imagenetv2-matched-frequency-format-val"
-    grow_class_directories(tmp_path, place, [str(n) for n in range(1000)], "{}_{}.jpeg")
+def test_imagenetv2_directories_are_named_by_label(tmp_path: Path) -> None:
+    parent = "imagenetv2/imagenetv2-matched-frequency-format-val"
+    make_class_directories(tmp_path, parent, [str(n) for n in range(1000)], "{}_{}.jpeg")
     data = load_data("imagenetv2", data_root=tmp_path)
     assert (len(data.train), len(data.val), len(data.test)) == (0, 0, 1000)
-    # Not in the order of the folders' names as texts, where 10 comes before 2.
+    # Not sorted as strings, where 10 comes before 2.
     assert [(item.path, item.label) for item in data.test[2:11:8]] == [("2/2_0.jpeg", 2), ("10/10_0.jpeg", 10)]
     assert data.classnames[10] == "brambling"
 
 
 def test_imagenet_sketch_has_all_classes(tmp_path: Path) -> None:
-    grow_class_directories(tmp_path, "imagenet-sketch/images", WNIDS, "sketch_{1}.JPEG", count=2)
+    make_class_directories(tmp_path, "imagenet-sketch/images", WNIDS, "sketch_{1}.JPEG", count=2)
     data = load_data("imagenet-sketch", data_root=tmp_path)
     assert len(data.test) == 2000
     assert data.classnames == tuple(clean_name(c.name) for c in imagenet_classes())
 
 
 @pytest.mark.parametrize(
-    ("name", "place", "members", "first"),
+    ("name", "parent", "members", "first"),
     [
         ("imagenet-a", "imagenet-adversarial/imagenet-a", IN_A, ("stingray", "goldfinch", "junco")),
         ("imagenet-r", "imagenet-rendition/imagenet-r", IN_R, ("goldfish", "great white shark", "hammerhead shark")),
     ],
 )
-def test_subsets_are_relabelled_in_imagenets_order(
-    tmp_path: Path, name: str, place: str, members: str, first: tuple[str, ...]
+def test_imagenet_subsets_are_relabelled_in_imagenets_order(
+    tmp_path: Path, name: str, parent: str, members: str, first: tuple[str, ...]
 ) -> None:
     wnids = [WNIDS[int(n)] for n in members.split()]
-    grow_class_directories(tmp_path, place, wnids, "0.001_{}_{}.jpg")
-    put(tmp_path, f"{place}/README.txt")
+    make_class_directories(tmp_path, parent, wnids, "0.001_{}_{}.jpg")
+    touch(tmp_path, f"{parent}/README.txt")
     data = load_data(name, data_root=tmp_path)
     assert data.classnames[:3] == first
     assert len(data.classnames) == 200
     assert [(item.label, item.path.split("/")[0]) for item in data.test] == list(enumerate(wnids))
-    (tmp_path / place / wnids[5] / f"0.001_{wnids[5]}_0.jpg").unlink()
-    (tmp_path / place / wnids[5]).rmdir()
-    message = rf"1 of its 200 class folders are not in '.*{place}': '{wnids[5]}'\. `cocoop data verify {name}` lists"
+    (tmp_path / location / wnids[5] / f"0.001_{wnids[5]}_0.jpg").unlink()
+    (tmp_path / location / wnids[5]).rmdir()
+    message = (
+        rf"1 of its 200 class directories are not in '.*{parent}': '{wnids[5]}'\. `cocoop data verify {name}` lists"
+    )
     with pytest.raises(DataError, match=message):
         load_data(name, data_root=tmp_path)
 
 
-def test_the_variants_share_imagenets_names() -> None:
+def test_imagenet_variants_share_its_class_names() -> None:
     names = dict(class_directories("imagenet"))
     assert dict(class_directories("imagenet-a")).items() <= names.items()
     assert dict(class_directories("imagenet-r")).items() <= names.items()
@@ -373,7 +383,7 @@ def test_the_variants_share_imagenets_names() -> None:
 # ---- names and places
 
 
-def test_the_data_root_is_named_by_flag_then_environment_then_cache(
+def test_data_root_follows_argument_then_environment_then_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -387,54 +397,56 @@ def test_the_data_root_is_named_by_flag_then_environment_then_cache(
     assert data_root("~/given") == tmp_path / "given"
 
 
-def test_a_data_set_is_found_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    grow_food101(tmp_path)
+def test_load_data_finds_data_sets_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_food101(tmp_path)
     monkeypatch.setenv("COCOOP_DATA", str(tmp_path))
     assert load_data("food-101").image_root == tmp_path / "food-101/images"
 
 
-def test_ones_own_directory_goes_before_the_catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_data_prefers_an_existing_directory_to_the_catalog(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root, own = tmp_path / "sets", tmp_path / "own"
-    grow_food101(root)
-    put(own, "food101/ant/1.jpg", "food101/ant/2.jpg", "food101/bee/1.jpg", "food101/bee/2.jpg")
+    make_food101(root)
+    touch(own, "food101/ant/1.jpg", "food101/ant/2.jpg", "food101/bee/1.jpg", "food101/bee/2.jpg")
     monkeypatch.setenv("COCOOP_DATA", str(root))
     monkeypatch.chdir(own)
     mine = load_data("food101")
     assert (mine.classnames, mine.template) == (("ant", "bee"), None)
     assert load_data("food101", data_root=root).classnames == ("apple pie", "waffles")
-    # In the data root, the data set's own folder is the data set, not an image folder.
+    # In the data root, the data set's own directory is the data set, not an image directory.
     monkeypatch.chdir(root)
     assert load_data("food-101").classnames == ("apple pie", "waffles")
 
 
-def test_images_may_lie_elsewhere(tmp_path: Path) -> None:
-    grow_food101(tmp_path / "far")
+def test_load_data_finds_images_elsewhere(tmp_path: Path) -> None:
+    make_food101(tmp_path / "far")
     data = load_data("food101", data_root=tmp_path, image_root=tmp_path / "far/food-101/images")
     data.check_files()
-    with pytest.raises(DataError, match=r"The image root '.*nowhere' is not a folder\."):
+    with pytest.raises(DataError, match=r"`image_root` is '.*nowhere', which is not a directory\."):
         load_data("food101", image_root=tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"The splits '.*nowhere' is not a folder\."):
+    with pytest.raises(DataError, match=r"`splits` is '.*nowhere', which is not a directory\."):
         load_data("food101", splits=tmp_path / "nowhere")
 
 
-def test_renames_work_on_the_papers_names(tmp_path: Path) -> None:
-    grow_food101(tmp_path)
+def test_load_data_renames_the_papers_classes(tmp_path: Path) -> None:
+    make_food101(tmp_path)
     assert load_data("food101", data_root=tmp_path, renames={"apple pie": "pie"}).classnames == ("pie", "waffles")
 
 
-def test_a_data_set_that_is_not_here(tmp_path: Path) -> None:
+def test_load_data_explains_how_to_get_a_missing_data_set(tmp_path: Path) -> None:
     message = (
-        r"Caltech101 is not here: there is no '.*caltech-101/101_ObjectCategories'\. Get it by `cocoop data download"
-        r" caltech101`, or name the folder that your data sets lie in by --data-root or COCOOP_DATA\."
+        r"Caltech101 was not found: there is no '.*caltech-101/101_ObjectCategories'\. Download it with `cocoop data"
+        r" download caltech101`, or name the directory of your data sets by `data_root` or in COCOOP_DATA\."
     )
     with pytest.raises(DataError, match=message):
         load_data("Caltech101", data_root=tmp_path)
-    with pytest.raises(DataError, match=r"There is no 'caltech'\. Give .* or the name of a data set of the papers"):
+    with pytest.raises(DataError, match=r"There is no 'caltech'\. Use .* or the name of a data set of the papers"):
         load_data("caltech")
 
 
-def test_templates_stay_with_the_classes_that_are_chosen(tmp_path: Path) -> None:
-    grow_sun397(tmp_path)
+def test_template_stays_in_derived_data_sets(tmp_path: Path) -> None:
+    make_sun397(tmp_path)
     data = load_data("sun397", data_root=tmp_path)
     assert dataclasses.replace(data, train=data.test).template == "a photo of a {}."
     assert data.few_shot(1, seed=1).template == "a photo of a {}."
@@ -444,10 +456,10 @@ def test_templates_stay_with_the_classes_that_are_chosen(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", [*SPLIT_FILE_TREES, "food101"])
-def test_official_lists_have_the_published_classes_and_sizes(shared: Path, tmp_path: Path, name: str) -> None:
+def test_official_split_files_have_the_published_classes_and_sizes(shared: Path, tmp_path: Path, name: str) -> None:
     entry = CATALOG[name]
     assert entry.split_file is not None
-    # Not a photo is needed to list them.
+    # Listing needs no image.
     (tmp_path / entry.images[0]).mkdir(parents=True)
     data = load_data(name, data_root=tmp_path, splits=shared / "splits")
     assert len(data.classnames) == entry.classes
@@ -458,7 +470,7 @@ def test_official_lists_have_the_published_classes_and_sizes(shared: Path, tmp_p
     assert len({title.lower() for title in data.classnames}) == entry.classes
 
 
-def test_names_of_the_papers_in_the_official_lists(shared: Path, tmp_path: Path) -> None:
+def test_official_split_files_have_the_papers_class_names(shared: Path, tmp_path: Path) -> None:
     def names(name: str) -> tuple[str, ...]:
         (tmp_path / CATALOG[name].images[0]).mkdir(parents=True)
         return load_data(name, data_root=tmp_path, splits=shared / "splits").classnames
@@ -475,7 +487,7 @@ def test_names_of_the_papers_in_the_official_lists(shared: Path, tmp_path: Path)
     assert {"Apply Eye Makeup", "Yo Yo"} < set(names("ucf101"))
 
 
-def test_the_official_draw_of_caltech101_by_its_name(shared: Path) -> None:
+def test_few_shot_sample_of_caltech101_equals_the_official_one(shared: Path) -> None:
     data = load_data("caltech101", data_root=shared / "data", splits=shared / "splits").few_shot(16, seed=1)
     data.check_files()
     official = json.loads((shared / "splits/fewshot/caltech101_16shot_seed1.json").read_text())

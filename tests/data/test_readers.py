@@ -1,4 +1,4 @@
-"""Folders, manifests and split files: what is understood and what each mistake is answered with."""
+"""Image directories, manifests and split files: accepted layouts, and the message for each mistake."""
 
 import json
 import random
@@ -16,17 +16,17 @@ def touch(root: Path, *paths: str) -> None:
     for path in paths:
         file = root / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(b"not a photo: nothing may be opened while loading")
+        file.write_bytes(b"not an image: loading must not open files")
 
 
 def paths(data: Dataset, split: str) -> list[str]:
     return [item.path for item in getattr(data, split)]
 
 
-# ---- folders
+# ---- image directories
 
 
-def test_directory_without_splits_is_divided_as_documented(tmp_path: Path) -> None:
+def test_directory_without_splits_is_split_as_documented(tmp_path: Path) -> None:
     root = tmp_path / "my.photos"
     touch(root, *(f"hot_dog/{n:02}.jpg" for n in range(10)), *(f"ant/{n}.PNG" for n in range(10)))
     data = load_data(root)
@@ -44,7 +44,7 @@ def test_directory_without_splits_is_divided_as_documented(tmp_path: Path) -> No
     assert load_data(root, seed=1) != data
 
 
-def test_the_split_of_a_class_does_not_depend_on_other_classes(tmp_path: Path) -> None:
+def test_split_of_a_class_does_not_depend_on_other_classes(tmp_path: Path) -> None:
     touch(tmp_path / "a", *(f"dog/{n}.jpg" for n in range(9)), "cat/1.jpg", "cat/2.jpg")
     touch(tmp_path / "b", *(f"dog/{n}.jpg" for n in range(9)), *(f"ant/{n}.jpg" for n in range(7)))
     one, other = load_data(tmp_path / "a"), load_data(tmp_path / "b")
@@ -107,7 +107,7 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert load_data(tmp_path).classnames == ("bus", "train")
 
 
-def test_hidden_and_other_files_are_passed_over_and_links_followed(tmp_path: Path) -> None:
+def test_directory_ignores_hidden_and_other_files_and_follows_links(tmp_path: Path) -> None:
     root = tmp_path / "photos"
     touch(
         root,
@@ -127,17 +127,19 @@ def test_hidden_and_other_files_are_passed_over_and_links_followed(tmp_path: Pat
     data.check_files()
 
 
-def test_directory_mistakes(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"There is no '.*nowhere'\. Give an image folder \(class/photo\.jpg"):
+def test_directory_mistakes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"There is no '.*nowhere'\. Use an image directory \(class/photo\.jpg"):
         load_data(tmp_path / "nowhere")
 
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(DataError, match=r"has no class folders \(it holds no photo\)\. Put the photos of each class"):
+    with pytest.raises(
+        DataError, match=r"has no class directories \(it holds no image\)\. Put the images of each class"
+    ):
         load_data(empty)
 
     touch(tmp_path / "flat", "1.jpg")
-    with pytest.raises(DataError, match=r"has no class folders \(its photos lie outside of class folders\)"):
+    with pytest.raises(DataError, match=r"has no class directories \(its images lie outside of class directories\)"):
         load_data(tmp_path / "flat")
 
     touch(tmp_path / "one", "dog/1.jpg", "dog/2.jpg")
@@ -145,11 +147,11 @@ def test_directory_mistakes(tmp_path: Path) -> None:
         load_data(tmp_path / "one")
 
     touch(tmp_path / "hole", "dog/1.jpg", "cat/1.jpg", "owl/notes.txt")
-    with pytest.raises(DataError, match=r"class folder '.*owl' holds no photo \(\.bmp, \.jpeg, .*or remove the folder"):
+    with pytest.raises(DataError, match=r"class directory '.*owl' holds no image \(\.bmp, \.jpeg, .*or remove the dir"):
         load_data(tmp_path / "hole")
 
     touch(tmp_path / "deep", "photo/dog/1.jpg", "photo/cat/1.jpg", "sketch/dog/1.jpg")
-    with pytest.raises(DataError, match=r"holds no photo itself, but folders with photos: 'cat', 'dog'\. If these are"):
+    with pytest.raises(DataError, match=r"holds no image, but directories with images: 'cat', 'dog'\. If these are"):
         load_data(tmp_path / "deep")
 
     touch(tmp_path / "twin", "hot_dog/1.jpg", "hot dog/1.jpg")
@@ -161,22 +163,22 @@ def test_directory_mistakes(tmp_path: Path) -> None:
         load_data(tmp_path / "blank")
 
     touch(tmp_path / "loose", "train/dog/1.jpg", "train/cat/1.jpg", "test/1.jpg", "test/2.jpg")
-    with pytest.raises(DataError, match=r"test' has 2 photos outside of class folders, such as '1\.jpg'"):
+    with pytest.raises(DataError, match=r"test' has 2 images outside of class directories, such as '1\.jpg'"):
         load_data(tmp_path / "loose")
 
     touch(tmp_path / "extra", "train/dog/1.jpg", "train/cat/1.jpg", "holdout/dog/2.jpg")
-    with pytest.raises(DataError, match=r"has the folder 'holdout' with photos beside its splits"):
+    with pytest.raises(DataError, match=r"has images in 'holdout', beside the directories of its splits"):
         load_data(tmp_path / "extra")
 
     touch(tmp_path / "vals", "train/dog/1.jpg", "train/cat/1.jpg", "val/dog/2.jpg", "valid/dog/3.jpg")
     with pytest.raises(DataError, match=r"has both 'val' and 'valid', which mean the same"):
         load_data(tmp_path / "vals")
 
-    with pytest.raises(DataError, match=r"is an image folder, which is its own image root; leave out"):
+    with pytest.raises(DataError, match=r"is an image directory, which is its own image root\. Remove `image_root`"):
         load_data(tmp_path / "hole", image_root=tmp_path)
 
     touch(tmp_path, "photos.zip")
-    with pytest.raises(DataError, match=r"photos\.zip' is of no known kind \(\.zip\)\. Give an image folder"):
+    with pytest.raises(DataError, match=r"photos\.zip' has an unknown format \(\.zip\)\. Use an image directory"):
         load_data(tmp_path / "photos.zip")
 
 
@@ -195,8 +197,8 @@ def manifest(tmp_path: Path) -> Writer:
     return write
 
 
-def test_csv_manifest(manifest: Writer, tmp_path: Path) -> None:
-    # A byte order mark, a foreign column, Windows line ends and separators, quoted comma and line break.
+def test_manifest_csv(manifest: Writer, tmp_path: Path) -> None:
+    # A byte order mark, another column, Windows line ends and separators, quoted comma and line break.
     text = (
         "\ufeffClass, Path ,photographer,Split\r\n"
         "dog,./a//1.jpg,Ann,train\r\n"
@@ -214,7 +216,7 @@ def test_csv_manifest(manifest: Writer, tmp_path: Path) -> None:
     assert paths(data, "test") == ["4.jpg"]
 
 
-def test_jsonl_manifest_equals_csv(manifest: Writer, tmp_path: Path) -> None:
+def test_manifest_jsonl_equals_csv(manifest: Writer, tmp_path: Path) -> None:
     csv_data = load_data(manifest("path,class,split\na.jpg,dog,train\nb.jpg,cat,test\n", "x.csv"))
     lines = [
         {"path": "a.jpg", "class": "dog", "split": "train", "width": 640},
@@ -228,7 +230,7 @@ def test_jsonl_manifest_equals_csv(manifest: Writer, tmp_path: Path) -> None:
     assert elsewhere.fingerprint == csv_data.fingerprint
 
 
-def test_manifest_without_splits_is_divided_whatever_its_order(manifest: Writer) -> None:
+def test_manifest_without_splits_is_split_independently_of_its_order(manifest: Writer) -> None:
     rows = [f"{name}/{n}.jpg,{name}" for name in ("dog", "cat") for n in range(10)]
     data = load_data(manifest("path,class\n" + "\n".join(rows)))
     assert (len(data.train), len(data.val), len(data.test)) == (10, 4, 6)
@@ -238,7 +240,7 @@ def test_manifest_without_splits_is_divided_whatever_its_order(manifest: Writer)
         assert set(getattr(shuffled, split)) == set(getattr(data, split))
 
 
-def test_absolute_paths_are_kept_or_made_relative(manifest: Writer, tmp_path: Path) -> None:
+def test_manifest_keeps_absolute_paths_outside_the_image_root(manifest: Writer, tmp_path: Path) -> None:
     outside = "/somewhere/else/2.jpg"
     data = load_data(manifest(f"path,class\n{tmp_path}/a/1.jpg,dog\n{outside},cat\n"))
     assert sorted(paths(data, "train")) == [outside, "a/1.jpg"]
@@ -248,19 +250,19 @@ def test_absolute_paths_are_kept_or_made_relative(manifest: Writer, tmp_path: Pa
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"manifest '.*labels\.csv' lists no photo"),
-        ("path,class\n", r"lists no photo"),
+        ("", r"manifest '.*labels\.csv' lists no image"),
+        ("path,class\n", r"lists no image"),
         (
             "a.jpg,dog\n",
-            r"labels\.csv, line 1: the header must name the columns path,class .* it is 'a\.jpg,dog'",
+            r"labels\.csv, line 1: the header must have the columns path,class .* it is 'a\.jpg,dog'",
         ),
         ("path;class\n", r"line 1: .* separated by commas; it is 'path;class'"),
-        ("path,class,path\n", r"line 1: the header names the column 'path' twice"),
+        ("path,class,path\n", r"line 1: the header has the column 'path' twice"),
         (
             "path,class\na.jpg,dog\nb.jpg\n",
-            r"line 3: 1 cells where the header has 2 \(put a path or class with a comma",
+            r"line 3: 1 cells, but the header has 2 \(put a path or class with a comma",
         ),
-        ("path,class\na.jpg,dog,brown\n", r"line 2: 3 cells where the header has 2"),
+        ("path,class\na.jpg,dog,brown\n", r"line 2: 3 cells, but the header has 2"),
         ("path,class\na.jpg,dog\n,cat\n", r"line 3: the path is empty"),
         ("path,class\na.jpg,dog\nb.jpg, \n", r"line 3: the class is empty"),
         ("path,class,split\na.jpg,dog,dev\n", r"line 2: unknown split 'dev'\. Use 'train', 'val' or 'test'"),
@@ -275,13 +277,13 @@ def test_absolute_paths_are_kept_or_made_relative(manifest: Writer, tmp_path: Pa
         ('path,class\n"a.jpg,dog\n', r"labels\.csv, line 2: not valid CSV: unexpected end of data"),
         (
             "path,class,split\na.jpg,dog,train\nb.jpg,cat,test\n./a.jpg,dog,test\n",
-            r"photo 'a\.jpg' is in both train and test, so .* \(labels\.csv, line 2; labels\.csv, line 4\)",
+            r"image 'a\.jpg' is in both train and test \(labels\.csv, line 2; labels\.csv, line 4\)",
         ),
         (
             "path,class\na.jpg,dog\na.jpg,cat\n",
-            r"photo 'a\.jpg' has two classes, 'dog' and 'cat' \(.*line 2; .*line 3\)",
+            r"image 'a\.jpg' has two classes, 'dog' and 'cat' \(.*line 2; .*line 3\)",
         ),
-        ("path,class\na.jpg,dog\na.jpg,dog\n", r"photo 'a\.jpg' is listed twice"),
+        ("path,class\na.jpg,dog\na.jpg,dog\n", r"image 'a\.jpg' is listed twice"),
         ("path,class\na.jpg,dog\nb.jpg,dog\n", r"'labels' has only one class, 'dog'"),
         ("path,class\na.jpg,Dog\nb.jpg,dog\n", r"classes 'Dog' and 'dog' would both be called 'dog'"),
         (
@@ -290,7 +292,7 @@ def test_absolute_paths_are_kept_or_made_relative(manifest: Writer, tmp_path: Pa
         ),
     ],
 )
-def test_csv_mistakes(manifest: Writer, text: str | bytes, message: str) -> None:
+def test_manifest_csv_mistakes_are_named(manifest: Writer, text: str | bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_data(manifest(text))
 
@@ -304,19 +306,19 @@ def test_csv_mistakes(manifest: Writer, text: str | bytes, message: str) -> None
             '{"file": "a.jpg", "class": "dog"}',
             r"line 2: the key 'path' is missing; the keys are 'file', 'class'",
         ),
-        ('{"path": "a.jpg", "class": 3}', r"line 2: 'class' must be a text in quotes, not 3"),
-        ('{"path": null, "class": "dog"}', r"line 2: 'path' must be a text in quotes, not None"),
+        ('{"path": "a.jpg", "class": 3}', r"line 2: 'class' must be a string, not 3"),
+        ('{"path": null, "class": "dog"}', r"line 2: 'path' must be a string, not None"),
         ('{"path": "a.jpg", "class": "dog", "split": "dev"}', r"line 2: unknown split 'dev'"),
     ],
 )
-def test_jsonl_mistakes(manifest: Writer, line: str, message: str) -> None:
+def test_manifest_jsonl_mistakes_are_named(manifest: Writer, line: str, message: str) -> None:
     first = '{"path": "0.jpg", "class": "cat", "split": null}'
     with pytest.raises(DataError, match=message):
         load_data(manifest(f"{first}\n{line}\n", "labels.jsonl"))
 
 
 def test_image_root_must_be_a_directory(manifest: Writer, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"image root '.*gone' is not a folder"):
+    with pytest.raises(DataError, match=r"`image_root` is '.*gone', which is not a directory"):
         load_data(manifest("path,class\na.jpg,dog\n"), image_root=tmp_path / "gone")
 
 
@@ -358,19 +360,19 @@ def test_split_file_keeps_its_labels(tmp_path: Path) -> None:
         ({"images": []}, r"it is an object with the keys \['images'\]"),
         ({**GOOD, "extra": []}, r"split_made_up\.json: unknown split 'extra'"),
         ({**GOOD, "val": {}}, r"'val' must be a list of \[path, label, class name\]"),
-        ({"train": [], "test": []}, r"lists no photo"),
+        ({"train": [], "test": []}, r"lists no image"),
         (
             {**GOOD, "val": [["a/2.jpg", "2", "ant"]]},
-            r"val\[0\]: expected \[path, label, class name\] with a whole number",
+            r"val\[0\]: expected \[path, label, class name\] with an integer label",
         ),
         ({**GOOD, "val": [["a/2.jpg", True, "zebra_fish"]]}, r"val\[0\]: expected"),
         ({**GOOD, "val": [["a/2.jpg", 2]]}, r"val\[0\]: expected"),
         ({**GOOD, "val": [["a/2.jpg", 2, "bee"]]}, r"val\[0\]: the label 2 is 'bee' here and 'ant' before"),
         (
             {**GOOD, "val": [["a/2.jpg", 4, "bee"]]},
-            r"has 4 labels from 0 to 4, but none is 3\. Labels must count",
+            r"has 4 labels from 0 to 4, but not 3\. Labels must count",
         ),
-        ({**GOOD, "val": [["a/2.jpg", -1, "bee"]]}, r"has 4 labels from -1 to 2, but none is 3"),
+        ({**GOOD, "val": [["a/2.jpg", -1, "bee"]]}, r"has 4 labels from -1 to 2, but not 3"),
         ({**GOOD, "val": [["a/2.jpg", 3, "ant"]]}, r"gives 'ant' two labels, 2 and 3"),
         (
             {**GOOD, "val": [["a/2.jpg", 3, "Zebra fish"]]},
@@ -378,19 +380,19 @@ def test_split_file_keeps_its_labels(tmp_path: Path) -> None:
         ),
         (
             {**GOOD, "val": [["../a/2.jpg", 2, "ant"]]},
-            r"val\[0\]: '\.\./a/2\.jpg' leads out of the image root",
+            r"val\[0\]: '\.\./a/2\.jpg' is outside the image root",
         ),
-        ({**GOOD, "val": [["a/../../2.jpg", 2, "ant"]]}, r"leads out of the image root"),
-        ({**GOOD, "val": [["a\\..\\..\\2.jpg", 2, "ant"]]}, r"leads out of the image root"),
+        ({**GOOD, "val": [["a/../../2.jpg", 2, "ant"]]}, r"is outside the image root"),
+        ({**GOOD, "val": [["a\\..\\..\\2.jpg", 2, "ant"]]}, r"is outside the image root"),
         ({**GOOD, "val": [["/a/2.jpg", 2, "ant"]]}, r"must be relative to it, without '\.\.'"),
-        ({**GOOD, "val": [["C:\\a\\2.jpg", 2, "ant"]]}, r"leads out of the image root"),
+        ({**GOOD, "val": [["C:\\a\\2.jpg", 2, "ant"]]}, r"is outside the image root"),
         (
             {**GOOD, "val": [["z/1.jpg", 1, "zebra_fish"]]},
             r"'z/1\.jpg' is in both train and val.*train\[0\]; .*val\[0\]\)",
         ),
     ],
 )
-def test_split_file_mistakes(tmp_path: Path, content: Any, message: str) -> None:
+def test_split_file_mistakes_are_named(tmp_path: Path, content: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_data(split_file(tmp_path, content))
 
@@ -398,18 +400,18 @@ def test_split_file_mistakes(tmp_path: Path, content: Any, message: str) -> None
 # ---- names
 
 
-def test_names_are_cleaned_and_composed(tmp_path: Path) -> None:
+def test_class_names_are_cleaned_and_composed(tmp_path: Path) -> None:
     decomposed = "cafe\u0301"
     data = load_data(split_file(tmp_path, {"train": [["1.jpg", 0, "  big__red \t dog "], ["2.jpg", 1, decomposed]]}))
     assert data.classnames == ("big red dog", "caf\u00e9")
 
 
-def test_renames_from_every_source_and_the_order_they_keep(tmp_path: Path) -> None:
+def test_renames_keep_the_order_of_labels(tmp_path: Path) -> None:
     touch(tmp_path / "photos", "airplane_s/1.jpg", "Faces/1.jpg", "dog/1.jpg")
     new = {"airplane_s": "plane", "Faces": "a_face", "dog": "hound"}
     (tmp_path / "names.json").write_text(json.dumps(new))
     (tmp_path / "names.csv").write_text("\ufeffOld,New\nairplane s,plane\n\nFaces,a_face\ndog,hound\n")
-    # Sorted by the names before the renames: a new wording must not move classes between base and new.
+    # Sorted by the old names: a rename must not move classes between base and new.
     expected = ("a face", "plane", "hound")
     for renames in (new, tmp_path / "names.json", tmp_path / "names.csv", str(tmp_path / "names.csv")):
         data = load_data(tmp_path / "photos", renames=renames)
@@ -420,7 +422,7 @@ def test_renames_from_every_source_and_the_order_they_keep(tmp_path: Path) -> No
     assert swapped.classnames == ("dog", "airplane s", "Faces")
 
 
-def test_renames_can_part_twins(tmp_path: Path) -> None:
+def test_renames_separate_classes_of_the_same_name(tmp_path: Path) -> None:
     touch(tmp_path / "photos", "hot_dog/1.jpg", "hot dog/1.jpg")
     data = load_data(tmp_path / "photos", renames={"hot_dog": "sausage"})
     assert data.classnames == ("hot dog", "sausage")
@@ -451,7 +453,7 @@ def test_renames_can_part_twins(tmp_path: Path) -> None:
         ("gone.json", None, r"renames file '.*gone\.json' cannot be read: No such file"),
     ],
 )
-def test_rename_mistakes(tmp_path: Path, name: str, text: str | None, message: str) -> None:
+def test_rename_mistakes_are_named(tmp_path: Path, name: str, text: str | None, message: str) -> None:
     touch(tmp_path / "photos", "dog/1.jpg", "big_cat/1.jpg")
     if text is not None:
         (tmp_path / name).write_text(text)
@@ -459,8 +461,8 @@ def test_rename_mistakes(tmp_path: Path, name: str, text: str | None, message: s
         load_data(tmp_path / "photos", renames=tmp_path / name)
 
 
-def test_a_split_file_beside_its_image_directory_needs_no_image_root(tmp_path):
-    # As the CoOp code lays data sets out: dtd/split_zhou_DescribableTextures.json and dtd/images/banded/...
+def test_split_file_finds_the_image_directory_beside_it(tmp_path):
+    # The layout of the CoOp code: dtd/split_zhou_DescribableTextures.json and dtd/images/banded/...
     lists = {"train": [["a/1.jpg", 0, "a"]], "test": [["b/1.jpg", 1, "b"]]}
     file = tmp_path / "split_part_DescribableTextures.json"
     file.write_text(json.dumps(lists))
@@ -471,10 +473,9 @@ def test_a_split_file_beside_its_image_directory_needs_no_image_root(tmp_path):
     data = load_data(file)
     data.check_files()
     assert data.image_root == tmp_path / "images"
-    # Its name says what it is of.
     assert (data.name, data.template) == ("split_part_DescribableTextures", "{} texture.")
     assert load_data(file.rename(tmp_path / "split_zhou_DescribableTextures.json")).name == "dtd"
-    # Two folders may be meant: then it is the file's own, as before.
+    # Of two candidates, neither is chosen.
     (tmp_path / "copy/a").mkdir(parents=True)
     (tmp_path / "copy/a/1.jpg").touch()
     assert load_data(tmp_path / "split_zhou_DescribableTextures.json").image_root == tmp_path

@@ -1,4 +1,4 @@
-"""Data in shards: the same as the same photos in a folder, wherever they lie; damage is named; nothing is held."""
+"""Shards: the same data as an image directory, local or remote; named damage; bounded memory."""
 
 import gzip
 import hashlib
@@ -41,7 +41,7 @@ def own_cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture
 def memory():
-    """A file system that is not this machine's disk."""
+    """A remote file system."""
     filesystem = fsspec.filesystem("memory")
     yield filesystem
     filesystem.store.clear()
@@ -50,12 +50,12 @@ def memory():
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    """Four classes of ten photos, without splits."""
+    """Four classes of ten images, without splits."""
     return make_images(tmp_path_factory.mktemp("folder") / "pets", per_class=10)
 
 
 def tar_of(members, kind=tarfile.PAX_FORMAT):
-    """The bytes of a tar file of (name, content)."""
+    """Return the bytes of a tar file of (name, content)."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=kind) as tar:
         for name, content in members:
@@ -66,7 +66,7 @@ def tar_of(members, kind=tarfile.PAX_FORMAT):
 
 
 def parquet_of(images, **options):
-    """The bytes of a Parquet file of (path, class, content), as Hugging Face's `datasets` writes it."""
+    """Return the bytes of a Parquet file of (path, class, content), as Hugging Face's `datasets` writes it."""
     names = sorted({classname for _, classname, _ in images})
     facts = {"info": {"features": {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}}}
     table = pa.table(
@@ -81,14 +81,14 @@ def parquet_of(images, **options):
 
 
 def shuffled(directory):
-    """(Path, class, content) of the photos of an image folder, in an order that is not the folder's."""
+    """Return (path, class, content) of the images of a directory in random order."""
     paths = sorted(directory.rglob("*.png"))
     random.Random(5).shuffle(paths)
     return [(path.relative_to(directory).as_posix(), path.parent.name, path.read_bytes()) for path in paths]
 
 
 def pack(directory, target, kind):
-    """Two shards of the photos of a folder, at an address; returns a pattern of them."""
+    """Write two shards with the images of a directory and return a pattern of them."""
     images = shuffled(directory)
     for number, part in enumerate((images[:17], images[17:])):
         members = [
@@ -107,7 +107,7 @@ packings = pytest.mark.parametrize(("kind", "remote"), [(k, r) for k in ("tar", 
 
 @pytest.fixture
 def packed(directory, tmp_path, memory):
-    """Pack the folder as wanted."""
+    """Return a function that packs the directory."""
 
     def make(kind, remote=False):
         return pack(directory, "memory://bucket/pets" if remote else tmp_path / "shards", kind)
@@ -120,11 +120,11 @@ def contents(data: Dataset, split):
 
 
 @packings
-def test_shards_are_the_same_data_as_a_directory(directory, packed, kind, remote):
+def test_shards_equal_a_directory(directory, packed, kind, remote):
     plain, shards = load_data(directory), load_data(packed(kind, remote))
     assert shards.classnames == plain.classnames
     assert shards.name == plain.name == "pets"
-    # Learned from in the same order, which decides the draw; tested in the order of the shards.
+    # Train and val are in the order of the directory, which few-shot sampling depends on; test in that of the shards.
     assert contents(shards, "train") == contents(plain, "train")
     assert contents(shards, "val") == contents(plain, "val")
     assert sorted(contents(shards, "test")) == sorted(contents(plain, "test"))
@@ -142,7 +142,7 @@ def test_shards_are_the_same_data_as_a_directory(directory, packed, kind, remote
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 @packings
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_are_the_same(directory, packed, tiny_backbone, kind, remote, workers):
+def test_batches_of_shards_equal_those_of_a_directory(directory, packed, tiny_backbone, kind, remote, workers):
     def batches(data):
         order = epoch_order(len(data.train), 5, seed=3, epoch=1)
         transform = train_transform(tiny_backbone.preprocessing)
@@ -158,7 +158,9 @@ def test_batches_are_the_same(directory, packed, tiny_backbone, kind, remote, wo
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_the_trained_prompt_is_the_same_bit_for_bit(directory, packed, tiny_backbone, tmp_path, cached):
+def test_training_on_shards_equals_training_on_a_directory_bit_for_bit(
+    directory, packed, tiny_backbone, tmp_path, cached
+):
     def trained(source):
         data = load_data(source).few_shot(2, seed=1)
         method = CoCoOp(tiny_backbone, data.classnames, context="a photo of a", seed=3)
@@ -172,12 +174,12 @@ def test_the_trained_prompt_is_the_same_bit_for_bit(directory, packed, tiny_back
         other = trained(packed(kind))
         assert plain.keys() == other.keys()
         assert all(torch.equal(plain[name], other[name]) for name in plain)
-    # Features of photos in shards are those of the same photos in files.
+    # Cached features are found by content, in shards and files.
     assert len(list((tmp_path / "features").rglob("*.safetensors"))) == cached
 
 
 @packings
-def test_images_that_were_learned_from_are_found_by_content(directory, packed, tiny_backbone, kind, remote):
+def test_overlap_finds_training_images_by_content(directory, packed, tiny_backbone, kind, remote):
     plain = load_data(directory)
     shards = load_data(packed(kind, remote)).all_for_testing()
     tests = encode_split(tiny_backbone, shards, workers=0)
@@ -186,7 +188,7 @@ def test_images_that_were_learned_from_are_found_by_content(directory, packed, t
     assert {hash_image(shards.image_root / path) for path in twice} == hash_training_images(plain)
 
 
-def test_a_image_that_cannot_be_read_is_a_bad_image(tmp_path, tiny_backbone):
+def test_unreadable_images_in_shards_are_skipped(tmp_path, tiny_backbone):
     good = make_images(tmp_path / "p", per_class=1)
     members = [(f"{path.parent.name}{n}{end}", path.read_bytes() if end == ".png" else path.parent.name.encode())
                for path in good.rglob("*.png") for n in (1, 2) for end in (".png", ".cls")]  # fmt: skip
@@ -197,13 +199,13 @@ def test_a_image_that_cannot_be_read_is_a_bad_image(tmp_path, tiny_backbone):
     assert [(unreadable.path, unreadable.reason) for unreadable in tests.unreadable] == [
         ("test-0.tar::x.png", "it is empty, damaged or no image")
     ]
-    # A shard that went away meanwhile is a reason as well.
+    # So are images of a deleted shard.
     (tmp_path / "test-0.tar").unlink()
     with pytest.raises(DataError, match=r"The photo '.*test-0\.tar::.*' cannot be used: .*There is no shard"):
         open_image(data.path_of(data.test[0]))
 
 
-def test_train_draw_and_eval_on_the_command_line(directory, tmp_path, monkeypatch, capsys):
+def test_commands_accept_shards(directory, tmp_path, monkeypatch, capsys):
     for number, split in enumerate(("train", "test")):
         members = []
         for n, (_, classname, image) in enumerate(shuffled(directory)[number * 20 :][:20]):
@@ -216,7 +218,6 @@ def test_train_draw_and_eval_on_the_command_line(directory, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     cli.main(["eval", "run", "test-*.tar", "--format", "json"])
     assert json.loads(capsys.readouterr().out)["images"] == 20
-    # What was learned from is known in shards as elsewhere.
     cli.main(["eval", "run", "train-*.tar", "--all-images", "--format", "json"])
     told = capsys.readouterr()
     assert json.loads(told.out)["images"] == 12
@@ -227,14 +228,14 @@ def test_train_draw_and_eval_on_the_command_line(directory, tmp_path, monkeypatc
     assert all(path.startswith("train-000.tar::") for path in drawn)
 
 
-def test_an_address_that_was_made_a_path_is_understood(packed, capsys):
+def test_load_data_accepts_an_address_as_a_path(packed, capsys):
     pattern = packed("tar", remote=True)
     cli.main(["draw", pattern, "--shots", "1"])
     assert capsys.readouterr().out.count("train\t") == 4
     assert load_data(Path(pattern)).fingerprint == load_data(pattern).fingerprint
 
 
-def test_the_index_is_made_once(packed, memory, own_cache, monkeypatch):
+def test_index_is_cached(packed, memory, own_cache, monkeypatch):
     source = packed("tar", remote=True)
     opened = []
     plain = type(memory)._open
@@ -250,7 +251,7 @@ def test_the_index_is_made_once(packed, memory, own_cache, monkeypatch):
     assert len(told) > 40
     assert load_data(source) == first
     assert len(opened) == 2
-    # A shard that has changed is indexed anew, and so is what a damaged index stands for.
+    # A changed shard is indexed again, and so is a shard whose index is damaged.
     content = memory.cat_file("/bucket/pets/pets-001.tar")
     memory.pipe_file("/bucket/pets/pets-001.tar", content)
     opened.clear()
@@ -263,20 +264,20 @@ def test_the_index_is_made_once(packed, memory, own_cache, monkeypatch):
         file.write_bytes([b"", whole[:-5], whole.replace(b".png", b".pnf")][number])
     with pytest.warns(DamageWarning) as told:
         assert load_data(source) == first
-    # One of the three is that of a shard as it was before.
+    # One of the three belongs to the shard before its change.
     assert len(told) == 2
-    assert {str(w.message) for w in told} <= {f"The index '{file}' is damaged; it is made anew." for file in kept}
+    assert {str(w.message) for w in told} <= {f"The index '{file}' is damaged; it is made again." for file in kept}
     assert len(opened) == 3
     assert contents(load_data(source), "val") == contents(first, "val")
 
 
-def test_where_nothing_can_be_kept_the_index_is_only_made_anew(packed, own_cache):
+def test_index_works_without_a_writable_cache(packed, own_cache):
     own_cache.write_text("a file, not a folder")
     assert len(load_data(packed("tar")).train) == 20
 
 
 @pytest.mark.parametrize("kind", ["tar", "parquet"])
-def test_indexing_holds_no_image(tmp_path, kind):
+def test_indexing_keeps_no_image_in_memory(tmp_path, kind):
     images = [(f"{n}.png", f"class {n % 2}", random.Random(n).randbytes(6_000_000)) for n in range(8)]
     members = [m for n, (name, label, data) in enumerate(images) for m in ((name, data), (f"{n}.cls", label.encode()))]
     shard = tmp_path / f"big.{kind}"
@@ -305,7 +306,7 @@ def test_indexing_holds_no_image(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT])
-def test_places_are_right_behind_long_names(tmp_path, kind):
+def test_positions_are_right_after_long_names(tmp_path, kind):
     long = "d/" * 30 + "x" * 90 if kind == tarfile.USTAR_FORMAT else "d/" * 150 + "ö" * 120
     members = [(f"{long}.png", b"first"), (f"{long}.cls", b"a"), ("short.jpg", b"2" * 512), ("short.txt", b"b\n"),
                ("empty.webp", b""), ("empty.json", b'{"class": "c", "split": "validation"}')]  # fmt: skip
@@ -320,11 +321,11 @@ def test_places_are_right_behind_long_names(tmp_path, kind):
     whole = shard.read_bytes()
     for entry, data in scan_shard(str(shard), with_bytes=False):
         assert data == b""
-        start, size = entry.place
+        start, size = entry.position
         assert whole[start : start + size] == next(p.data for p in images if p.path.endswith(f"::{entry.member}"))
 
 
-def test_a_class_is_found_wherever_webdataset_or_parquet_puts_it(tmp_path):
+def test_read_shard_finds_classes_of_webdataset_and_parquet(tmp_path):
     members = [("d.x/1.jpg", b""), ("d.x/1.cls", b" 7\n"), ("d.x/1.json", b'{"caption": "a walk"}'), ("2.cls", b"cat"),
                ("2.JPG", b""), ("3.jpg", b""), ("3.json", b'{"label": 3, "classname": "dog"}'), ("3.txt", b"other"),
                ("4.jpg", b""), (".hidden.jpg", b""), ("notes.md", b""), ("5.cls", b"nothing")]  # fmt: skip
@@ -340,7 +341,7 @@ def test_a_class_is_found_wherever_webdataset_or_parquet_puts_it(tmp_path):
     ]
 
 
-def test_classes_that_are_numbers_keep_their_order(tmp_path):
+def test_numeric_classes_are_sorted_by_number(tmp_path):
     members = [m for n in (10, 9, 2) for m in ((f"{n}.jpg", b""), (f"{n}.cls", str(n).encode()))]
     (tmp_path / "n.tar").write_bytes(tar_of(members))
     assert load_data(tmp_path / "n.tar").classnames == ("2", "9", "10")
@@ -351,7 +352,7 @@ def labelled(name, label=b"cat"):
     return [(f"{name}.jpg", b"photo"), (f"{name}.cls", label)]
 
 
-def test_splits_are_those_of_the_shards(tmp_path):
+def test_splits_follow_the_names_of_shards(tmp_path):
     two = labelled("1") + labelled("2", b"dog")
     names = ("pets-train-0.tar", "pets-train-1.tar", "pets-validation.tar", "pets-test-00001-of-00002.tar")
     for name in names:
@@ -366,7 +367,7 @@ def test_splits_are_those_of_the_shards(tmp_path):
         DataError, match=r"'crash-test-cars\.tar::1\.jpg' has no split, though others have one\. Name every"
     ):
         load_data(f"{tmp_path}/*.tar")
-    # A folder may say it too.
+    # The directory may be named after the split too.
     (tmp_path / "val").mkdir()
     (tmp_path / "val" / "0.tar").write_bytes(tar_of(two))
     assert {image.split for image in read_shard(str(tmp_path / "val" / "0.tar"))} == {"val"}
@@ -382,7 +383,7 @@ def test_splits_are_those_of_the_shards(tmp_path):
         ("memory://birds/0.tar", "birds"),
     ],
 )
-def test_a_data_set_is_called_after_its_shards_or_their_directory(memory, source, name):
+def test_data_set_is_named_after_its_shards_or_their_directory(memory, source, name):
     images = tar_of(labelled("1") + labelled("2", b"dog"))
     rows = parquet_of([("1", "cat", b""), ("2", "dog", b"")])
     for path in ("bucket/birds/train-000.tar", "birds/0.tar"):
@@ -395,7 +396,7 @@ def test_a_data_set_is_called_after_its_shards_or_their_directory(memory, source
     assert load_data(source).name == name
 
 
-def test_a_signature_is_no_part_of_the_data(memory):
+def test_signed_addresses_do_not_change_the_data(memory):
     images = tar_of(labelled("1") + labelled("2", b"dog"))
     found = []
     for signature in ("secret", "another"):
@@ -408,21 +409,19 @@ def test_a_signature_is_no_part_of_the_data(memory):
     assert "signature" not in str([(data.name, str(data.image_root), data.train) for data in found])
 
 
-def test_what_is_passed_over_beside_images_or_shards_is_said(tmp_path, directory):
+def test_load_data_warns_about_ignored_files(tmp_path, directory):
     shutil.copytree(directory, tmp_path / "photos")
     (tmp_path / "photos" / "train-000.tar").write_bytes(tar_of(labelled("1")))
-    with pytest.warns(
-        CocoopWarning, match=r"photos' also holds 1 shards \(\.tar, \.parquet\), which are passed over\."
-    ):
+    with pytest.warns(CocoopWarning, match=r"photos' also holds 1 shards \(\.tar, \.parquet\), which are ignored\."):
         assert load_data(tmp_path / "photos").train == load_data(directory).train
     (tmp_path / "shards").mkdir()
     (tmp_path / "shards" / "a.tar").write_bytes(tar_of(labelled("1") + labelled("2", b"dog")))
     (tmp_path / "shards" / "b.JPG").write_bytes(b"")
-    with pytest.warns(CocoopWarning, match=r"shards' also holds 1 photos in no shard, which are passed over\."):
+    with pytest.warns(CocoopWarning, match=r"shards' also holds 1 images outside of shards, which are ignored\."):
         assert len(load_data(tmp_path / "shards").classnames) == 2
 
 
-def test_shards_are_found_by_directory_glob_and_range(tmp_path, memory, monkeypatch):
+def test_find_shards_accepts_directories_globs_and_ranges(tmp_path, memory, monkeypatch):
     for name in ("b-08.tar", "b-09.tar", "b-10.tar", "c.parquet", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
         memory.pipe(f"/x/{name}", b"")
@@ -441,24 +440,27 @@ def test_shards_are_found_by_directory_glob_and_range(tmp_path, memory, monkeypa
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("none-*.tar", "There is no shard at 'none-\\*.tar'; a shard is a WebDataset .tar or a .parquet file."),
+        ("none-*.tar", "There is no shard at 'none-\\*.tar'. A shard is a WebDataset .tar or a .parquet file."),
         ("none-{00..01}.tar", "There is no shard '.*/none-00.tar'."),
         ("x-{9..1}.tar", r"'\{9..1\}' in 'x-\{9..1\}.tar' must count up, over at most 1,000,000 shards."),
         ("x-{0..9999999}.tar", "must count up"),
-        ("photos.tar.gz", "'.*photos.tar.gz' is compressed, .* Unpack it, with `gunzip` for .gz, and give the .tar"),
+        ("photos.tar.gz", "'.*photos.tar.gz' is compressed, .* Decompress it, with `gunzip` for .gz, and use the .tar"),
         ("nosuch://x.tar", "'nosuch://x.tar' cannot be reached: Protocol not known: nosuch."),
-        ("memory://x/photos.zip", "'memory:///x/photos.zip' is no shard; a shard is a WebDataset .tar or a .parquet"),
+        (
+            "memory://x/photos.zip",
+            "'memory:///x/photos.zip' is not a shard. A shard is a WebDataset .tar or a .parquet",
+        ),
     ],
 )
-def test_a_source_that_is_no_shard_is_refused(tmp_path, monkeypatch, memory, source, message):
+def test_load_data_refuses_other_sources(tmp_path, monkeypatch, memory, source, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=message):
         load_data(source)
 
 
-def test_shards_have_no_image_root_and_are_not_merged(packed, tmp_path, directory):
+def test_shards_refuse_an_image_root_and_merging(packed, tmp_path, directory):
     source = packed("tar")
-    with pytest.raises(DataError, match="holds its photos itself; leave out the image root"):
+    with pytest.raises(DataError, match=r"hold their images themselves\. Remove `image_root`"):
         load_data(source, image_root=tmp_path)
     with pytest.raises(DataError, match="'pets' is in shards, which are not merged with others; unpack it"):
         merge([load_data(directory), load_data(source)])
@@ -468,7 +470,7 @@ WHOLE = tar_of(labelled("a") + labelled("b", b"dog"))
 
 
 @pytest.mark.parametrize("length", [0, 100, 512, 700, 1024, 1536, 2048, 2100, 2560, 3500, 4096])
-def test_a_tar_file_that_is_cut_off_names_itself(tmp_path, length):
+def test_truncated_tar_files_are_refused(tmp_path, length):
     shard = tmp_path / "cut.tar"
     shard.write_bytes(WHOLE[:length])
     with pytest.raises(DataError, match=r"The shard '.*/cut\.tar' "):
@@ -477,7 +479,7 @@ def test_a_tar_file_that_is_cut_off_names_itself(tmp_path, length):
         list(read_shard(str(shard)))
 
 
-def test_a_parquet_file_that_is_cut_off_names_itself(tmp_path):
+def test_truncated_parquet_files_are_refused(tmp_path):
     whole = parquet_of([("1.png", "cat", b"1" * 1000), ("2.png", "dog", b"2" * 1000)])
     for length in (0, 3, 100, len(whole) - 8, len(whole) - 1):
         (tmp_path / "cut.parquet").write_bytes(whole[:length])
@@ -486,7 +488,7 @@ def test_a_parquet_file_that_is_cut_off_names_itself(tmp_path):
 
 
 def altered(**changes):
-    """A tar file with one member whose header says other than the truth."""
+    """Return a tar file with a member whose header is wrong."""
     info = tarfile.TarInfo("1.jpg")
     for name, value in changes.items():
         setattr(info, name, value)
@@ -494,7 +496,7 @@ def altered(**changes):
 
 
 def endless_header():
-    """A name of 30 MB."""
+    """Return a tar file with a name of 30 MB."""
     info = tarfile.TarInfo("././@LongLink")
     info.type, info.size = tarfile.GNUTYPE_LONGNAME, 30_000_000
     return info.tobuf(tarfile.GNU_FORMAT) + b"a" * 30_000_256 + WHOLE
@@ -503,30 +505,30 @@ def endless_header():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(WHOLE), "is compressed, so that a photo in it can only be read after all before it. Unpack it"),
-        (WHOLE + WHOLE, "several tar files in one: it goes on after its end at byte 4,096"),
-        (WHOLE[:2048] + b"\xff" * 512 + WHOLE[2560:], "it goes on after its end at byte 2,048"),
+        (gzip.compress(WHOLE), "is compressed, so its images cannot be read one by one. Decompress it"),
+        (WHOLE + WHOLE, "several tar files in one: there is data after its end at byte 4,096"),
+        (WHOLE[:2048] + b"\xff" * 512 + WHOLE[2560:], "there is data after its end at byte 2,048"),
         (altered(size=10**15), r"is cut off: '1.jpg' should end at byte 1,000,000,000,000,512, the file ends at"),
-        (altered(size=300 << 20) + bytes(300 << 20), "has 314,572,800 bytes of photos named '1'; 268,435,456 are"),
+        (altered(size=300 << 20) + bytes(300 << 20), "has 314,572,800 bytes of images with the key '1'; the limit is"),
         (altered(size=-512), "The shard '.*' "),
-        (altered(type=tarfile.SYMTYPE, linkname="/etc/passwd"), "'1.jpg', which is a link to '/etc/passwd'"),
-        (altered(type=tarfile.LNKTYPE, linkname="2.jpg"), "'1.jpg', which is a link to '2.jpg'"),
-        (altered(type=tarfile.CHRTYPE), "'1.jpg', which is neither a plain file nor a folder"),
-        (endless_header(), "has a header without an end"),
-        (tar_of([("1.jpg", b""), ("1.cls", b"x" * 1_100_000)]), "has the label '1.cls' of 1,100,000 bytes"),
+        (altered(type=tarfile.SYMTYPE, linkname="/etc/passwd"), "'1.jpg' is a link to '/etc/passwd'"),
+        (altered(type=tarfile.LNKTYPE, linkname="2.jpg"), "'1.jpg' is a link to '2.jpg'"),
+        (altered(type=tarfile.CHRTYPE), "'1.jpg' is neither a plain file nor a directory"),
+        (endless_header(), "it has an endless header"),
+        (tar_of([("1.jpg", b""), ("1.cls", b"x" * 1_100_000)]), "its label '1.cls' has 1,100,000 bytes"),
         (tar_of([("1.jpg", b""), ("1.cls", b"\xff\xfe")]), "'.*', '1', .cls: its label is not UTF-8 text"),
         (tar_of([("1.jpg", b""), ("1.json", b"[1]")]), "'1': its .json must be an object like"),
         (tar_of([("1.jpg", b""), ("1.json", b"{")]), "'1': its .json is not valid JSON"),
         (tar_of([("1.jpg", b""), ("1.json", b"[" * 100_000)]), "'1': its .json is not valid JSON"),
-        (tar_of([("1.jpg", b""), ("1.json", b'{"label": [1]}')]), "'label' in its .json must be a text or a whole"),
+        (tar_of([("1.jpg", b""), ("1.json", b'{"label": [1]}')]), "'label' in its .json must be a string or an int"),
         (tar_of([("1.jpg", b""), ("1.json", b'{"label": 1, "split": "odd"}')]), "'1': unknown split 'odd'. Use"),
-        (tar_of([("cat/1.jpg", b"")]), "'.*x.tar::cat/1.jpg' has no class. Pack it as WebDataset does"),
-        (tar_of(labelled("1") + labelled("1")), "The photo 'x.tar::1.jpg' is listed twice"),
-        (tar_of([("notes.md", b"")]), "hold no photo"),
-        (tar_of([]), "hold no photo"),
+        (tar_of([("cat/1.jpg", b"")]), "'.*x.tar::cat/1.jpg' has no class. Write shards as WebDataset does"),
+        (tar_of(labelled("1") + labelled("1")), "The image 'x.tar::1.jpg' is listed twice"),
+        (tar_of([("notes.md", b"")]), "hold no image"),
+        (tar_of([]), "hold no image"),
     ],
 )  # fmt: skip
-def test_a_tar_file_that_is_damaged_hostile_or_incomplete_is_refused(tmp_path, content, message):
+def test_damaged_and_hostile_tar_files_are_refused(tmp_path, content, message):
     shard = tmp_path / "x.tar"
     shard.write_bytes(content)
     with pytest.raises(DataError, match=message):
@@ -536,28 +538,28 @@ def test_a_tar_file_that_is_damaged_hostile_or_incomplete_is_refused(tmp_path, c
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"label": ["a", "b"]}, r"has no columns that may hold photos; .* Its columns are 'label'\."),
-        ({"x": [b"", b""], "y": [b"", b""]}, "has 2 columns that may hold photos; name one of bytes"),
-        ({"image": [b"1", b"2"]}, "x.parquet::#0000000' has no class. Give the shard a column 'label'"),
+        ({"label": ["a", "b"]}, r"has no columns that may hold images\. .* Its columns are 'label'\."),
+        ({"x": [b"", b""], "y": [b"", b""]}, "has 2 columns that may hold images. Name a column of bytes"),
+        ({"image": [b"1", b"2"]}, "x.parquet::#0000000' has no class. Add a column 'label'"),
         ({"image": [b"1", b"2"], "label": ["a", None]}, "x.parquet::#0000001' has no class"),
-        ({"image": [b"1", b"2"], "label": [0.5, 1.5]}, "row 1: the class must be a text or a whole number, not 0.5"),
+        ({"image": [b"1", b"2"], "label": [0.5, 1.5]}, "row 1: the class must be a string or an integer, not 0.5"),
         ({"image": [b"1", b"2"], "label": ["a", "b"], "split": ["train", "best"]}, "row 2: unknown split 'best'"),
         ({"image": [b"1", b"2"], "label": ["a", "b"], "split": ["train", None]}, "'x.parquet::#0000001' has no split"),
     ],
 )
-def test_a_parquet_file_that_lacks_something_is_refused(tmp_path, columns, message):
+def test_incomplete_parquet_files_are_refused(tmp_path, columns, message):
     pq.write_table(pa.table(columns), tmp_path / "x.parquet")
     with pytest.raises(DataError, match=message):
         load_data(tmp_path / "x.parquet")
 
 
-def test_a_row_group_is_read_once_for_neighbours(packed, memory, monkeypatch):
+def test_row_groups_are_read_once(packed, memory, monkeypatch):
     data = load_data(packed("parquet", remote=True)).all_for_testing()
     opened = []
     plain = type(memory)._open
     monkeypatch.setattr(type(memory), "_open", lambda self, *a, **k: opened.append(a) or plain(self, *a, **k))
-    order = sorted(data.test, key=lambda item: (item.path.partition("::")[0], data.image_root.places[item.path]))
+    order = sorted(data.test, key=lambda item: (item.path.partition("::")[0], data.image_root.positions[item.path]))
     for item in order:
         data.path_of(item).read_bytes()
-    # 17 and 23 photos in groups of three.
+    # 17 and 23 images in groups of three.
     assert len(opened) == 6 + 8

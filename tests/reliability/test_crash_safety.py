@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from crash_driver import CASES
+from local_server import serve
 from made_images import environment, make_images
 from paths import DRIVER_PATH, SUPPORT
-from web_server import serve
 
 from cocoop.data import load_data
 from cocoop.experiments.records import read_sweep
@@ -109,7 +109,7 @@ def test_a_download_that_is_killed_is_continued_and_whole(kills, tmp_path, monke
     with serve() as web:
         (tmp_path / "address").write_text(f"{web.put('/a.bin', content, pace=0.01)} sha256:{digest}")
         assert drive("download", tmp_path, kills) >= kills
-        continued = [first for _, first, _ in web.requests if first]
+        continued = [requested for requested in web.ranges if requested]
     files = list(tmp_path.glob("*.bin"))
     assert files
     assert all(file.read_bytes() == content for file in files)

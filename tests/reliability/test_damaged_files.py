@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from local_server import serve
 from made_images import make_images
-from web_server import serve
 
 import cocoop
 from cocoop.config import TrainConfig

@@ -573,5 +573,5 @@ def test_the_names_of_data_sets_are_the_catalogs():
     from cocoop.data.catalog.table import CATALOG
 
     for name, entry in CATALOG.items():
-        for alias in (name, entry.title, *entry.also):
+        for alias in (name, entry.title, *entry.aliases):
             assert data_title(alias) == entry.title

@@ -1,4 +1,4 @@
-"""Made-up trees in the real layout of each of the papers' data sets: two classes, a handful of files."""
+"""Small directory trees in the layout of each of the papers' data sets: two classes, a few files."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from cocoop.data.catalog.entry import CatalogEntry
 from cocoop.data.catalog.table import CATALOG
 
-# Folder of the photos below the data root, file of the lists beside it, and for two classes a photo's path and name.
-# Written out, not taken from the table: these are the layouts that the CoOp code documents.
+# Directory of the images, split file, and for two classes the path of an image and the class name. Not taken from the
+# catalog: these are the layouts in the CoOp code's documentation.
 SPLIT_FILE_TREES: dict[str, tuple[str, str, list[tuple[str, str]]]] = {
     "caltech101": (
         "caltech-101/101_ObjectCategories",
@@ -54,15 +54,15 @@ SPLIT_FILE_TREES: dict[str, tuple[str, str, list[tuple[str, str]]]] = {
 }
 
 
-def put(root: Path, *paths: str, content: str = "x") -> None:
+def touch(root: Path, *paths: str, content: str = "x") -> None:
     for path in paths:
         file = root / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content)
 
 
-def split_of(name: str) -> dict[str, list[tuple[str, int, str]]]:
-    """Lists with one photo a class and split."""
+def small_splits(name: str) -> dict[str, list[tuple[str, int, str]]]:
+    """Return lists with one image a class and split."""
     _, _, classes = SPLIT_FILE_TREES[name]
     return {
         split: [(pattern.format(number), label, title) for label, (pattern, title) in enumerate(classes)]
@@ -71,45 +71,47 @@ def split_of(name: str) -> dict[str, list[tuple[str, int, str]]]:
 
 
 def small(name: str) -> CatalogEntry:
-    """The row of the table with the size and the checksum of the made-up lists in place of the published ones."""
+    """Return the catalog's entry with the sizes and the checksum of the small lists."""
     entry = CATALOG[name]
     assert entry.split_file is not None
-    sha256 = hashlib.sha256(json.dumps(split_of(name), indent=4).encode()).hexdigest()
+    sha256 = hashlib.sha256(json.dumps(small_splits(name), indent=4).encode()).hexdigest()
     return dataclasses.replace(
         entry, classes=2, sizes=(2, 2, 2), split_file=dataclasses.replace(entry.split_file, sha256=sha256)
     )
 
 
-def grow_split_file_tree(root: Path, name: str) -> CatalogEntry:
-    """Make the tree of a data set with a split file; returns the row that fits it."""
+def make_split_file_tree(root: Path, name: str) -> CatalogEntry:
+    """Make the tree of a data set with a split file and return its entry."""
     images, lists, _ = SPLIT_FILE_TREES[name]
-    put(root, lists, content=json.dumps(split_of(name), indent=4))
-    put(root, *(f"{images}/{path}" for items in split_of(name).values() for path, _, _ in items))
-    return small(name)
+    touch(root, lists, content=json.dumps(small_splits(name), indent=4))
+    touch(root, *(f"{images}/{path}" for items in small_splits(name).values() for path, _, _ in items))
+    return small_entry(name)
 
 
-def grow_food101(root: Path) -> None:
-    put(root, *(f"food-101/images/{c}/{n}.jpg" for c in ("apple_pie", "waffles") for n in range(100, 110)))
-    put(root, "food-101/meta/train.json", "food-101/license_agreement.txt")
+def make_food101(root: Path) -> None:
+    touch(root, *(f"food-101/images/{c}/{n}.jpg" for c in ("apple_pie", "waffles") for n in range(100, 110)))
+    touch(root, "food-101/meta/train.json", "food-101/license_agreement.txt")
 
 
-def grow_aircraft(root: Path, directory: str = "fgvc_aircraft") -> None:
-    # Not in alphabetical order: the labels follow the list.
-    put(root, f"{directory}/variants.txt", content="DC-10\nF/A-18\n707-320\n")
+def make_aircraft(root: Path, directory: str = "fgvc_aircraft") -> None:
+    # Labels follow this list, which is not sorted.
+    touch(root, f"{directory}/variants.txt", content="DC-10\nF/A-18\n707-320\n")
     lists = {"train": "0000001 DC-10\n0000002 F/A-18\n", "val": "0000003 707-320\n", "test": "0000004 707-320\n"}
     for split, lines in lists.items():
-        put(root, f"{directory}/images_variant_{split}.txt", content=lines)
-    put(root, *(f"{directory}/images/000000{n}.jpg" for n in range(1, 5)))
+        touch(root, f"{directory}/images_variant_{split}.txt", content=lines)
+    touch(root, *(f"{directory}/images/000000{n}.jpg" for n in range(1, 5)))
 
 
-def grow_sun397(root: Path, lists: str = "sun397") -> None:
+def make_sun397(root: Path, lists: str = "sun397") -> None:
     directories = ("a/abbey", "a/apse/indoor", "c/church/outdoor")
     training = [f"/{directory}/sun_t{n}.jpg" for directory in directories for n in range(10)]
     testing = [f"/{directory}/sun_e{n}.jpg" for directory in directories for n in range(3)]
-    put(root, f"{lists}/Training_01.txt", content="\n".join(training) + "\n")
-    put(root, f"{lists}/Testing_01.txt", content="\r\n".join(testing) + "\r\n")
-    put(root, *(f"sun397/SUN397{path}" for path in training + testing), "sun397/SUN397/a/abbey/sun_unlisted.jpg")
+    touch(root, f"{lists}/Training_01.txt", content="\n".join(training) + "\n")
+    touch(root, f"{lists}/Testing_01.txt", content="\r\n".join(testing) + "\r\n")
+    touch(root, *(f"sun397/SUN397{path}" for path in training + testing), "sun397/SUN397/a/abbey/sun_unlisted.jpg")
 
 
-def grow_class_directories(root: Path, place: str, directories: list[str], image: str, count: int = 1) -> None:
-    put(root, *(f"{place}/{directory}/{image.format(directory, n)}" for directory in directories for n in range(count)))
+def make_class_directories(root: Path, parent: str, directories: list[str], image: str, count: int = 1) -> None:
+    touch(
+        root, *(f"{parent}/{directory}/{image.format(directory, n)}" for directory in directories for n in range(count))
+    )

@@ -1,4 +1,4 @@
-"""`cocoop data`: the data sets of the papers: which there are, where they are, getting and checking them."""
+"""`cocoop data`: list, download, verify and locate the data sets of the papers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -15,11 +14,11 @@ from rich.table import Table
 
 from cocoop.cli.console import line, note, out, progress_bar
 from cocoop.cli.options import OptionalPath, left_out
+from cocoop.data.catalog.datasets import download_dataset, list_datasets, verify_dataset
 from cocoop.data.catalog.download import ByteProgress
-from cocoop.data.catalog.entry import DATA_ROOT_VARIABLE, CatalogEntry, Place, data_root
-from cocoop.data.catalog.fetch import fetch, instructions
+from cocoop.data.catalog.location import DATA_ROOT_VARIABLE, Location, data_root
 from cocoop.data.catalog.table import CATALOG, catalog_entry
-from cocoop.data.catalog.verify import Verification, verify
+from cocoop.data.catalog.verify import Verification
 from cocoop.errors import DataError
 
 __all__ = ["DataCommand"]
@@ -28,129 +27,130 @@ Names = Annotated[
     tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="(required)")
 ]
 
-SHOWN = 20
-"""Missing files that are listed unless all are asked for."""
+MAX_MISSING = 20
+"""Number of missing files to list by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RootOptions:
-    """Where data sets lie."""
+    """Directory of the data sets."""
 
     data_root: OptionalPath = None
-    """Folder of the papers' data sets, if not COCOOP_DATA or cocoop/data in your cache folder."""
-
-    @property
-    def root(self) -> Path:
-        """The data root that is meant."""
-        return data_root(self.data_root)
+    """Directory of the papers' data sets (default: COCOOP_DATA, else cocoop/data in your cache directory)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlaceOptions(RootOptions):
-    """Where data sets and their lists lie."""
+class LocationOptions(RootOptions):
+    """Directories of the data sets and their lists."""
 
+    names: Names
+    """Names of data sets; see `cocoop data list`."""
     splits: OptionalPath = None
-    """Folder of the papers' split files (split_zhou_*.json), if not each data set's own."""
+    """Directory of the papers' split files, split_zhou_*.json (default: the directory of each data set)."""
 
-    def place(self, entry: CatalogEntry) -> Place:
-        """Where a data set is, or would be.
+    def check_names(self) -> None:
+        """Check all names before the first data set is downloaded or verified.
 
         Raises:
-            DataError: if the folder of splits is not there.
+            DataError: if there is none, or one is unknown.
         """
-        if self.splits is not None and not self.splits.expanduser().is_dir():
-            raise DataError(f"--splits is '{self.splits}', which is not a folder.")
-        return Place.of(entry, self.root, splits=self.splits and self.splits.expanduser())
+        if not self.names:
+            raise DataError(f"Name a data set: {', '.join(CATALOG)}.")
+        for name in self.names:
+            catalog_entry(name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListCommand(RootOptions):
-    """The papers' data sets: size, whether they are on this machine, how to get them, terms of use."""
+    """List the papers' data sets: size, whether they are on this machine, terms of use."""
 
     format: Literal["table", "json"] = "table"
     """table; or json, with class counts, templates, addresses and checksums."""
 
     def run(self) -> None:
-        """Print them."""
-        places = {name: Place.of(entry, self.root) for name, entry in CATALOG.items()}
+        """Print the list."""
+        datasets = list_datasets(self.data_root)
         if self.format == "json":
             rows = [
-                asdict(entry) | {"directory": str(places[name].directory), "here": places[name].images.is_dir()}
-                for name, entry in CATALOG.items()
+                asdict(dataset.entry) | {"directory": str(dataset.directory), "available": dataset.available}
+                for dataset in datasets
             ]
             line(json.dumps(rows, ensure_ascii=False))
             return
-        table = Table(title=f"Data sets under {self.root}", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+        title = f"Data sets in {data_root(self.data_root)}"
+        table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
         table.add_column("name", no_wrap=True)
         table.add_column("classes", justify="right", no_wrap=True)
         table.add_column("train / val / test", justify="right", no_wrap=True)
         table.add_column("here")
-        table.add_column("terms of the photos", overflow="fold")
-        for name, entry in CATALOG.items():
-            here = "yes" if places[name].images.is_dir() else "by hand" if entry.by_hand else "no"
+        table.add_column("terms of use of the photos", overflow="fold")
+        for dataset in datasets:
+            entry = dataset.entry
+            here = "yes" if dataset.available else "by hand" if entry.instructions else "no"
             sizes = " / ".join(f"{size:,}" for size in entry.sizes)
-            table.add_row(name, f"{entry.classes:,}", sizes, here, entry.licence)
+            table.add_row(entry.name, f"{entry.classes:,}", sizes, here, entry.licence)
         out.print(table)
-        note("Get one by `cocoop data download NAME`; then its name is data: `cocoop train NAME`.")
+        note("Download one with `cocoop data download NAME`, then use its name as data: `cocoop train NAME`.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DownloadCommand(PlaceOptions):
-    """Get data sets from their owners, with the papers' official lists, and check them. Goes on where it stopped.
+class DownloadCommand(LocationOptions):
+    """Download data sets from their owners, with the papers' official split files, and check them.
 
-    What must be fetched by hand is explained step by step."""
+    Interrupted downloads continue. Steps that must be done by hand are explained."""
 
-    names: Names
-    """Names of data sets; see `cocoop data list`."""
     keep_archives: bool = False
     """Keep the archives after unpacking them."""
 
     def run(self) -> None:
-        """Fetch, then check.
-
-        Raises:
-            DataError: if a data set is still incomplete.
-        """
-        entries = _named(self.names)
-        for entry in entries:
-            place = self.place(entry)
-            note(f"{entry.title}: {entry.source}; terms of the photos: {entry.licence}.")
-            try:
-                with _transfers() as on_stage:
-                    fetch(entry, place, keep_archives=self.keep_archives, on_stage=on_stage)
-            except KeyboardInterrupt:
-                raise KeyboardInterrupt("Stopped. The same command goes on from here.") from None
-            place = self.place(entry)
-            result = verify(entry, place)
-            if not result.complete and entry.by_hand:
-                line(instructions(entry, place))
-                raise DataError(
-                    f"The photos of {entry.title} must be fetched by hand, as above; then check them with"
-                    f" `cocoop data verify {entry.name}`."
-                )
-            _report(entry, place, result, shown=SHOWN)
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerifyCommand(PlaceOptions):
-    """Check layout, official lists and numbers of photos, and list what is missing. Exit code 1 if incomplete."""
-
-    names: Names
-    """Names of data sets; see `cocoop data list`."""
-    all_missing: bool = False
-    """List everything that is missing, not only the first few."""
-
-    def run(self) -> None:
-        """Check and print.
+        """Download, check and print the results.
 
         Raises:
             DataError: if a data set is incomplete.
         """
-        incomplete = []
-        for entry in _named(self.names):
-            place = self.place(entry)
+        self.check_names()
+        for name in self.names:
+            entry = catalog_entry(name)
+            note(f"{entry.title}: {entry.homepage}; terms of use of the photos: {entry.licence}.")
             try:
-                _report(entry, place, verify(entry, place), shown=None if self.all_missing else SHOWN)
+                with _stages() as on_stage:
+                    result = download_dataset(
+                        name,
+                        data_root=self.data_root,
+                        splits=self.splits,
+                        keep_archives=self.keep_archives,
+                        on_stage=on_stage,
+                    )
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt("Stopped. Run the same command to continue.") from None
+            if not result.complete and result.instructions:
+                line(result.instructions)
+                raise DataError(
+                    f"The images of {entry.title} must be downloaded by hand, as explained above. Then check them with"
+                    f" `cocoop data verify {entry.name}`."
+                )
+            _print_result(result, limit=MAX_MISSING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyCommand(LocationOptions):
+    """Check layout, split files and numbers of images, and list missing files. Exit code 1 if incomplete."""
+
+    all_missing: bool = False
+    """List all missing files, not only the first 20."""
+
+    def run(self) -> None:
+        """Check and print the results.
+
+        Raises:
+            DataError: if a data set is incomplete.
+        """
+        self.check_names()
+        incomplete = []
+        for name in self.names:
+            result = verify_dataset(name, data_root=self.data_root, splits=self.splits)
+            try:
+                _print_result(result, limit=None if self.all_missing else MAX_MISSING)
             except DataError as error:
                 incomplete.append(str(error))
         if incomplete:
@@ -159,19 +159,18 @@ class VerifyCommand(PlaceOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class WhereCommand(RootOptions):
-    """Print the data root, or the folder of a data set's photos."""
+    """Print the directory of all data sets, or of the images of one."""
 
-    name: Annotated[tyro.conf.Positional[str | None], left_out("NAME", "the data root")] = None
+    name: Annotated[tyro.conf.Positional[str | None], left_out("NAME", "the directory of all data sets")] = None
     """Name of a data set."""
 
     def run(self) -> None:
         """Print a path."""
-        path = self.root if self.name is None else Place.of(catalog_entry(self.name), self.root).images
+        root = data_root(self.data_root)
+        path = root if self.name is None else Location.find(catalog_entry(self.name), root).images
         line(str(path.absolute()))
         if not path.is_dir():
-            note(
-                f"It is not there yet. --data-root or the environment variable {DATA_ROOT_VARIABLE} name another root."
-            )
+            note(f"It does not exist yet. To use another directory, set --data-root or {DATA_ROOT_VARIABLE}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,48 +185,42 @@ class DataCommand:
     )
 
     def run(self) -> None:
-        """Run what was asked for."""
+        """Run the subcommand."""
         self.action.run()
 
 
-def _named(names: tuple[str, ...]) -> list[CatalogEntry]:
-    if not names:
-        raise DataError(f"Name a data set: {', '.join(CATALOG)}.")
-    return [catalog_entry(name) for name in names]
-
-
-def _report(entry: CatalogEntry, place: Place, result: Verification, *, shown: int | None) -> None:
-    """Print what a check found.
+def _print_result(result: Verification, *, limit: int | None) -> None:
+    """Print the result of a check.
 
     Raises:
         DataError: if the data set is incomplete.
     """
-    for name in result.missing[:shown]:
+    entry = result.entry
+    for name in result.missing[:limit]:
         line(f"missing: {name}")
-    if shown is not None and len(result.missing) > shown:
-        note(
-            f"... and {len(result.missing) - shown:,} more; `cocoop data verify {entry.name} --all-missing` lists all."
-        )
+    if limit is not None and len(result.missing) > limit:
+        command = f"cocoop data verify {entry.name} --all-missing"
+        note(f"... and {len(result.missing) - limit:,} more; `{command}` lists all.")
     if not result.complete:
-        raise DataError(f"{entry.title} in '{place.images}' is incomplete: {' '.join(result.problems)}")
+        raise DataError(f"{entry.title} in '{result.images}' is incomplete: {' '.join(result.problems)}")
     train, val, test = result.sizes
-    counts = f"{result.classes:,} classes, {train:,} train, {val:,} val, {test:,} test photos"
-    line(f"{entry.title} is complete: {counts}, in {place.images}")
+    counts = f"{result.classes:,} classes, {train:,} train, {val:,} val, {test:,} test images"
+    line(f"{entry.title} is complete: {counts}, in {result.images}")
 
 
 @contextmanager
-def _transfers() -> Iterator[Callable[[str], ByteProgress]]:
-    """Progress of downloads and unpackings, one after the other."""
+def _stages() -> Iterator[Callable[[str], ByteProgress]]:
+    """Show the progress of downloads and unpacking, one after the other."""
     with ExitStack() as running:
 
-        def begin(what: str) -> ByteProgress:
+        def begin(stage: str) -> ByteProgress:
             running.close()
-            note(f"{what[:1].upper()}{what[1:]} ...")
-            tell = running.enter_context(progress_bar(what))
+            note(f"{stage[:1].upper()}{stage[1:]} ...")
+            update = running.enter_context(progress_bar(stage))
 
             def advance(done: int, total: int | None) -> None:
                 size = filesize.decimal(done)
-                tell(done, total or done, size if total is None else f"{size} of {filesize.decimal(total)}")
+                update(done, total or done, size if total is None else f"{size} of {filesize.decimal(total)}")
 
             return advance
 

@@ -8,10 +8,10 @@ data.check_files()
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from cocoop.data.catalog.entry import CatalogEntry, Place, data_root
-from cocoop.data.catalog.fetch import fetch, instructions
-from cocoop.data.catalog.table import catalog_entry
-from cocoop.data.catalog.verify import Verification, verify
+from cocoop.data.catalog.datasets import DatasetStatus, download_dataset, list_datasets, verify_dataset
+from cocoop.data.catalog.entry import CatalogEntry
+from cocoop.data.catalog.location import data_root
+from cocoop.data.catalog.verify import Verification
 from cocoop.data.dataset import Dataset, Item, Split
 from cocoop.data.few_shot import ClassSubset, sample_few_shot
 from cocoop.data.readers.load_data import load_data
@@ -41,28 +41,27 @@ __all__ = [
     "CatalogEntry",
     "ClassSubset",
     "Dataset",
+    "DatasetStatus",
     "ImageDataset",
     "ImageError",
     "Item",
-    "Place",
     "Split",
     "Transform",
     "UnreadableImage",
     "Verification",
-    "catalog_entry",
     "clean_name",
     "data_root",
+    "download_dataset",
     "epoch_order",
-    "fetch",
     "image_batches",
-    "instructions",
+    "list_datasets",
     "load_data",
     "open_image",
     "plain_order",
     "sample_few_shot",
     "test_transform",
     "train_transform",
-    "verify",
+    "verify_dataset",
 ]
 
 

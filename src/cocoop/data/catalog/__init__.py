@@ -1,1 +1,1 @@
-"""Catalog: the fifteen data sets of the CoOp and CoCoOp papers."""
+"""The data sets of the papers: a table of them, and how to download, check and read them."""

@@ -1,7 +1,6 @@
-"""Getting a data set of the catalog: its archives from its owners, unpacked into place, and its official lists.
+"""Download of a data set: its split file, and its archives, unpacked into place.
 
-Archives lie in `downloads` under the data root while they are fetched; one that a person puts there is used as well.
-What is in place already is neither fetched nor touched.
+Files that are in place already are neither downloaded nor changed.
 """
 
 from __future__ import annotations
@@ -12,128 +11,128 @@ from pathlib import Path
 
 from cocoop.data.catalog.archives import unpack
 from cocoop.data.catalog.download import ByteProgress, download
-from cocoop.data.catalog.entry import Archive, CatalogEntry, Place
+from cocoop.data.catalog.entry import Archive, CatalogEntry
+from cocoop.data.catalog.location import Location
 from cocoop.data.catalog.read import check_split_file
 from cocoop.errors import DataError
 from cocoop.storage.cache_directory import cache_directory
 from cocoop.storage.hashing import hash_content
 from cocoop.storage.locks import try_lock
 
-__all__ = ["DOWNLOADS", "fetch", "instructions"]
+__all__ = ["StageProgress", "fetch"]
 
-DOWNLOADS = "downloads"
-"""Folder of archives, below the data root."""
-
-Stage = Callable[[str], ByteProgress]
-"""Called with what begins now (`downloading x.zip`); returns what to call with its bytes."""
+StageProgress = Callable[[str], ByteProgress]
+"""Called at the start of each stage (`downloading x.zip`); returns the function to call with its progress."""
 
 
 def fetch(
-    entry: CatalogEntry, place: Place, *, keep_archives: bool = False, on_stage: Stage | None = None, pause: float = 1.0
+    entry: CatalogEntry,
+    location: Location,
+    *,
+    keep_archives: bool = False,
+    on_stage: StageProgress | None = None,
+    pause: float = 1.0,
 ) -> None:
-    """Get what is missing of a data set, as far as a program can.
+    """Download and unpack the missing files of a data set.
 
     Args:
         entry: the data set.
-        place: where it goes.
-        keep_archives: keep archives once they are unpacked; one that must be fetched by hand is kept anyway.
-        on_stage: told of each download and unpacking.
+        location: its directories.
+        keep_archives: keep archives after unpacking; those that were downloaded by hand are always kept.
+        on_stage: called at the start of each download and unpacking.
         pause: seconds before a failed transfer is tried again.
 
     Raises:
-        CheckpointError: if the cache folder cannot be written.
-        DataError: if something cannot be fetched, checked or unpacked, or another process is at it. What is complete
-            stays, and a transfer that was cut off is continued by the next call.
+        CheckpointError: if the cache directory cannot be written.
+        DataError: if a file cannot be downloaded, checked or unpacked, or another process is downloading the data set.
+            Complete files stay, and interrupted downloads continue with the next call.
     """
-    on_stage = on_stage or (lambda _: lambda _done, _total: None)
-    # Two that append to one download, or unpack into one folder, would destroy each other's work. The lock is in the
-    # cache: nothing but data is left where data are.
-    name = hash_content(str(place.directory.resolve()))[:24]
-    with try_lock(cache_directory() / "locks" / name) as is_ours:
-        if not is_ours:
-            raise DataError(f"Another process is getting '{place.directory}'; wait for it.")
-        _fetch(entry, place, keep_archives, on_stage, pause)
+    # In the cache, so that the data root holds nothing but data.
+    name = hash_content(str(location.directory.resolve()))[:24]
+    with try_lock(cache_directory() / "locks" / name) as acquired:
+        if not acquired:
+            raise DataError(f"Another process is downloading to '{location.directory}'. Wait until it has finished.")
+        _fetch(entry, location, keep_archives, on_stage or (lambda _stage: lambda _done, _total: None), pause)
 
 
-def _fetch(entry: CatalogEntry, place: Place, keep_archives: bool, on_stage: Stage, pause: float) -> None:
-    _fetch_split_file(entry, place, on_stage, pause)
-    # Photos may lie in another layout than the one that archives are unpacked to.
-    elsewhere = place.images.is_dir() and place.images != place.root / entry.images[0]
-    wanted = [archive for archive in entry.archives if not _in_place(archive, entry, place, elsewhere)]
-    downloads = place.root / DOWNLOADS
+def _fetch(entry: CatalogEntry, location: Location, keep_archives: bool, on_stage: StageProgress, pause: float) -> None:
+    _fetch_split_file(entry, location, on_stage, pause)
     ready: list[tuple[Archive, Path]] = []
-    for archive in wanted:
-        file = downloads / archive.file_name
-        if not archive.by_hand:
+    for archive in entry.archives:
+        if _in_place(archive, entry, location):
+            continue
+        file = location.downloads / archive.file_name
+        if archive.checksum is not None and not archive.manual_name:
             progress = on_stage(f"downloading {file.name}")
             download(archive.url, file, checksum=archive.checksum, on_progress=progress, pause=pause)
         if file.is_file():
             ready.append((archive, file))
     for archive, file in ready:
-        _put(archive, file, place.directory, on_stage(f"unpacking {file.name}"))
-        if not keep_archives and not archive.by_hand:
-            file.unlink(missing_ok=True)
+        _unpack_into_place(archive, file, location.directory, on_stage(f"unpacking {file.name}"))
+        if not keep_archives and not archive.manual_name:
+            file.unlink()
 
 
-def instructions(entry: CatalogEntry, place: Place) -> str:
-    """What a person must do to get the photos, line by line; empty if nothing."""
-    return entry.by_hand.format(directory=place.directory, downloads=place.root / DOWNLOADS)
-
-
-def _in_place(archive: Archive, entry: CatalogEntry, place: Place, elsewhere: bool) -> bool:
-    needed = [place.directory / path for path in archive.gives]
-    return all(path.exists() for path in needed) or (elsewhere and place.root / entry.images[0] in needed)
-
-
-def _fetch_split_file(entry: CatalogEntry, place: Place, on_stage: Stage, pause: float) -> None:
+def _fetch_split_file(entry: CatalogEntry, location: Location, on_stage: StageProgress, pause: float) -> None:
     split_file = entry.split_file
     if split_file is None or split_file.url is None:
         return
-    there = place.find(split_file.name)
-    if there is not None:
-        check_split_file(split_file, there)
+    existing = location.find_file(split_file.name)
+    if existing is not None:
+        check_split_file(split_file, existing)
         return
-    progress = on_stage(f"downloading {split_file.name}")
-    checksum = f"sha256:{split_file.sha256}"
-    download(split_file.url, place.directory / split_file.name, checksum=checksum, on_progress=progress, pause=pause)
+    download(
+        split_file.url,
+        location.directory / split_file.name,
+        checksum=f"sha256:{split_file.sha256}",
+        on_progress=on_stage(f"downloading {split_file.name}"),
+        pause=pause,
+    )
 
 
-def _put(archive: Archive, file: Path, directory: Path, on_progress: ByteProgress) -> None:
-    """Unpack an archive and move its content into the data set's folder; a folder that is there already stays."""
-    work = directory / ".unpacked"
+def _in_place(archive: Archive, entry: CatalogEntry, location: Location) -> bool:
+    provided = [location.directory / path for path in archive.provides]
+    default_images = location.root / entry.image_directories[0]
+    # The images may exist in another layout than the one that the archive unpacks to.
+    elsewhere = location.images.is_dir() and location.images != default_images
+    return all(path.exists() for path in provided) or (elsewhere and default_images in provided)
+
+
+def _unpack_into_place(archive: Archive, file: Path, directory: Path, on_progress: ByteProgress) -> None:
+    """Unpack an archive beside its destination and move the content there, leaving existing directories alone."""
+    work = directory / ".unpacking"
     try:
-        _clear(work)
-        unpack(file, work / "archive", on_progress=on_progress)
+        # An interrupted call may have left it.
+        _remove(work)
         content = work / "archive"
-        if archive.inner:
-            unpack(_part(content, archive.inner, file), work / "inner", on_progress=on_progress)
+        unpack(file, content, on_progress=on_progress)
+        if archive.inner_archive:
+            inner = _member(content, archive.inner_archive, file)
             content = work / "inner"
-        source = _part(content, archive.inside, file) if archive.inside else content
-        moves = (
-            [(source, directory / archive.to)] if archive.to else [(s, directory / s.name) for s in source.iterdir()]
-        )
-        # What others look for goes last, folders after files: once all of it is there, everything is.
-        for origin, goal in sorted(moves, key=lambda move: (move[1].name in archive.gives, move[0].is_dir())):
-            if goal.is_dir() and goal.name in archive.gives:
+            unpack(inner, content, on_progress=on_progress)
+        source = _member(content, archive.subdirectory, file)
+        moves = {source: archive.target} if archive.target else {path: path.name for path in source.iterdir()}
+        # What marks the archive as unpacked comes last, and of that directories: then everything is in place.
+        for path, name in sorted(moves.items(), key=lambda move: (move[1] in archive.provides, move[0].is_dir())):
+            destination = directory / name
+            if not destination.is_dir():
+                path.replace(destination)
+            elif name in archive.provides:
                 raise DataError(
-                    f"'{goal}' is there already, but not all that comes with it in '{file.name}'. Move it away and run"
-                    " the command again."
+                    f"'{destination}' exists, but other files of '{file.name}' are missing. Move it away and try again."
                 )
-            if goal.is_dir():
-                continue
-            origin.replace(goal)
     except OSError as error:
-        raise DataError(f"'{file.name}' cannot be put into '{directory}': {error.strerror or error}.") from error
+        raise DataError(f"'{file.name}' cannot be unpacked to '{directory}': {error.strerror or error}.") from error
     finally:
-        _clear(work)
+        _remove(work)
 
 
-def _part(content: Path, name: str, file: Path) -> Path:
+def _member(content: Path, name: str, file: Path) -> Path:
     if not (content / name).exists():
-        raise DataError(f"The archive '{file}' has no '{name}' in it. Remove it and get it again from its owners.")
+        raise DataError(f"The archive '{file}' does not contain '{name}'. Delete it and download it again.")
     return content / name
 
 
-def _clear(directory: Path) -> None:
+def _remove(directory: Path) -> None:
     if directory.exists():
         shutil.rmtree(directory)

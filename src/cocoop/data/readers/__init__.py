@@ -1,1 +1,1 @@
-"""Readers: one file for each layout of a data set on disk."""
+"""Readers of data sets: one file for each layout on disk."""

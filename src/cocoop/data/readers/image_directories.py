@@ -1,4 +1,4 @@
-"""Image folders: `class/photo.jpg`, or `train|val|test/class/photo.jpg`."""
+"""Reader of image directories: `class/image.jpg`, or `train|val|test/class/image.jpg`."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from cocoop.data.dataset import Split, listed
 from cocoop.data.readers.rows import SPLIT_NAMES, Listing, Row
 from cocoop.errors import DataError
 
-__all__ = ["IMAGE_SUFFIXES", "read_directory"]
+__all__ = ["IMAGE_SUFFIXES", "read_image_directory"]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
-"""File endings, in lower case, that are taken for photos; other files in a class folder are passed over."""
+"""Suffixes of image files, in lower case; other files are ignored."""
 
-_NO_CLASS = frozenset({"__MACOSX", "__pycache__"})
+_IGNORED_DIRECTORIES = frozenset({"__MACOSX", "__pycache__"})
 
 
-def read_directory(root: Path) -> Listing:
-    """List the photos of an image folder without opening them.
+def read_image_directory(root: Path) -> Listing:
+    """List the images of a directory; none is opened.
 
-    Hidden files and files with other endings are passed over; links to folders and files are followed.
+    Hidden files and files with other suffixes are ignored; symbolic links are followed.
 
     Args:
-        root: a folder of class folders, or of `train`, `val` (or `valid`, `validation`) and `test` with class
-            folders in each; of the three, any may be missing.
+        root: a directory of class directories, or of `train`, `val` (or `valid`, `validation`) and `test` with class
+            directories in each; each of the three is optional.
 
     Raises:
-        DataError: if there is no class folder, a class has no photo, or photos lie where no class is named.
+        DataError: if there is no class directory, a class has no image, or images lie outside of class directories.
     """
     directories = _directories(root)
     splits = [directory for directory in directories if directory.name.lower() in SPLIT_NAMES]
-    # A class may be called "train" too: a split is known by having class folders in it and no photos.
+    # A class may be called "train" too: the directory of a split has class directories and no images.
     if any(_directories(directory) and not _images(directory) for directory in splits):
         return _read_splits(root, directories)
     if not directories:
-        found = "its photos lie outside of class folders" if _images(root) else "it holds no photo"
+        reason = "its images lie outside of class directories" if _images(root) else "it holds no image"
         raise DataError(
-            f"'{root}' has no class folders ({found}). Put the photos of each class in a folder of its own."
+            f"'{root}' has no class directories ({reason}). Put the images of each class into a directory of its own."
         )
-    return _listing([(None, directory) for directory in directories], root)
+    return _list_images([(None, directory) for directory in directories], root)
 
 
 def _read_splits(root: Path, directories: list[Path]) -> Listing:
@@ -48,9 +48,9 @@ def _read_splits(root: Path, directories: list[Path]) -> Listing:
     for directory in directories:
         split = SPLIT_NAMES.get(directory.name.lower())
         if split is None:
-            if _images(directory) or any(_images(below) for below in _directories(directory)):
+            if _images(directory) or any(_images(inner) for inner in _directories(directory)):
                 raise DataError(
-                    f"'{root}' has the folder {directory.name!r} with photos beside its splits."
+                    f"'{root}' has images in {directory.name!r}, beside the directories of its splits."
                     " Move it away, or into 'train', 'val' or 'test'."
                 )
             continue
@@ -62,14 +62,14 @@ def _read_splits(root: Path, directories: list[Path]) -> Listing:
         loose = _images(directory)
         if loose:
             raise DataError(
-                f"'{directory}' has {len(loose)} photos outside of class folders, such as {loose[0].name!r}."
-                " Put the photos of each class in a folder of its own."
+                f"'{directory}' has {len(loose)} images outside of class directories, such as {loose[0].name!r}."
+                " Put the images of each class into a directory of its own."
             )
-        class_directories += [(split, below) for below in _directories(directory)]
-    return _listing(class_directories, root)
+        class_directories += [(split, inner) for inner in _directories(directory)]
+    return _list_images(class_directories, root)
 
 
-def _listing(class_directories: list[tuple[Split | None, Path]], root: Path) -> Listing:
+def _list_images(class_directories: list[tuple[Split | None, Path]], root: Path) -> Listing:
     rows = [
         Row(image.relative_to(root).as_posix(), directory.name, split, f"'{image}'")
         for split, directory in class_directories
@@ -79,18 +79,18 @@ def _listing(class_directories: list[tuple[Split | None, Path]], root: Path) -> 
     for _, directory in class_directories:
         if directory.name in with_images:
             continue
-        inner = [below for below in _directories(directory) if _images(below)]
+        inner = [inner for inner in _directories(directory) if _images(inner)]
         if inner:
             raise DataError(
-                f"The class folder '{directory}' holds no photo itself, but folders with photos:"
-                f" {listed([below.name for below in inner])}. If these are the classes, give '{directory}'."
+                f"The class directory '{directory}' holds no image, but directories with images:"
+                f" {listed([path.name for path in inner])}. If these are the classes, use '{directory}' as the data."
             )
         raise DataError(
-            f"The class folder '{directory}' holds no photo ({', '.join(sorted(IMAGE_SUFFIXES))})."
-            " Add photos of the class, or remove the folder."
+            f"The class directory '{directory}' holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})."
+            " Add images of the class, or remove the directory."
         )
     if not rows:
-        raise DataError(f"'{root}' holds no photo.")
+        raise DataError(f"'{root}' holds no image.")
     return Listing(rows, in_name_order([directory.name for _, directory in class_directories]))
 
 
@@ -98,11 +98,11 @@ def _visible(directory: Path) -> list[Path]:
     try:
         return sorted(entry for entry in directory.iterdir() if not entry.name.startswith("."))
     except OSError as error:
-        raise DataError(f"The folder '{directory}' cannot be read: {error.strerror or error}.") from error
+        raise DataError(f"The directory '{directory}' cannot be read: {error.strerror or error}.") from error
 
 
 def _directories(directory: Path) -> list[Path]:
-    return [entry for entry in _visible(directory) if entry.is_dir() and entry.name not in _NO_CLASS]
+    return [entry for entry in _visible(directory) if entry.is_dir() and entry.name not in _IGNORED_DIRECTORIES]
 
 
 def _images(directory: Path) -> list[Path]:

@@ -1,30 +1,33 @@
-"""From a folder, a manifest or a split file to a `Dataset`."""
+"""`load_data`: a data set from an image directory, manifest, split file or shards, or by its name in the catalog."""
 
 from __future__ import annotations
 
 import re
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from cocoop.data.catalog.entry import CatalogEntry, Place, data_root
+from cocoop.data.catalog.entry import CatalogEntry
+from cocoop.data.catalog.location import Location
+from cocoop.data.catalog.location import data_root as find_data_root
 from cocoop.data.catalog.read import read_catalog
 from cocoop.data.catalog.table import find_entry
 from cocoop.data.class_names import final_names, read_renames
 from cocoop.data.dataset import Dataset, ImageRoot, Item, Split
-from cocoop.data.readers.image_directories import IMAGE_SUFFIXES, read_directory
+from cocoop.data.readers.image_directories import IMAGE_SUFFIXES, read_image_directory
 from cocoop.data.readers.manifests import read_manifest
-from cocoop.data.readers.rows import Listing, divide
+from cocoop.data.readers.rows import Listing, assign_splits
 from cocoop.data.readers.split_files import read_split_file
-from cocoop.data.shards.index import is_sharded, name_of_shards, read_shards
+from cocoop.data.shards.index import is_sharded, read_shards, shard_dataset_name
 from cocoop.data.shards.source import shard_kind
 from cocoop.errors import CocoopWarning, DataError
 
 __all__ = ["load_data"]
 
 _FORMATS = (
-    "an image folder (class/photo.jpg, or train/class/photo.jpg), a manifest (.csv or .jsonl), a split file (.json),"
-    " shards (.tar or .parquet), or the name of a data set of the papers (see `cocoop data list`)"
+    "Use an image directory (class/photo.jpg, or train/class/photo.jpg), a manifest (.csv or .jsonl), a split file"
+    " (.json), shards (.tar or .parquet), or the name of a data set of the papers (see `cocoop data list`)."
 )
 
 
@@ -38,66 +41,54 @@ def load_data(
     splits: str | Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
-    """List the photos and classes of a data set; no photo is opened.
+    """List the images and classes of a data set; no image is opened.
 
-    Labels follow the sorted cleaned class names for folders, manifests and shards, the file's own labels for split
-    files, and the papers' for data sets of the catalog. Names are cleaned (`hot_dog` to `hot dog`) and then renamed;
-    renames do not change the labels.
+    Class names are cleaned (`hot_dog` becomes `hot dog`), then renamed. Labels are those of the file for split files,
+    those of the papers for data sets of the catalog, and follow the sorted cleaned names for all other sources. Renames
+    do not change labels.
 
     Args:
-        source: an image folder, `class/photo.jpg` or `train|val|test/class/photo.jpg`; a `.csv` or `.jsonl`
-            manifest with path, class and optionally split; a `.json` split file of the CoOp code; shards
-            (WebDataset or Parquet), as `find_shards` takes them; or the name of a data set of the
-            papers, such as `caltech101`. A file or folder of that name goes first, unless it is that
-            data set's own folder or `data_root` or `splits` is given.
-        image_root: the folder that the paths of a manifest or split file start from; by default the file's own,
-            or, as the CoOp code has it, the folder beside a split file that holds its photos.
-            For a data set of the papers, the folder of its photos, if it is not under the data root.
+        source: an image directory, `class/image.jpg` or `train|val|test/class/image.jpg`; a `.csv` or `.jsonl` manifest
+            with path, class and optionally split; a `.json` split file of the CoOp code; WebDataset or Parquet shards,
+            as for `find_shards`; or the name of a data set of the papers, such as `caltech101`. A file or directory of
+            that name comes first, unless it is the data set's own, or `data_root` or `splits` is given.
+        image_root: directory that the paths in a manifest or split file start from; by default the directory of the
+            file, or the one beside a split file that holds its images. For a data set of the papers, the directory of
+            its images, if they are not below the data root.
         renames: new class names: a `.json` file `{"old": "new"}`, a `.csv` file old,new, or a mapping.
-        seed: of the split of data that come without one: half of each class to train, a fifth to val, the
-            rest to test (Food101 and SUN397 without their split file: see `catalog_read`). Keep it the same in all
-            runs that are compared. Data with splits do not use it.
-        data_root: the folder under which the papers' data sets lie; COCOOP_DATA or the user's cache by default. Other
-            data do not use it.
-        splits: a folder with the papers' official split files; by default they are looked for in the data set's own.
-            Other data do not use it.
-        on_progress: called with the bytes of shards that are indexed, and all there are; other data take no time.
+        seed: seed of the split of data that have none: 50 % of each class to train, 20 % to val, 30 % to test. Use the
+            same in all runs that you compare.
+        data_root: directory of the papers' data sets; by default COCOOP_DATA or the user's cache.
+        splits: directory of the papers' official split files; by default the data set's own.
+        on_progress: called with the number of bytes of shards that are indexed, and in total.
 
     Returns:
         The data set; see `Dataset.check_files` and `Dataset.check_trainable` before training.
 
     Raises:
-        DataError: if the source is missing, of no known kind, malformed or contradicts itself.
+        DataError: if the source is missing, malformed, contradictory or of an unknown kind.
+
+    Example:
+        from cocoop import load_data
+
+        data = load_data("photos")  # photos/cat/1.jpg, photos/dog/1.jpg, ...
+        print(data.classnames, len(data.train), len(data.test))
+        few = data.few_shot(16, seed=1)
     """
     path = Path(source).expanduser()
-    images = None if image_root is None else Path(image_root).expanduser()
-    found = _in_catalog(path, images, data_root, splits)
-    shards = _address(source)
-    root: ImageRoot
-    if found is None and is_sharded(shards):
-        if images is not None:
-            raise DataError(f"'{shards}' holds its photos itself; leave out the image root '{images}'.")
-        _tell_of_others(path, lambda file: file.suffix.lower() in IMAGE_SUFFIXES, "photos in no shard")
-        listing, root = read_shards(shards, seed=seed, on_progress=on_progress)
-        name, template = name_of_shards(shards), None
-    elif found is None:
-        _tell_of_others(path, lambda file: shard_kind(file.name) is not None, "shards (.tar, .parquet)")
-        listing, root = _read(path, images)
-        # The name of "." is only known from its absolute path; a folder may have a dot in its name.
-        name, template = path.absolute().name if path.is_dir() else path.stem, None
-        # A split file of the CoOp code says in its name what it is of, also where it was shortened or moved.
-        entry = find_entry(path.stem.rpartition("_")[2]) if path.name.startswith("split_") else None
-        if entry is not None:
-            template = entry.template
-            if entry.split_file is not None and path.name == entry.split_file.name:
-                name = entry.name
+    # Path() has removed a slash of `s3://bucket`.
+    address = re.sub(r"^(?!file:|local:)([a-z][a-z0-9+.-]+):/(?=[^/])", r"\1://", str(source))
+    entry = find_entry(str(source))
+    if entry is not None and _means_catalog(entry, path, data_root, splits):
+        found = _load_catalog(entry, Location.find(entry, data_root, splits=splits, image_root=image_root), seed)
+    elif is_sharded(address):
+        found = _load_shards(address, path, image_root, seed, on_progress)
     else:
-        entry, place = found
-        listing, root = read_catalog(entry, place, seed=seed), place.images
-        name, template = entry.name, entry.template
+        found = _load_files(path, None if image_root is None else Path(image_root).expanduser())
+    listing = found.listing
     names = final_names(listing.classes, read_renames(renames))
     label_of = {raw: label for label, raw in enumerate(listing.classes)}
-    rows = listing.rows if all(row.split for row in listing.rows) else divide(listing.rows, seed)
+    rows = listing.rows if all(row.split for row in listing.rows) else assign_splits(listing.rows, seed)
 
     def items(split: Split) -> tuple[Item, ...]:
         return tuple(Item(row.path, label_of[row.raw_class]) for row in rows if row.split == split)
@@ -107,71 +98,91 @@ def load_data(
         train=items("train"),
         val=items("val"),
         test=items("test"),
-        image_root=root,
-        name=name,
-        template=template,
+        image_root=found.image_root,
+        name=found.name,
+        template=found.template,
     )
 
 
-def _address(source: str | Path) -> str:
-    """The source as a text; a path has lost a slash of `s3://bucket`."""
-    return re.sub(r"^(?!file:|local:)([a-z][a-z0-9+.-]+):/(?=[^/])", r"\1://", str(source))
+@dataclass(frozen=True)
+class _Source:
+    """Content of a source before its classes are renamed and its images are divided into splits."""
+
+    listing: Listing
+    image_root: ImageRoot
+    name: str
+    template: str | None = None
 
 
-def _tell_of_others(path: Path, others: Callable[[Path], bool], what: str) -> None:
-    """A folder may hold photos and shards, because the photos came in an archive, or by mistake; one kind is read."""
-    files = (file for file in path.iterdir() if file.is_file() and file.name[0] != ".") if path.is_dir() else ()
-    count = sum(map(others, files))
-    if count:
-        warnings.warn(f"'{path}' also holds {count:,} {what}, which are passed over.", CocoopWarning, stacklevel=3)
+def _means_catalog(entry: CatalogEntry, source: Path, data_root: str | Path | None, splits: str | Path | None) -> bool:
+    """Return False if the source is the user's own file or directory, with the name of a data set of the catalog."""
+    if data_root is not None or splits is not None or not source.exists():
+        return True
+    # In the data root, the data set's own directory may have its name.
+    own_directory = find_data_root() / entry.directory
+    return own_directory.exists() and source.samefile(own_directory)
 
 
-def _in_catalog(
-    source: Path, images: Path | None, given_root: str | Path | None, splits: str | Path | None
-) -> tuple[CatalogEntry, Place] | None:
-    """The data set of the papers that is meant, and where it is; None if the source is data of the user's own."""
-    entry = find_entry(str(source))
-    if entry is None:
-        return None
-    root = data_root(given_root)
-    own_directory = root / entry.directory
-    # In the data root itself, the name and the data set's folder are often the same.
-    is_own = source.exists() and own_directory.exists() and source.samefile(own_directory)
-    if source.exists() and not is_own and given_root is None and splits is None:
-        return None
-    for flag, directory in (("splits", splits), ("image root", images)):
-        if directory is not None and not Path(directory).expanduser().is_dir():
-            raise DataError(f"The {flag} '{directory}' is not a folder.")
-    split_files = None if splits is None else Path(splits).expanduser()
-    return entry, Place.of(entry, root, splits=split_files, image_root=images)
+def _load_catalog(entry: CatalogEntry, location: Location, seed: int) -> _Source:
+    return _Source(read_catalog(entry, location, seed=seed), location.images, entry.name, entry.template)
 
 
-def _read(path: Path, image_root: Path | None) -> tuple[Listing, Path]:
+def _load_shards(
+    address: str,
+    path: Path,
+    image_root: str | Path | None,
+    seed: int,
+    on_progress: Callable[[int, int], None] | None,
+) -> _Source:
+    if image_root is not None:
+        raise DataError(f"The shards '{address}' hold their images themselves. Remove `image_root`.")
+    _warn_about_ignored(path, "images outside of shards", lambda file: file.suffix.lower() in IMAGE_SUFFIXES)
+    listing, index = read_shards(address, seed=seed, on_progress=on_progress)
+    return _Source(listing, index, shard_dataset_name(address))
+
+
+def _load_files(path: Path, image_root: Path | None) -> _Source:
     if not path.exists():
-        raise DataError(f"There is no '{path}'. Give {_FORMATS}.")
+        raise DataError(f"There is no '{path}'. {_FORMATS}")
     if path.is_dir():
         if image_root is not None:
-            raise DataError(
-                f"'{path}' is an image folder, which is its own image root; leave out"
-                f" the image root '{image_root}'. It is meant for manifests and split files."
-            )
-        return read_directory(path), path
+            raise DataError(f"'{path}' is an image directory, which is its own image root. Remove `image_root`.")
+        _warn_about_ignored(path, "shards (.tar, .parquet)", lambda file: shard_kind(file.name) is not None)
+        # The absolute path has a name even for "."; a directory may have a dot in its name.
+        return _Source(read_image_directory(path), path, path.absolute().name)
     if image_root is not None and not image_root.is_dir():
-        raise DataError(f"The image root '{image_root}' is not a folder.")
-    root = path.parent if image_root is None else image_root
+        raise DataError(f"`image_root` is '{image_root}', which is not a directory.")
+    root = image_root or path.parent
     match path.suffix.lower():
         case ".csv" | ".jsonl" | ".ndjson":
-            return read_manifest(path, root), root
+            return _Source(read_manifest(path, root), root, path.stem)
         case ".json":
             listing = read_split_file(path, root)
-            return listing, root if image_root else _image_directory(path.parent, listing)
-    raise DataError(f"'{path}' is of no known kind ({path.suffix or 'no file ending'}). Give {_FORMATS}.")
+            name, template = _split_file_names(path)
+            return _Source(listing, root if image_root else _directory_of_images(path.parent, listing), name, template)
+    raise DataError(f"'{path}' has an unknown format ({path.suffix or 'no suffix'}). {_FORMATS}")
 
 
-def _image_directory(directory: Path, listing: Listing) -> Path:
-    """The split file's folder, or the one in it where the first photo is: `images`, `101_ObjectCategories`, ..."""
+def _split_file_names(path: Path) -> tuple[str, str | None]:
+    """Return name and template of a split file's data set, which the CoOp code has in the file name."""
+    entry = find_entry(path.stem.rpartition("_")[2]) if path.name.startswith("split_") else None
+    if entry is None:
+        return path.stem, None
+    is_official = entry.split_file is not None and path.name == entry.split_file.name
+    return entry.name if is_official else path.stem, entry.template
+
+
+def _directory_of_images(directory: Path, listing: Listing) -> Path:
+    """Return the split file's directory, or the one in it that has the first image: `images`, `jpg`, ..."""
     first = listing.rows[0].path
     if (directory / first).exists():
         return directory
-    beside = sorted(entry for entry in directory.iterdir() if entry.is_dir() and (entry / first).is_file())
-    return beside[0] if len(beside) == 1 else directory
+    candidates = [entry for entry in directory.iterdir() if entry.is_dir() and (entry / first).is_file()]
+    return candidates[0] if len(candidates) == 1 else directory
+
+
+def _warn_about_ignored(path: Path, what: str, is_ignored: Callable[[Path], bool]) -> None:
+    files = (file for file in path.iterdir() if file.is_file() and file.name[0] != ".") if path.is_dir() else ()
+    count = sum(map(is_ignored, files))
+    if count:
+        warnings.warn(f"'{path}' also holds {count:,} {what}, which are ignored.", CocoopWarning, stacklevel=4)

@@ -1,4 +1,4 @@
-"""What the readers share: rows of photos, the names of splits, and the split of data that have none."""
+"""Rows of images and names of splits, which all readers share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from cocoop.data.dataset import Split
 from cocoop.errors import DataError
 
-__all__ = ["SPLIT_NAMES", "Listing", "Row", "check_unique", "divide", "normal_path", "split_called"]
+__all__ = ["SPLIT_NAMES", "Listing", "Row", "assign_splits", "check_unique", "normalize_path", "parse_split"]
 
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
@@ -21,71 +21,70 @@ SPLIT_NAMES: dict[str, Split] = {
     "validation": "val",
     "test": "test",
 }
-"""Words for a split, in lower case, and the split they mean."""
+"""Accepted names of each split, in lower case."""
 
 TRAIN_SHARE, VAL_SHARE = 0.5, 0.2
-"""Shares of a class for data without splits, as in the CoOp code; the rest is for testing."""
+"""Shares of each class for data without splits, as in the CoOp code; the rest is for testing."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One photo, as a source lists it."""
+    """One image of a source."""
 
     path: str
-    """Relative to the image root, or absolute."""
+    """Path relative to the image root, or absolute."""
     raw_class: str
-    """The class, as the source spells it."""
+    """Class name as the source spells it."""
     split: Split | None
-    """None where the source has no splits."""
-    where: str
-    """Its place in the source, for messages."""
+    """None if the source has no splits."""
+    origin: str
+    """Position in the source, for error messages."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What a reader found."""
+    """Images and classes of a source."""
 
     rows: list[Row]
-    """The photos in the order of the source."""
+    """Images in the order of the source."""
     classes: list[str]
     """Raw class names in the order of their labels."""
 
 
-def split_called(word: str, where: str) -> Split:
-    """The split that a word means: train; val, valid or validation; test.
+def parse_split(word: str, origin: str) -> Split:
+    """Return the split of that name: train; val, valid or validation; test.
 
     Raises:
-        DataError: if it means none.
+        DataError: if there is none.
     """
     split = SPLIT_NAMES.get(word.strip().lower())
     if split is None:
-        raise DataError(f"{where}: unknown split {word!r}. Use 'train', 'val' or 'test'.")
+        raise DataError(f"{origin}: unknown split {word!r}. Use 'train', 'val' or 'test'.")
     return split
 
 
-def normal_path(text: str, where: str, *, image_root: Path, may_leave: bool) -> str:
-    """Bring a listed path to one spelling, so that the same photo is recognised twice.
+def normalize_path(text: str, origin: str, *, image_root: Path, allow_outside: bool) -> str:
+    """Bring a path to one spelling, so that an image that is listed twice is recognised.
 
     Args:
-        text: as listed; `\\` counts as `/`.
-        where: its place in the source, for messages.
+        text: the path as listed; `\\` counts as `/`.
+        origin: position in the source, for error messages.
         image_root: absolute paths below it become relative to it.
-        may_leave: whether absolute paths and `..` out of the image root are accepted.
+        allow_outside: accept absolute paths and paths that leave the image root by `..`.
 
     Raises:
-        DataError: if the path is empty, a web address, or leaves the image root and may not.
+        DataError: if the path is empty, a web address, or outside the image root without `allow_outside`.
     """
     slashed = text.strip().replace("\\", "/")
     if not slashed:
-        raise DataError(f"{where}: the path is empty.")
+        raise DataError(f"{origin}: the path is empty.")
     if "://" in slashed:
-        raise DataError(f"{where}: {text!r} is a web address. Download the photos and list their files.")
+        raise DataError(f"{origin}: {text!r} is a web address. Download the images and list their files.")
     path = posixpath.normpath(slashed)
     absolute = PurePosixPath(path).is_absolute() or bool(PureWindowsPath(path).drive)
-    if not may_leave and (absolute or path.split("/")[0] == ".."):
+    if not allow_outside and (absolute or path.split("/")[0] == ".."):
         raise DataError(
-            f"{where}: {text!r} leads out of the image root."
-            " Paths in a split file must be relative to it, without '..'."
+            f"{origin}: {text!r} is outside the image root. Paths in a split file must be relative to it, without '..'."
         )
     if absolute and Path(path).is_relative_to(image_root.absolute()):
         return Path(path).relative_to(image_root.absolute()).as_posix()
@@ -93,10 +92,10 @@ def normal_path(text: str, where: str, *, image_root: Path, may_leave: bool) -> 
 
 
 def check_unique(rows: Sequence[Row]) -> None:
-    """Check that no photo is listed twice: in two splits it would leak, in one it would count double.
+    """Check that no image is listed twice.
 
     Raises:
-        DataError: naming the photo and both places.
+        DataError: naming the image and both positions.
     """
     first: dict[str, Row] = {}
     for row in rows:
@@ -104,36 +103,34 @@ def check_unique(rows: Sequence[Row]) -> None:
         if other is row:
             continue
         if other.split != row.split:
-            problem = f"is in both {other.split} and {row.split}, so it would be learned and tested alike"
+            problem = f"is in both {other.split} and {row.split}"
         elif other.raw_class != row.raw_class:
             problem = f"has two classes, {other.raw_class!r} and {row.raw_class!r}"
         else:
             problem = "is listed twice"
-        raise DataError(f"The photo {row.path!r} {problem} ({other.where}; {row.where}). List it once.")
+        raise DataError(f"The image {row.path!r} {problem} ({other.origin}; {row.origin}). List it once.")
 
 
-def divide(rows: Sequence[Row], seed: int, *, by: Callable[[Row], Any] = lambda row: row.path) -> list[Row]:
-    """Split every class into about 50 % train, 20 % val and 30 % test.
+def assign_splits(rows: Sequence[Row], seed: int, *, key: Callable[[Row], Any] = lambda row: row.path) -> list[Row]:
+    """Divide every class into about 50 % train, 20 % val and 30 % test.
 
-    The photos of a class are sorted by path and shuffled with a generator of their own, so the split of a
-    class depends on its photos and the seed alone: not on the order of a listing or on other classes. A class
-    with two photos or more gets at least one in train and one in test; the only photo of a class goes to
-    train.
+    The split of a class depends only on its own images and the seed, not on the order of the rows or on other classes.
+    A class of two or more images has at least one in train and one in test; a single image goes to train.
 
     Args:
-        rows: without splits.
-        seed: of the shuffle.
-        by: what a class is sorted by before it is shuffled, if not the path.
+        rows: images without splits.
+        seed: seed of the shuffle, the same for every class.
+        key: sort key of the images of a class before they are shuffled.
 
     Returns:
-        The rows with their splits, class by class, sorted.
+        The rows with their splits, class by class, sorted by `key`.
     """
     by_class: dict[str, list[Row]] = {}
     for row in rows:
         by_class.setdefault(row.raw_class, []).append(row)
-    divided: list[Row] = []
+    result: list[Row] = []
     for members in by_class.values():
-        members.sort(key=by)
+        members.sort(key=key)
         order = list(range(len(members)))
         random.Random(seed).shuffle(order)
         train_end = max(1, round(len(members) * TRAIN_SHARE))
@@ -141,5 +138,5 @@ def divide(rows: Sequence[Row], seed: int, *, by: Callable[[Row], Any] = lambda 
         train, val = set(order[:train_end]), set(order[train_end:val_end])
         for position, row in enumerate(members):
             split: Split = "train" if position in train else "val" if position in val else "test"
-            divided.append(replace(row, split=split))
-    return divided
+            result.append(replace(row, split=split))
+    return result

@@ -1,4 +1,4 @@
-"""Reading small text files, with errors that say where."""
+"""Small text files, with errors that name file and line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def read_text(path: Path, kind: str) -> str:
 
     Args:
         path: the file.
-        kind: what it is, for the message: `manifest`, `split file`.
+        kind: kind of file, for error messages: `manifest`, `split file`.
 
     Raises:
         DataError: if it cannot be read or is not UTF-8.
@@ -24,12 +24,12 @@ def read_text(path: Path, kind: str) -> str:
     except UnicodeDecodeError as error:
         raise DataError(
             f"The {kind} '{path}' is not UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x})."
-            " Save it as 'CSV UTF-8' or 'UTF-8' in the program it came from."
+            " Save it as 'CSV UTF-8' or 'UTF-8' in the program that wrote it."
         ) from error
     except OSError as error:
         raise DataError(f"The {kind} '{path}' cannot be read: {error.strerror or error}.") from error
 
 
 def line_of(path: Path, number: int) -> str:
-    """A place in a file, counted from 1: `labels.csv, line 3`."""
+    """Return a line's position for error messages, counted from 1: `labels.csv, line 3`."""
     return f"{path.name}, line {number}"

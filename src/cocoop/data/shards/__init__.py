@@ -1,1 +1,1 @@
-"""Shards: data sets in WebDataset tar and Parquet files."""
+"""Data sets in shards: WebDataset tar files and Parquet files."""

@@ -1,4 +1,4 @@
-"""One shard as a file somewhere: what kind it is, how it is reached (fsspec), and what a photo in it is known by."""
+"""A shard as a file on any file system of fsspec: its kind, its bytes and the entries of its images."""
 
 from __future__ import annotations
 
@@ -11,104 +11,102 @@ from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from cocoop.data.dataset import Split
-from cocoop.data.readers.rows import SPLIT_NAMES, split_called
+from cocoop.data.readers.rows import SPLIT_NAMES, parse_split
 from cocoop.errors import CocoopError, ConfigError, DataError
 
 __all__ = [
-    "MAX_IMAGE",
-    "Entry",
+    "MAX_IMAGE_BYTES",
     "Kind",
     "Shard",
+    "ShardEntry",
     "check_shard_kind",
-    "compressed",
+    "compressed_shard_error",
     "get_filesystem",
+    "image_split",
     "shard_errors",
     "shard_kind",
-    "split_of",
-    "unsigned",
+    "without_query",
 ]
 
 Kind = Literal["tar", "parquet"]
 
-MAX_IMAGE = 256 << 20
-"""Bytes of one photo; a member that claims more is no photo."""
+MAX_IMAGE_BYTES = 256 << 20
+"""Largest size of an image in a shard."""
 
-_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
-class Entry(NamedTuple):
-    """One photo of a shard, without its bytes."""
+class ShardEntry(NamedTuple):
+    """An image in a shard, without its bytes."""
 
     member: str
-    """Its name in the shard; no two photos of a shard share one."""
+    """Name in the shard, different for each image."""
     classname: str | None
-    """Its class as the shard spells it; None if the shard does not say."""
+    """Class as the shard spells it; None if it has none."""
     split: Split | None
-    """Its split; None if neither the shard's content nor its name says."""
-    place: tuple[int, int]
-    """Where its bytes are. Of a tar file: offset and size; of a Parquet file: row group and row within it."""
+    """Split by the shard's content or name; None if neither has one."""
+    position: tuple[int, int]
+    """In a tar file, offset and size of the bytes; in a Parquet file, row group and row in it."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard and the file system it lies on."""
+    """A shard and its file system."""
 
     url: str
-    """As it was found."""
+    """Address, as it was found."""
     filesystem: Any
-    """Of fsspec."""
+    """File system of fsspec."""
     path: str
-    """The shard, as its file system calls it."""
+    """Path on the file system."""
 
     @classmethod
     def at(cls, url: str) -> Shard:
-        """The shard of that address; nothing is opened.
+        """Return the shard at an address; it is not opened.
 
         Raises:
             ConfigError: if a package that its file system needs is not installed.
-            DataError: if the address makes no sense.
+            DataError: if the address is malformed.
         """
         return cls(url, *get_filesystem(url))
 
     @property
     def size(self) -> int:
-        """Bytes of the file.
+        """Number of bytes.
 
         Raises:
-            DataError: if the file system does not say.
+            DataError: if the file system does not know it.
         """
         size = self.filesystem.info(self.path)["size"]
         if not isinstance(size, int):
-            raise DataError(f"'{self.url}' has no size, so that no part of it can be asked for; copy it elsewhere.")
+            raise DataError(f"The server does not tell the size of '{self.url}', which is needed. Copy it elsewhere.")
         return size
 
     def read(self, start: int, end: int) -> bytes:
-        """The bytes from `start` up to `end`, and no others.
+        """Return the bytes from `start` up to `end`.
 
         Raises:
-            OSError: if they are not all there.
+            OSError: if there are fewer, or the server only sends the whole file.
         """
         if start == end:
             return b""
         data: bytes = self.filesystem.cat_file(self.path, start=start, end=end)
         if len(data) != end - start:
-            raise OSError(f"bytes {start:,} to {end:,} of '{self.url}' are not there, or come only with all others")
+            raise OSError(f"bytes {start:,} to {end:,} of '{self.url}' are missing, or cannot be read alone")
         return data
 
 
 def get_filesystem(url: str) -> tuple[Any, str]:
-    """The file system of an address, and what that calls it.
+    """Return the file system of an address and the path on it.
 
     Raises:
         ConfigError: if a package that it needs is not installed.
-        DataError: if the address makes no sense.
+        DataError: if the address is malformed.
     """
     try:
         import fsspec
     except ImportError as error:
-        raise ConfigError(
-            "Data in shards need the library fsspec, which is not installed: pip install 'cocoop[shards]'"
-        ) from error
+        raise ConfigError("Shards need the package fsspec. Install it: pip install 'cocoop[shards]'") from error
     try:
         filesystem, path = fsspec.url_to_fs(url)
     except ImportError as error:
@@ -118,73 +116,74 @@ def get_filesystem(url: str) -> tuple[Any, str]:
     return filesystem, path
 
 
-def unsigned(url: str) -> str:
-    """An address without its query, which may hold a signature: a secret, and another one tomorrow."""
+def without_query(url: str) -> str:
+    """Return an address without its query, which may hold a signature that is secret and expires."""
     return url.partition("?")[0] if "://" in url else url
 
 
 def shard_kind(url: str) -> Kind | Literal["compressed"] | None:
-    """What a name says its file is; None if it is no shard."""
+    """Return the kind of shard that a file name stands for; None if it is not a shard."""
     name = (urlsplit(url).path if "://" in url else url).lower()
     if name.endswith(".tar"):
         return "tar"
     if name.endswith(".parquet"):
         return "parquet"
-    return "compressed" if name.endswith(_COMPRESSED) else None
+    return "compressed" if name.endswith(_COMPRESSED_SUFFIXES) else None
 
 
 def check_shard_kind(url: str) -> Kind:
-    """What a shard holds photos as, by its name.
+    """Return the kind of a shard by its name.
 
     Raises:
-        DataError: if it is neither tar nor Parquet, or compressed.
+        DataError: if it is not a tar or Parquet file, or is compressed.
     """
     kind = shard_kind(url)
     if kind is None:
-        raise DataError(f"'{url}' is no shard; a shard is a WebDataset .tar or a .parquet file.")
+        raise DataError(f"'{url}' is not a shard. A shard is a WebDataset .tar or a .parquet file.")
     if kind == "compressed":
-        raise compressed(url)
+        raise compressed_shard_error(url)
     return kind
 
 
-def compressed(url: str) -> DataError:
-    """A shard in which no photo can be reached without unpacking all before it."""
+def compressed_shard_error(url: str) -> DataError:
+    """Return the error for a compressed tar file, whose images cannot be read one by one."""
     return DataError(
-        f"The shard '{url}' is compressed, so that a photo in it can only be read after all before it. Unpack it, with"
-        " `gunzip` for .gz, and give the .tar: photos hardly compress."
+        f"The shard '{url}' is compressed, so its images cannot be read one by one. Decompress it, with `gunzip` for"
+        " .gz, and use the .tar: images hardly compress."
     )
 
 
-def split_in_name(url: str) -> Split | None:
-    """The split that a shard's name says first or last (`train-00000-of-00100`, `pets-val-7`), or else its folder's."""
-    path = PurePosixPath(urlsplit(url).path if "://" in url else url)
-    words = [word for word in re.split(r"[^a-z]+", path.stem.lower()) if word not in ("", "of")]
-    found = {SPLIT_NAMES[word] for word in words[:1] + words[-1:] if word in SPLIT_NAMES}
-    return found.pop() if len(found) == 1 else SPLIT_NAMES.get(path.parent.name.lower())
-
-
-def split_of(word: object, url: str, where: str) -> Split | None:
-    """The split of a photo: what the shard says of it, or else the shard's name.
+def image_split(value: object, url: str, origin: str) -> Split | None:
+    """Return the split of an image: the value in the shard, else the split in the shard's name, if any.
 
     Raises:
-        DataError: if the shard says what is no split.
+        DataError: if the value is not a split.
     """
-    if word is None or word == "":
-        return split_in_name(url)
-    return split_called(str(word), where)
+    if value is None or value == "":
+        return _split_in_name(url)
+    return parse_split(str(value), origin)
+
+
+def _split_in_name(url: str) -> Split | None:
+    """Return the split that a name begins or ends with (`train-00000-of-00100`, `pets-val-7`), or its directory's."""
+    path = PurePosixPath(urlsplit(url).path if "://" in url else url)
+    words = [word for word in re.split(r"[^a-z]+", path.stem.lower()) if word not in ("", "of")]
+    splits = {SPLIT_NAMES[word] for word in words[:1] + words[-1:] if word in SPLIT_NAMES}
+    return splits.pop() if len(splits) == 1 else SPLIT_NAMES.get(path.parent.name.lower())
 
 
 @contextmanager
 def shard_errors(url: str) -> Iterator[None]:
-    """Turn what goes wrong with a shard into an error that names it."""
+    """Turn errors of file systems and decoders into a DataError that names the shard."""
     try:
         yield
     except (CocoopError, MemoryError):
         raise
     except FileNotFoundError as error:
         raise DataError(f"There is no shard '{url}'.") from error
-    # Each file system has errors of its own (of its HTTP client, its cloud), which share no class but this.
+    # File systems raise errors of their HTTP and cloud clients, which have no other base class in common.
     except Exception as error:
         reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
-        what_to_do = "Get it again if it was cut off."
-        raise DataError(f"The shard '{url}' cannot be read: {reason.rstrip('.')}. {what_to_do}") from error
+        raise DataError(
+            f"The shard '{url}' cannot be read: {reason.rstrip('.')}. Download it again if it is incomplete."
+        ) from error
