@@ -97,11 +97,11 @@ def test_unknown_arguments_exit_with_2_and_a_hint(arguments, words):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("draw", "nowhere"), "There is no 'nowhere'. Give an image folder"),
+        (("draw", "nowhere"), "There is no 'nowhere'. Use an image directory"),
         (("draw", "photos", "--shots", "0"), "The number of shots is 0; it must be at least 1"),
         (("draw", "photos", "--seed", "-1"), "The seed of the few-shot draw is -1; it must be 0 or more."),
         (("draw", "photos", "--renames", "nowhere.json"), "nowhere.json"),
-        (("train", "nowhere"), "There is no 'nowhere'. Give an image folder"),
+        (("train", "nowhere"), "There is no 'nowhere'. Use an image directory"),
         (("train", "photos", "--epochs", "0"), "--epochs is 0; it must be at least 1."),
         (("train", "photos", "--position", "front"), "--position and --class-specific need --method coop"),
         (("train", "photos", "--context-length", "8"), '--context-length needs a random start: add --context "".'),
@@ -273,4 +273,4 @@ def test_only_commands_that_work_together_leave_the_word_to_the_first_process(wo
     done = cocoop("data", "list", "--data-root", tmp_path, **ranked)
     assert done.returncode == 0
     assert "caltech101" in done.stdout
-    assert "Get one by" in done.stderr
+    assert "Download one with" in done.stderr

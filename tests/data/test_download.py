@@ -42,11 +42,11 @@ def files_below(directory: Path) -> list[str]:
 @pytest.mark.parametrize("checksum", [SHA256, MD5])
 def test_download_writes_the_file_and_reports_progress(web: WebServer, tmp_path: Path, checksum: str) -> None:
     url = web.put("/a.zip", CONTENT)
-    seen: list[tuple[int, int | None]] = []
+    progress: list[tuple[int, int | None]] = []
     target = tmp_path / "new" / "a.zip"
-    get(url, target, checksum, on_progress=lambda done, total: seen.append((done, total)))
+    get(url, target, checksum, on_progress=lambda done, total: progress.append((done, total)))
     assert target.read_bytes() == CONTENT
-    assert seen[-1] == (300_000, 300_000)
+    assert progress[-1] == (300_000, 300_000)
     assert files_below(tmp_path) == ["a.zip"]
     assert web.requests == [("/a.zip", None)]
 
@@ -59,12 +59,12 @@ def test_hash_file_equals_that_of_command_line_tools(tmp_path: Path) -> None:
 
 def test_download_continues_after_a_cut_connection(web: WebServer, tmp_path: Path) -> None:
     url = web.put("/a.zip", CONTENT, cuts=[100_000, 50_000])
-    seen: list[int] = []
-    get(url, tmp_path / "a.zip", on_progress=lambda done, _: seen.append(done))
+    progress: list[int] = []
+    get(url, tmp_path / "a.zip", on_progress=lambda done, _: progress.append(done))
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
     assert web.ranges == [None, "bytes=100000-", "bytes=150000-"]
-    assert seen == sorted(seen)
-    assert seen[-1] == 300_000
+    assert progress == sorted(progress)
+    assert progress[-1] == 300_000
 
 
 def test_download_continues_a_cut_chunked_transfer(web: WebServer, tmp_path: Path) -> None:

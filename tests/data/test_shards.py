@@ -219,9 +219,9 @@ def test_commands_accept_shards(directory, tmp_path, monkeypatch, capsys):
     cli.main(["eval", "run", "test-*.tar", "--format", "json"])
     assert json.loads(capsys.readouterr().out)["images"] == 20
     cli.main(["eval", "run", "train-*.tar", "--all-images", "--format", "json"])
-    told = capsys.readouterr()
-    assert json.loads(told.out)["images"] == 12
-    assert "Left out: 8 photos that it learned from." in told.err
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["images"] == 12
+    assert "Left out: 8 photos that it learned from." in printed.err
     cli.main(["draw", pattern, "--shots", "2", "--format", "json"])
     drawn = json.loads(capsys.readouterr().out)["train"]
     assert len(drawn) == 8
@@ -242,13 +242,13 @@ def test_index_is_cached(packed, memory, own_cache, monkeypatch):
     monkeypatch.setattr(
         type(memory), "_open", lambda self, path, *a, **k: opened.append(path) or plain(self, path, *a, **k)
     )
-    told = []
-    first = load_data(source, on_progress=lambda *bytes_done: told.append(bytes_done))
+    progress = []
+    first = load_data(source, on_progress=lambda *bytes_done: progress.append(bytes_done))
     assert opened == ["/bucket/pets/pets-000.tar", "/bucket/pets/pets-001.tar"]
     sizes = [memory.size(path) for path in opened]
-    assert told[-1] == (sum(sizes), sum(sizes))
-    assert told == sorted(told)
-    assert len(told) > 40
+    assert progress[-1] == (sum(sizes), sum(sizes))
+    assert progress == sorted(progress)
+    assert len(progress) > 40
     assert load_data(source) == first
     assert len(opened) == 2
     # A changed shard is indexed again, and so is a shard whose index is damaged.
@@ -262,11 +262,11 @@ def test_index_is_cached(packed, memory, own_cache, monkeypatch):
     for number, file in enumerate(kept):
         whole = file.read_bytes()
         file.write_bytes([b"", whole[:-5], whole.replace(b".png", b".pnf")][number])
-    with pytest.warns(DamageWarning) as told:
+    with pytest.warns(DamageWarning) as caught:
         assert load_data(source) == first
     # One of the three belongs to the shard before its change.
-    assert len(told) == 2
-    assert {str(w.message) for w in told} <= {f"The index '{file}' is damaged; it is made again." for file in kept}
+    assert len(caught) == 2
+    assert {str(w.message) for w in caught} <= {f"The index '{file}' is damaged; it is made again." for file in kept}
     assert len(opened) == 3
     assert contents(load_data(source), "val") == contents(first, "val")
 
