@@ -364,8 +364,8 @@ def test_imagenet_subsets_are_relabelled_in_imagenets_order(
     assert data.classnames[:3] == first
     assert len(data.classnames) == 200
     assert [(item.label, item.path.split("/")[0]) for item in data.test] == list(enumerate(wnids))
-    (tmp_path / location / wnids[5] / f"0.001_{wnids[5]}_0.jpg").unlink()
-    (tmp_path / location / wnids[5]).rmdir()
+    (tmp_path / parent / wnids[5] / f"0.001_{wnids[5]}_0.jpg").unlink()
+    (tmp_path / parent / wnids[5]).rmdir()
     message = (
         rf"1 of its 200 class directories are not in '.*{parent}': '{wnids[5]}'\. `cocoop data verify {name}` lists"
     )
@@ -460,7 +460,7 @@ def test_official_split_files_have_the_published_classes_and_sizes(shared: Path,
     entry = CATALOG[name]
     assert entry.split_file is not None
     # Listing needs no image.
-    (tmp_path / entry.images[0]).mkdir(parents=True)
+    (tmp_path / entry.image_directories[0]).mkdir(parents=True)
     data = load_data(name, data_root=tmp_path, splits=shared / "splits")
     assert len(data.classnames) == entry.classes
     assert (len(data.train), len(data.val), len(data.test)) == entry.sizes
@@ -472,7 +472,7 @@ def test_official_split_files_have_the_published_classes_and_sizes(shared: Path,
 
 def test_official_split_files_have_the_papers_class_names(shared: Path, tmp_path: Path) -> None:
     def names(name: str) -> tuple[str, ...]:
-        (tmp_path / CATALOG[name].images[0]).mkdir(parents=True)
+        (tmp_path / CATALOG[name].image_directories[0]).mkdir(parents=True)
         return load_data(name, data_root=tmp_path, splits=shared / "splits").classnames
 
     assert names("eurosat") == (

@@ -70,7 +70,7 @@ def small_splits(name: str) -> dict[str, list[tuple[str, int, str]]]:
     }
 
 
-def small(name: str) -> CatalogEntry:
+def small_entry(name: str) -> CatalogEntry:
     """Return the catalog's entry with the sizes and the checksum of the small lists."""
     entry = CATALOG[name]
     assert entry.split_file is not None
