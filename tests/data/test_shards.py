@@ -221,7 +221,7 @@ def test_commands_accept_shards(directory, tmp_path, monkeypatch, capsys):
     cli.main(["eval", "run", "train-*.tar", "--all-images", "--format", "json"])
     printed = capsys.readouterr()
     assert json.loads(printed.out)["images"] == 12
-    assert "Left out: 8 photos that it learned from." in printed.err
+    assert "Left out: 8 images that the prompt was trained on." in printed.err
     cli.main(["draw", pattern, "--shots", "2", "--format", "json"])
     drawn = json.loads(capsys.readouterr().out)["train"]
     assert len(drawn) == 8

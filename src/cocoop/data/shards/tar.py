@@ -97,14 +97,14 @@ def scan_tar(
 class _HeaderMeter:
     """The shard's file, limited in the bytes that are read besides the content of members."""
 
-    def __init__(self, file: IO[bytes], shard: Shard) -> None:
+    def __init__(self, file: Any, shard: Shard) -> None:
         self.file = file
         self.shard = shard
         self.allowed = MAX_HEADER_BYTES + _CHUNK
 
     def read(self, size: int) -> bytes:
         """Read at most `size` bytes."""
-        data = self.file.read(size)
+        data: bytes = self.file.read(size)
         self.allowed -= len(data)
         if self.allowed < 0:
             _refuse(self.shard, "it has an endless header")
