@@ -76,7 +76,7 @@ def write_graph(method: Method, path: Path, opset: int | None = None) -> int:
     size = method.backbone.preprocessing.size
     # A batch of 1 would become a constant of the graph.
     example = torch.zeros(2, 3, size, size)
-    weights = sum(t.numel() * t.element_size() for t in (*method.parameters(), *method.buffers()))
+    weights = sum(tensor.nbytes for tensor in (*method.parameters(), *method.buffers()))
     try:
         with torch.no_grad(), _quiet(), _graph_prompts(method):
             module = _ImagesToClasses(method).eval()
@@ -124,14 +124,11 @@ def _graph_prompts(method: Method) -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the converter; the result is checked on the file itself."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)

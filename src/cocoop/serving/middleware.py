@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hmac
+from dataclasses import dataclass
+from functools import partial
 
 import anyio
 from starlette.datastructures import Headers
@@ -15,6 +17,16 @@ __all__ = ["LimitsMiddleware"]
 
 PROTECTED = "/v1/"
 """Prefix of the paths that need the token. The page and the OpenAPI description reveal nothing about the model."""
+
+
+@dataclass
+class _Upload:
+    """The body of one request."""
+
+    receive: Receive
+    deadline: float
+    size: int = 0
+    is_complete: bool = False
 
 
 class LimitsMiddleware:
@@ -45,10 +57,10 @@ class LimitsMiddleware:
                 await self._drain(receive)
             await error_response(refusal)(scope, receive, send)
             return
-        upload = _Upload(self, receive)
+        upload = _Upload(receive, deadline=anyio.current_time() + self.config.upload_timeout)
         self._requests += 1
         try:
-            await self.app(scope, upload.receive, send)
+            await self.app(scope, partial(self._receive, upload), send)
         finally:
             self._requests -= 1
             self._held_bytes -= upload.size
@@ -77,6 +89,34 @@ class LimitsMiddleware:
         limit = f"{self.config.max_upload / 2**20:.3g} MiB"
         return ApiError(413, "too_large", f"The request is larger than {limit}; send fewer or smaller images.")
 
+    async def _receive(self, upload: _Upload) -> Message:
+        """Return the next message of an upload, or raise an `ApiError` if it is late or exceeds a limit."""
+        if upload.is_complete:
+            # The only message left is that the client disconnected.
+            return await upload.receive()
+        config = self.config
+        seconds = upload.deadline - anyio.current_time()
+        try:
+            with anyio.fail_after(min(config.timeout, seconds)):
+                message = await upload.receive()
+        except TimeoutError:
+            text = f"No data of the upload arrived for {config.timeout:g} seconds."
+            if seconds < config.timeout:
+                text = f"The upload took longer than {config.upload_timeout:g} seconds; send fewer images."
+            raise ApiError(408, "upload_timeout", text) from None
+        upload.is_complete = not message.get("more_body", False)
+        received = len(message.get("body", b""))
+        upload.size += received
+        self._held_bytes += received
+        if upload.size > config.max_upload:
+            await self._drain(upload.receive)
+            raise self._too_large()
+        if self._held_bytes > config.max_held:
+            await self._drain(upload.receive)
+            text = f"The server holds {self._held_bytes / 2**20:.3g} MiB of other requests; try again in a moment."
+            raise ApiError(429, "queue_full", text, {"Retry-After": "1"})
+        return message
+
     async def _drain(self, receive: Receive) -> None:
         """Read and drop the rest of a request, up to a limit."""
         left = 8 * self.config.max_upload
@@ -86,46 +126,3 @@ class LimitsMiddleware:
                 left -= len(message.get("body", b""))
                 if not message.get("more_body", False):
                     return
-
-
-class _Upload:
-    """The body of one request, read under the limits of the middleware."""
-
-    def __init__(self, limits: LimitsMiddleware, receive: Receive) -> None:
-        self._limits = limits
-        self._receive = receive
-        self._deadline = anyio.current_time() + limits.config.upload_timeout
-        self._is_complete = False
-        self.size = 0
-
-    async def receive(self) -> Message:
-        """Return the next message of the request.
-
-        Raises:
-            ApiError: if it does not arrive in time, or exceeds a limit.
-        """
-        if self._is_complete:
-            # The only message left is that the client disconnected.
-            return await self._receive()
-        limits, config = self._limits, self._limits.config
-        seconds = self._deadline - anyio.current_time()
-        try:
-            with anyio.fail_after(min(config.timeout, seconds)):
-                message = await self._receive()
-        except TimeoutError:
-            text = f"No data of the upload arrived for {config.timeout:g} seconds."
-            if seconds < config.timeout:
-                text = f"The upload took longer than {config.upload_timeout:g} seconds; send fewer images."
-            raise ApiError(408, "upload_timeout", text) from None
-        self._is_complete = not message.get("more_body", False)
-        received = len(message.get("body", b""))
-        self.size += received
-        limits._held_bytes += received
-        if self.size > config.max_upload:
-            await limits._drain(self._receive)
-            raise limits._too_large()
-        if limits._held_bytes > config.max_held:
-            await limits._drain(self._receive)
-            text = f"The server holds {limits._held_bytes / 2**20:.3g} MiB of other requests; try again in a moment."
-            raise ApiError(429, "queue_full", text, {"Retry-After": "1"})
-        return message
