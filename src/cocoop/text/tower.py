@@ -116,7 +116,7 @@ class TextTower(nn.Module):
             prompts: the prompts.
 
         Returns:
-            Text features before normalisation, in the order of the classes and the tower's data type.
+            Text features before normalisation, classes in the given order, in the tower's data type.
         """
         # An exported graph takes any number of images in one pass.
         undivided = context is None or torch.compiler.is_compiling()
@@ -163,7 +163,7 @@ class TextTower(nn.Module):
         """Return the bytes that one tree keeps for the backward pass: the inputs of each layer's nonlinear steps."""
         c = self.config
         values = 5 * c.width + c.mlp_width
-        values += c.heads * tree.every_row.columns
+        values += c.heads * tree.every_row.columns  # attention probabilities
         return images * tree.rows * c.layers * values * self.dtype.itemsize
 
     def use_less_memory(self) -> str | None:
