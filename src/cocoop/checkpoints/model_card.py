@@ -99,14 +99,15 @@ def model_card(
         "base_model": identifier.partition("@")[0] if source in ("hf-hub", "transformers") else None,
     }
     is_local = source in ("local-dir", "openai") and bool(identifier)
-    limits = [NEW_CLASSES[method], LICENCE]
-    limits += [OTHER_IMAGES] * bool(tables) + [LITE] * (backbone == "lite") + [LOCAL.format(repo_id=repo_id)] * is_local
+    limits = [NEW_CLASSES[method]] if method in NEW_CLASSES else []
+    limits += [LICENCE, *[OTHER_IMAGES] * bool(tables), *[LITE] * (backbone == "lite")]
+    limits += [LOCAL.format(repo_id=repo_id)] * is_local
     return ModelCard.from_template(
         ModelCardData(**(data | card_data)),
         template_path=str(TEMPLATE),
         repo_id=repo_id,
-        method=METHOD_NAMES[method],
-        description=DESCRIPTIONS[method],
+        method=METHOD_NAMES.get(method, method),
+        description=DESCRIPTIONS.get(method, f"An image-classification prompt trained with {method}."),
         # The path of a local directory is private, and of no use elsewhere.
         backbone=f"{source}:{Path(identifier).name}" if is_local else backbone,
         data=_escape(about["data"]) if "data" in about else "",
