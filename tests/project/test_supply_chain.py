@@ -100,5 +100,5 @@ def test_the_bundled_model_is_the_one_that_was_packed(tmp_path, monkeypatch):
     content = bytearray(weights.read_bytes())
     content[len(content) // 2] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(BackboneError, match=r"safetensors' is damaged: it is not the file of this cocoop"):
+    with pytest.raises(BackboneError, match=r"safetensors' is damaged; install cocoop again"):
         load_backbone("lite")

@@ -213,7 +213,7 @@ def _resolve_source(source: str | Path, revision: str | None, download: dict[str
             [CONFIG, LEARNED],
             f"The hub's {name}",
             raises=CheckpointError,
-            instead="or give a directory written by `cocoop train`.",
+            instead="or give a directory written by `cocoop train`",
             **download,
         )
         if not (directory / CONFIG).is_file():
