@@ -52,10 +52,12 @@ def load_backbone(name: str, *, precision: Precision = "fp32", device: str | tor
             is not causal, or a missing device.
 
     Example:
+        ```python
         import cocoop
 
         backbone = cocoop.load_backbone("lite")
         print(backbone.name, backbone.embed_dim)
+        ```
     """
     check_precision(precision)
     _check_device(device)

@@ -162,11 +162,13 @@ def train_and_compare(
         KeyboardInterrupt: on Ctrl-C, with a sentence about what is kept.
 
     Example:
+        ```python
         import cocoop
 
         settings = cocoop.RunSettings(shots=4, train={"epochs": 2}, cache_features=True, compare="none")
         result = cocoop.train_and_compare("photos", "lite", settings)
         print(result.evaluation.accuracy)
+        ```
     """
     settings, callbacks = settings or RunSettings(), callbacks or RunCallbacks()
     data = data if isinstance(data, Dataset) else load_data(data)

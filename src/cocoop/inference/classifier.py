@@ -43,6 +43,7 @@ class Classifier:
         ConfigError: for a batch size below 1.
 
     Example:
+        ```python
         import cocoop
         import numpy as np
 
@@ -52,6 +53,7 @@ class Classifier:
         print(classifier.predict(images))  # three labels
         classifier.classes = ["goldfish", "tree frog", "shark"]
         print(classifier.predict_proba(images).shape)  # (3, 3)
+        ```
     """
 
     def __init__(self, method: Method, *, batch_size: int = 64) -> None:

@@ -69,11 +69,13 @@ def load_data(
         DataError: if the source is missing, malformed, contradictory or of an unknown kind.
 
     Example:
-        from cocoop import load_data
+        ```python
+        import cocoop
 
-        data = load_data("photos")  # photos/cat/1.jpg, photos/dog/1.jpg, ...
+        data = cocoop.load_data("photos")  # photos/cat/1.jpg, photos/dog/1.jpg, ...
         print(data.classnames, len(data.train), len(data.test))
         few = data.few_shot(16, seed=1)
+        ```
     """
     path = Path(source).expanduser()
     # Path() has removed a slash of `s3://bucket`.
