@@ -27,15 +27,16 @@ def main() -> None:
     data = load_data(arguments.images, image_root=arguments.image_root).few_shot(arguments.shots, seed=1)
     order = epoch_order(len(data.train), 64, seed=1, epoch=1)
     transform = train_transform(backbone.preprocessing)
+    paths = [data.path_of(item) for item in data.train]
     batches = []
     for workers in arguments.workers:
         start = time.perf_counter()
-        batches = list(image_batches(data, data.train, order, transform=transform, seed=1, epoch=1, workers=workers))
+        batches = list(image_batches(paths, order, transform=transform, seed=1, epoch=1, workers=workers))
         show(f"decode and augment, {workers} workers", time.perf_counter() - start, len(data.train))
     start = time.perf_counter()
     features = torch.cat([backbone.encode_image(batch.images) for batch in batches])
     show("image tower, 64 at once", time.perf_counter() - start, len(features))
-    labels = torch.cat([batch.labels for batch in batches])
+    labels = torch.tensor([data.train[i].label for batch in batches for i in batch.indices.tolist()])
     method = CoCoOp(backbone, data.classnames, seed=1)
     start = time.perf_counter()
     for row in range(len(features)):

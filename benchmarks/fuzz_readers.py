@@ -103,7 +103,7 @@ def make_readers() -> Iterator[Reader]:
         path.rename(path.with_stem(hashlib.sha256(path.read_bytes()).hexdigest()))
         cache = FeatureCache(path.parent, backbone)
         cache.directory = path.parent
-        return cache.find(["x"])
+        return cache.load().get("x")
 
     def carded(path: Path) -> object:
         return str(model_card(method_config(method), directory=path.parent, repo_id="user/name"))
@@ -136,7 +136,7 @@ def make_readers() -> Iterator[Reader]:
         "training.safetensors", lambda p: epochs_done(p.parent), state, {"training.json": run["training.json"]}
     )
     yield Reader("metrics.jsonl", read_json_lines, [run["metrics.jsonl"]], {})
-    yield Reader("photos.json", lambda path: trained_image_hashes(path.parent), [run["photos.json"]], {})
+    yield Reader("images.json", lambda path: trained_image_hashes(path.parent), [run["images.json"]], {})
     yield Reader("features.safetensors", cached, [shard_bytes(cache)], {})
     yield Reader("model.pth.tar-10", read_reference, [*references, *pickles], {})
     yield Reader("ViT-B-32.pt", lambda path: from_file(path, "ViT-B-32"), [archive, *pickles], {})

@@ -14,9 +14,9 @@ from .errors import ConfigError as ConfigError
 from .errors import DataError as DataError
 from .errors import PromptError as PromptError
 from .errors import TrainingError as TrainingError
-from .evaluation.evaluate import Evaluation as Evaluation
 from .evaluation.evaluate import evaluate as evaluate
-from .evaluation.evaluate import harmonic_mean as harmonic_mean
+from .evaluation.metrics import Evaluation as Evaluation
+from .evaluation.metrics import harmonic_mean as harmonic_mean
 from .experiments import Grid as Grid
 from .experiments import base_to_new as base_to_new
 from .experiments import cross_dataset as cross_dataset

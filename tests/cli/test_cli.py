@@ -110,7 +110,7 @@ def test_unknown_arguments_exit_with_2_and_a_hint(arguments, words):
         (("train", "photos", "--output", "note.txt"), "'note.txt' is a file; choose another --output."),
         (("predict", "nowhere", "photos"), "There is no directory 'nowhere'; give one written by `cocoop train`."),
         (("predict", "photos", "photos"), "'photos' is not a saved prompt: it has no config.json."),
-        (("predict", "photos", "absent.jpg"), "There is no 'absent.jpg'; give photos or folders of photos."),
+        (("predict", "photos", "absent.jpg"), "'absent.jpg' does not exist; pass images or directories of images."),
         (("predict", "photos"), "No photo is named; give photos or folders of photos."),
         (("predict", "photos", "photos", "--top-k", "0"), "--top-k is 0; it must be at least 1."),
         (("predict", "photos", "photos", "--classes", "cat,"), "--classes is 'cat,'; give two names or more"),

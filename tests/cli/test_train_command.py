@@ -202,14 +202,14 @@ def test_unreadable_images_fail_or_are_listed(home):
     done = cocoop("predict", RUN, "bad.jpg", "photos/sun/00.png", cwd=home)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "cocoop: 1 photo could not be read ('bad.jpg': it is empty, damaged or no image). Remove them from the list or pass "
-        "--skip-unreadable.\n"
+        "cocoop: 1 image could not be read ('bad.jpg': it is empty, damaged or not in a supported format). Remove them "
+        "from the list or pass --skip-unreadable.\n"
     )
     done = cocoop("predict", RUN, "bad.jpg", "photos/sun/00.png", "--skip-unreadable", "--format", "csv", cwd=home)
     assert done.returncode == 0
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert [(row["path"], row["error"]) for row in rows] == [
-        ("bad.jpg", "it is empty, damaged or no image"),
+        ("bad.jpg", "it is empty, damaged or not in a supported format"),
         ("photos/sun/00.png", ""),
     ]
 

@@ -1,4 +1,4 @@
-"""The data set itself: what it refuses, how it is cut, which photos it misses."""
+"""Data sets: validation, selection, and missing images."""
 
 import inspect
 from dataclasses import replace
@@ -25,7 +25,7 @@ def test_exported_names_exist_and_are_sorted() -> None:
     assert all(hasattr(data, name) for name in data.__all__)
 
 
-def test_few_shot_replaces_train_and_val_and_keeps_test() -> None:
+def test_few_shot_samples_train_and_val_and_keeps_test() -> None:
     full = five_classes()
     drawn = full.few_shot(5, seed=3)
     assert [sum(item.label == label for item in drawn.train) for label in range(5)] == [5] * 5
@@ -34,10 +34,10 @@ def test_few_shot_replaces_train_and_val_and_keeps_test() -> None:
     assert drawn.test == full.test
     assert drawn == full.few_shot(5, seed=3)
     assert drawn != full.few_shot(5, seed=4)
-    assert full == five_classes(), "drawing must not change the full data set"
+    assert full == five_classes(), "sampling must not change the full data set"
 
 
-def test_base_and_new_are_relabelled_from_zero_and_share_nothing() -> None:
+def test_base_and_new_are_relabelled_and_disjoint() -> None:
     full = five_classes()
     base, new = full.base(), full.new()
     assert base.classnames == ("ant", "bee", "cat")
@@ -50,12 +50,12 @@ def test_base_and_new_are_relabelled_from_zero_and_share_nothing() -> None:
     assert full.select("all") == full
 
 
-def test_the_draw_on_all_classes_differs_from_a_draw_on_the_new_ones() -> None:
+def test_sampling_before_selecting_differs_from_sampling_after() -> None:
     full = five_classes()
     assert full.few_shot(2, 1).new().train != full.new().few_shot(2, 1).train
 
 
-def test_classes_are_checked() -> None:
+def test_dataset_validates_its_classes() -> None:
     full = five_classes()
     with pytest.raises(DataError, match=r"'five' has only one class, 'ant'; a classifier needs at least two"):
         replace(full, classnames=("ant",))
@@ -65,21 +65,21 @@ def test_classes_are_checked() -> None:
         replace(full, classnames=("ant", "Ant", "cat", "dog", "eel"))
     with pytest.raises(DataError, match=r"has the label 4, but its 4 classes have the labels 0 to 3"):
         replace(full, classnames=NAMES[:4])
-    with pytest.raises(DataError, match=r"has no photo at all of 'fox', 'gnu'\. Add photos"):
+    with pytest.raises(DataError, match=r"has no image of 'fox', 'gnu'\. Add images"):
         replace(full, classnames=(*NAMES, "fox", "gnu"))
 
 
-def test_a_class_without_training_images_is_found_before_training() -> None:
+def test_check_trainable_names_classes_without_training_images() -> None:
     full = five_classes()
     full.check_trainable()
     some = replace(full, train=tuple(item for item in full.train if item.label in (0, 2, 3)))
-    with pytest.raises(DataError, match=r"2 of the 5 classes of 'five' have no training photo: 'bee', 'eel'"):
+    with pytest.raises(DataError, match=r"2 of the 5 classes of 'five' have no training image: 'bee', 'eel'"):
         some.check_trainable()
-    with pytest.raises(DataError, match=r"'five' has no training photo\. Mark some as 'train'"):
+    with pytest.raises(DataError, match=r"'five' has no training image\. Mark some as 'train'"):
         replace(full, train=()).check_trainable()
 
 
-def test_absent_images_are_counted_and_only_those_of_the_run(tmp_path: Path) -> None:
+def test_check_files_counts_missing_images_of_the_run(tmp_path: Path) -> None:
     full = five_classes(tmp_path)
     for item in full.test:
         image = full.path_of(item)
@@ -89,20 +89,20 @@ def test_absent_images_are_counted_and_only_those_of_the_run(tmp_path: Path) -> 
     with pytest.raises(DataError) as caught:
         full.few_shot(1, 1).check_files(["train", "test"])
     message = str(caught.value)
-    assert message.startswith("5 of the 15 photos that this run needs of 'five' are not under")
+    assert message.startswith("5 of the 15 images of 'five' that this run needs are not in")
     assert "'train/ant/" in message
     assert str(tmp_path) in message
-    with pytest.raises(DataError, match=r"30 of the 30 photos .* and 25 more\."):
+    with pytest.raises(DataError, match=r"30 of the 30 images .* and 25 more\."):
         full.check_files(["train"])
     (tmp_path / "train/ant/0.jpg").mkdir(parents=True)
     with pytest.raises(DataError, match=r"^30 of the 30"):
         full.check_files(["train"])
-    with pytest.raises(DataError, match=r"'trial' is no split; use 'train', 'val' or 'test'"):
-        # Unwrapped: the tests check types at run time, users do not.
+    with pytest.raises(DataError, match=r"'trial' is not a split; use 'train', 'val' or 'test'"):
+        # Unwrapped, because the tests check types at run time.
         inspect.unwrap(Dataset.split)(full, "trial")
 
 
-def test_fingerprint_sees_content_but_not_the_place() -> None:
+def test_fingerprint_depends_on_items_but_not_on_the_root() -> None:
     full = five_classes()
     assert full.fingerprint == five_classes(Path("elsewhere")).fingerprint
     others = [full.few_shot(1, 1), full.base(), replace(full, val=full.test, test=full.val)]

@@ -1,4 +1,4 @@
-"""The few-shot draw and the base/new halves, against the official lists and against a plain restatement."""
+"""Few-shot sampling and base/new halves against the official lists and a plain restatement."""
 
 import inspect
 import json
@@ -16,19 +16,19 @@ from cocoop.errors import DataError
 SPLIT = SHARED / "splits" / "split_zhou_Caltech101.json"
 needs_splits = pytest.mark.skipif(
     not SPLIT.is_file(),
-    reason=f"the official split files are not under {SHARED}; COCOOP_SHARED names the folder",
+    reason=f"the official split files are not under {SHARED}; set COCOOP_SHARED to their directory",
 )
 
 
 def made_up(counts: dict[int, int], prefix: str) -> list[Item]:
-    """Items of several classes, mixed, so that order of appearance and order of labels differ."""
+    """Return items of several classes in random order, which differs from the label order."""
     items = [Item(f"{prefix}/{label}_{n}.jpg", label) for label, count in counts.items() for n in range(count)]
     random.Random(99).shuffle(items)
     return items
 
 
 def plain_draw(train: list[Item], val: list[Item], shots: int, seed: int) -> tuple[list[Item], list[Item]]:
-    """The specification, word for word, with Python's global generator as the reference uses it."""
+    """Sample as specified, with Python's global generator as in the reference."""
     random.seed(seed)
     results = []
     for items, count in ((train, shots), (val, min(shots, 4))):
@@ -47,24 +47,24 @@ def plain_draw(train: list[Item], val: list[Item], shots: int, seed: int) -> tup
 
 @pytest.mark.parametrize("seed", [0, 1, 2, 3, 12345])
 @pytest.mark.parametrize("shots", [1, 2, 4, 8, 16])
-def test_draw_equals_the_plain_restatement(shots: int, seed: int) -> None:
-    # Class 3 is smaller than most draws; class 1 is exactly 8; class 4 has one photo.
+def test_sample_matches_the_plain_restatement(shots: int, seed: int) -> None:
+    # Class 3 is smaller than most samples; class 1 has exactly 8 images; class 4 has one.
     train = made_up({3: 3, 0: 40, 2: 17, 1: 8, 4: 1}, "train")
     val = made_up({2: 9, 1: 2, 0: 4, 4: 1}, "val")
     assert sample_few_shot(train, val, shots, seed) == plain_draw(train, val, shots, seed)
 
 
-def test_a_small_class_keeps_its_order_and_does_not_advance_the_generator() -> None:
+def test_small_class_keeps_its_order_and_does_not_advance_the_generator() -> None:
     items = [Item("b", 0), Item("a", 0), Item("c", 0)]
     generator = random.Random(5)
     before = generator.getstate()
     assert sample_per_class(items, 4, generator) == items
     assert generator.getstate() == before
     sample_per_class(items, 3, generator)
-    assert generator.getstate() != before, "a class with exactly as many photos as shots is shuffled, as in the papers"
+    assert generator.getstate() != before, "a class with exactly as many images as shots is shuffled, as in the papers"
 
 
-def test_validation_draw_continues_the_generator_of_the_training_draw() -> None:
+def test_validation_sample_continues_the_generator_of_the_training_sample() -> None:
     val = made_up({0: 30, 1: 30}, "val")
     _, alone = sample_few_shot([], val, 16, 1)
     _, after = sample_few_shot(made_up({0: 30, 1: 30}, "train"), val, 16, 1)
@@ -72,16 +72,16 @@ def test_validation_draw_continues_the_generator_of_the_training_draw() -> None:
     assert alone != after
 
 
-def test_bad_shots_and_seeds_are_refused() -> None:
-    with pytest.raises(DataError, match=r"number of shots is 0; it must be at least 1"):
+def test_invalid_shots_and_seeds_are_refused() -> None:
+    with pytest.raises(DataError, match="`shots` is 0; it must be at least 1"):
         sample_few_shot([], [], 0, 1)
-    with pytest.raises(DataError, match=r"seed of the few-shot draw is -1; it must be 0 or more"):
+    with pytest.raises(DataError, match="`seed` is -1; it must be at least 0"):
         sample_few_shot([], [], 1, -1)
 
 
 @needs_splits
 @pytest.mark.parametrize("seed", [1, 2])
-def test_official_sixteen_shot_draws_of_caltech101(seed: int) -> None:
+def test_sample_matches_official_lists_of_caltech101(seed: int) -> None:
     official = json.loads((SHARED / "splits" / "fewshot" / f"caltech101_16shot_seed{seed}.json").read_text())
     full = load_data(SPLIT)
     drawn = full.few_shot(16, seed)
@@ -126,9 +126,9 @@ def test_base_is_the_first_half_rounded_up(count: int, base: list[int], new: lis
     assert list(chosen_labels(count, "all")) == base + new
 
 
-def test_choices_that_make_no_sense_are_refused() -> None:
+def test_chosen_labels_refuses_invalid_subsets() -> None:
     with pytest.raises(DataError, match=r"need at least 4 classes, two in each half; there are 3\. Use 'all'"):
         chosen_labels(3, "new")
-    with pytest.raises(DataError, match=r"'old' is no choice of classes; use 'base', 'new' or 'all'"):
-        # Unwrapped: the tests check types at run time, users do not.
+    with pytest.raises(DataError, match=r"'old' is not a subset of classes; use 'base', 'new' or 'all'"):
+        # Unwrapped, because the tests check types at run time.
         inspect.unwrap(chosen_labels)(10, "old")

@@ -21,12 +21,13 @@ from cocoop import cli
 from cocoop.config import TrainConfig
 from cocoop.data import Dataset, epoch_order, image_batches, load_data, open_image, train_transform
 from cocoop.data.dataset import SPLITS
+from cocoop.data.images import hash_image
 from cocoop.data.merge import merge
 from cocoop.data.shards.scan import find_shards, read_shard, scan_shard
 from cocoop.errors import CocoopWarning, DamageWarning, DataError
 from cocoop.methods import CoCoOp
-from cocoop.training.feature_cache import FeatureCache, hash_image
-from cocoop.training.features import encode_split, hash_training_images, overlap
+from cocoop.training.feature_cache import FeatureCache
+from cocoop.training.features import encode_split, find_training_images, hash_training_images
 from cocoop.training.fit import fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -146,14 +147,15 @@ def test_batches_of_shards_equal_those_of_a_directory(directory, packed, tiny_ba
     def batches(data):
         order = epoch_order(len(data.train), 5, seed=3, epoch=1)
         transform = train_transform(tiny_backbone.preprocessing)
-        return list(image_batches(data, data.train, order, transform=transform, seed=3, epoch=1, workers=workers))
+        paths = [data.path_of(item) for item in data.train]
+        return list(image_batches(paths, order, transform=transform, seed=3, epoch=1, workers=workers))
 
     plain = batches(load_data(directory))
     shards = batches(load_data(packed(kind, remote)))
     assert len(plain) == len(shards) == 4
     for one, other in zip(plain, shards, strict=True):
         assert torch.equal(one.images, other.images)
-        assert torch.equal(one.labels, other.labels)
+        assert torch.equal(one.indices, other.indices)
         assert not other.unreadable
 
 
@@ -183,7 +185,7 @@ def test_overlap_finds_training_images_by_content(directory, packed, tiny_backbo
     plain = load_data(directory)
     shards = load_data(packed(kind, remote)).all_for_testing()
     tests = encode_split(tiny_backbone, shards, workers=0)
-    twice = overlap(tests, shards.image_root, hash_training_images(plain))
+    twice = find_training_images(tests, hash_training_images(plain))
     assert len(twice) == len(plain.train) == 20
     assert {hash_image(shards.image_root / path) for path in twice} == hash_training_images(plain)
 
@@ -197,11 +199,11 @@ def test_unreadable_images_in_shards_are_skipped(tmp_path, tiny_backbone):
     tests = encode_split(tiny_backbone, data, workers=0, skip_unreadable=True)
     assert len(tests.paths) == 8
     assert [(unreadable.path, unreadable.reason) for unreadable in tests.unreadable] == [
-        ("test-0.tar::x.png", "it is empty, damaged or no image")
+        ("test-0.tar::x.png", "it is empty, damaged or not in a supported format")
     ]
     # So are images of a deleted shard.
     (tmp_path / "test-0.tar").unlink()
-    with pytest.raises(DataError, match=r"The photo '.*test-0\.tar::.*' cannot be used: .*There is no shard"):
+    with pytest.raises(DataError, match=r"Cannot read the image '.*test-0\.tar::.*': .*There is no shard"):
         open_image(data.path_of(data.test[0]))
 
 

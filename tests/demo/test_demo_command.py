@@ -15,7 +15,7 @@ from pages import Page
 
 import cocoop
 from cocoop.demo.home import Home
-from cocoop.evaluation.evaluate import harmonic_mean
+from cocoop.evaluation.metrics import harmonic_mean
 
 COMMAND = [sys.executable, "-m", "cocoop", "demo"]
 SMALL = ["--shots", "2", "--test-pictures", "2", "--seeds", "4", "7", "--epochs", "2", "--processes", "2"]

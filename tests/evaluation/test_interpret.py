@@ -1,4 +1,4 @@
-"""What a prompt learned: words, shifts and the control, against plain arithmetic; the command and its page."""
+"""Words, shifts and controls of a prompt against plain arithmetic; `cocoop explain` and its page."""
 
 import json
 from dataclasses import asdict
@@ -29,7 +29,7 @@ NAMES = ["cherry", "leaf", "sea", "sun"]
 
 @pytest.fixture
 def features(tiny_backbone):
-    """Of 24 photos: a direction for each class and noise."""
+    """Features of 24 images: a direction for each class, and noise."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(24) % 4
     directions = torch.randn(4, tiny_backbone.embed_dim, generator=generator)
@@ -39,7 +39,7 @@ def features(tiny_backbone):
 
 @pytest.fixture
 def method(tiny_backbone):
-    """A Meta-Net that matters: its shifts are as long as the context, and differ."""
+    """A CoCoOp whose shifts are as long as the context, and differ."""
     method = CoCoOp(tiny_backbone, NAMES, seed=1)
     with torch.no_grad():
         method.meta_net.linear1.weight *= 8
@@ -47,21 +47,21 @@ def method(tiny_backbone):
     return method
 
 
-def test_words_that_were_not_trained_are_nearest_to_themselves(tiny_backbone):
+def test_untrained_context_words_are_nearest_to_themselves(tiny_backbone):
     found = nearest_words(CoCoOp(tiny_backbone, NAMES, "a photo of a"), 3)
-    assert [(v.place, v.classname) for v in found] == [(1, None), (2, None), (3, None), (4, None)]
+    assert [(v.position, v.classname) for v in found] == [(1, None), (2, None), (3, None), (4, None)]
     assert [v.words[0].text for v in found] == ["a", "photo", "of", "a"]
     assert [v.words[0].distance for v in found] == [0.0] * 4
     assert all(0 < v.words[1].distance <= v.words[2].distance for v in found)
     assert [v.words[0].token for v in found] == tiny_backbone.tokenizer.encode("a photo of a")
 
 
-def test_parts_of_words_are_told_from_words(tiny_backbone):
+def test_word_parts_end_with_a_dash(tiny_backbone):
     found = nearest_words(CoOp(tiny_backbone, NAMES, "bioluminescent e"), 1)
     assert [v.words[0].text for v in found] == ["bi-", "olu-", "min-", "esc-", "ent", "e"]
 
 
-def test_distances_are_euclidean_and_nothing_is_nearer(tiny_backbone):
+def test_nearest_words_have_the_smallest_euclidean_distances(tiny_backbone):
     method = CoOp(tiny_backbone, NAMES, context_length=3, seed=1)
     table = tiny_backbone.text_tower.token_embedding.weight.numpy().astype(np.float64)
     for vector, found in zip(method.context.detach().numpy(), nearest_words(method, 6), strict=True):
@@ -72,16 +72,16 @@ def test_distances_are_euclidean_and_nothing_is_nearer(tiny_backbone):
         assert found.norm == pytest.approx(np.linalg.norm(vector), rel=1e-5)
 
 
-def test_contexts_of_classes_are_told_with_their_class(tiny_backbone):
+def test_class_specific_contexts_have_class_names(tiny_backbone):
     method = CoOp(tiny_backbone, NAMES, context_length=2, class_specific=True, seed=1)
     method.set_classes(["sun", "leaf"])
     found = nearest_words(method, 1)
-    assert [(v.classname, v.place) for v in found] == [(name, place) for name in NAMES for place in (1, 2)]
+    assert [(v.classname, v.position) for v in found] == [(name, position) for name in NAMES for position in (1, 2)]
     norms = method.context.detach().norm(dim=-1).flatten()
     np.testing.assert_allclose([v.norm for v in found], norms, rtol=1e-6)
 
 
-def test_what_was_never_trained_is_no_word():
+def test_rows_of_zeros_are_not_words():
     backbone = make_tiny_backbone(seed=3)
     table = backbone.text_tower.token_embedding.weight.data
     cat, dog = backbone.tokenizer.encode("cat dog")
@@ -96,7 +96,7 @@ def test_what_was_never_trained_is_no_word():
     assert word_distance(backbone) == pytest.approx(2 * 32**0.5)
 
 
-def test_a_word_that_is_a_control_character_is_escaped(tiny_backbone):
+def test_control_characters_are_escaped(tiny_backbone):
     method = CoOp(tiny_backbone, NAMES, "a")
     escape = next(i for i in range(600) if tiny_backbone.tokenizer.decode([i]).strip(" ") == "\x1b")
     with torch.no_grad():
@@ -104,14 +104,14 @@ def test_a_word_that_is_a_control_character_is_escaped(tiny_backbone):
     assert nearest_words(method, 1)[0].words[0].text in ("\\x1b", "\\x1b-")
 
 
-def test_the_distance_of_words_is_the_median_to_the_nearest_other(tiny_backbone):
+def test_word_distance_is_the_median_to_the_nearest_other_word(tiny_backbone):
     table = tiny_backbone.text_tower.token_embedding.weight[:49406]
     rows = torch.randperm(49406, generator=torch.Generator().manual_seed(0))[:256]
     nearest = [(table - table[row]).norm(dim=1).topk(2, largest=False).values[1] for row in rows]
     assert word_distance(tiny_backbone) == pytest.approx(float(torch.stack(nearest).median()), rel=1e-4)
 
 
-def test_a_tokenizer_of_hugging_face_tells_the_same_words(tmp_path):
+def test_hugging_face_tokenizer_gives_the_same_words(tmp_path):
     save_transformers(tmp_path)
     backbone = package.load_backbone(f"local-dir:{tmp_path}")
     words = "a photo of a bioluminescent cat"
@@ -122,14 +122,14 @@ def test_a_tokenizer_of_hugging_face_tells_the_same_words(tmp_path):
     assert "".join(backbone.tokenizer.decode(tokenizer.encode(words)).split()) == words.replace(" ", "")
 
 
-def test_a_method_without_context_has_no_words(tiny_backbone):
-    with pytest.raises(ConfigError, match="The method zero-shot has learned no context; explain a run of coop or coco"):
+def test_nearest_words_needs_a_learned_context(tiny_backbone):
+    with pytest.raises(ConfigError, match="The method zero-shot has no learned context; use a run of coop or coco"):
         nearest_words(ZeroShot(tiny_backbone, NAMES))
-    with pytest.raises(ConfigError, match="`words` is 0; it must be at least 1"):
+    with pytest.raises(ConfigError, match="`count` is 0; it must be at least 1"):
         nearest_words(CoOp(tiny_backbone, NAMES), 0)
 
 
-def test_shifts_are_measured_as_they_are_defined(method, features):
+def test_prompt_shifts_match_their_definitions(method, features):
     found = prompt_shifts(method, features)
     with torch.no_grad():
         pi = np.stack([method.meta_net(F.normalize(x, dim=0)[None])[0].numpy() for x in features.features]).astype(
@@ -155,7 +155,7 @@ def test_shifts_are_measured_as_they_are_defined(method, features):
     np.testing.assert_allclose(np.abs(found.components), np.abs(projected), atol=1e-5)
 
 
-def test_a_shift_that_never_changes_has_no_spread(method, features):
+def test_constant_shifts_have_no_spread(method, features):
     with torch.no_grad():
         method.meta_net.linear2.weight.zero_()
     found = prompt_shifts(method, features)
@@ -164,7 +164,7 @@ def test_a_shift_that_never_changes_has_no_spread(method, features):
     assert found.constant == pytest.approx(float(method.meta_net.linear2.bias.detach().norm()))
 
 
-def test_without_a_last_layer_the_control_changes_nothing(method, features):
+def test_controls_change_nothing_if_the_shift_is_constant(method, features):
     with torch.no_grad():
         method.meta_net.linear2.weight.zero_()
     true, *others = control_study(method, features, seeds=3)
@@ -178,7 +178,7 @@ def test_without_a_last_layer_the_control_changes_nothing(method, features):
     assert verdict([asdict(c) for c in (true, *others)]) == sentence
 
 
-def test_the_control_is_the_published_function_of_another_input(method, features):
+def test_controls_match_the_published_function_of_another_input(method, features):
     """Image by image through the plain oracle, with the shift of something else."""
     true, noise, other, mean = control_study(method, features, seeds=2)
     assert [len(c.accuracies) for c in (true, noise, other, mean)] == [1, 2, 2, 1]
@@ -210,7 +210,7 @@ def test_the_control_is_the_published_function_of_another_input(method, features
 
 
 @pytest.mark.parametrize("count", [2, 3, 17])
-def test_another_image_is_never_the_same_and_each_is_taken_once(count):
+def test_derangement_has_no_fixed_points(count):
     found = {tuple(_derangement(count, seed).tolist()) for seed in range(20)}
     for order in found:
         assert sorted(order) == list(range(count))
@@ -298,7 +298,7 @@ def home(tmp_path_factory):
     return home
 
 
-def test_the_command_tells_all_of_it(home):
+def test_explain_prints_and_writes_everything(home):
     done = cocoop("explain", "cocoop", "photos", "--all-images", "--seeds", "2", "--words", "3", cwd=home)
     assert done.returncode == 0, done.stderr
     record = json.loads((home / "cocoop" / "explain" / "explain.json").read_text())
@@ -321,7 +321,7 @@ def test_the_command_tells_all_of_it(home):
     assert "Written: cocoop/explain/explain.json, cocoop/explain/explain.html." in done.stderr
 
 
-def test_words_need_no_images(home):
+def test_explain_without_images_shows_words_only(home):
     done = cocoop("explain", "coop", "--output", "out", cwd=home)
     assert done.returncode == 0, done.stderr
     assert "control" not in json.loads((home / "out" / "explain.json").read_text())
@@ -336,12 +336,12 @@ def test_words_need_no_images(home):
             {"source": "coop", "data": "photos"},
             "'coop' is of coop: its prompt is the same for every photo. Leave D",
         ),
-        ({"source": "zero"}, "The method zero-shot has learned no context; explain a run of coop or cocoop."),
+        ({"source": "zero"}, "The method zero-shot has no learned context; use a run of coop or cocoop."),
         ({"source": "nowhere"}, "There is no directory 'nowhere'"),
         ({"source": "cocoop", "data": "photos", "seeds": 0}, "`seeds` is 0; it must be at least 1."),
     ],
 )
-def test_mistakes_are_said(arguments, message, home, monkeypatch):
+def test_explain_refuses_invalid_arguments(arguments, message, home, monkeypatch):
     monkeypatch.chdir(home)
     paths = {name: Path(value) for name, value in arguments.items() if name == "data"}
     with pytest.raises(CocoopError, match=message):

@@ -29,7 +29,7 @@ from tiny_models import save_open_clip
 from cocoop.backbones import load_backbone
 from cocoop.cli.predict import PredictCommand
 from cocoop.data import ImageError, open_image
-from cocoop.data.image_formats import MAX_BYTES, NOT_PLAIN
+from cocoop.data.image_formats import MAX_BYTES, NOT_A_FILE
 from cocoop.errors import CheckpointError, CocoopError, CocoopWarning, ConfigError, DataError
 from cocoop.inference.bulk.chunks import CHUNK_FILES, find_sources
 from cocoop.inference.bulk.engines import _RayWorker
@@ -318,7 +318,7 @@ def test_pipes_devices_and_huge_files_are_not_read(home, model, tmp_path):
     for shard in shards:
         os.mkfifo(shard)
     label_images(model, list(map(str, shards)), str(tmp_path / "more"))
-    assert [row["error"] for row in rows(tmp_path / "more")] == [NOT_PLAIN] * 2
+    assert [row["error"] for row in rows(tmp_path / "more")] == [NOT_A_FILE] * 2
     # The reasons are those of `open_image`.
     for name, reason in found.items():
         with pytest.raises(ImageError) as error:

@@ -126,11 +126,11 @@ def test_find_images_skips_hidden_files(tmp_path):
 
 def test_find_images_refuses_empty_results(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"There are no photos in '.*empty'; give photos or folders of photos"):
+    with pytest.raises(DataError, match=r"There are no images in '.*empty'; pass images or directories of images"):
         find_images([tmp_path / "empty"])
-    with pytest.raises(DataError, match=r"There is no '.*absent.jpg'; give photos or folders of photos"):
+    with pytest.raises(DataError, match=r"'.*absent.jpg' does not exist; pass images or directories of images"):
         find_images([tmp_path / "absent.jpg"])
-    with pytest.raises(DataError, match="No photo is named; give photos or folders of photos"):
+    with pytest.raises(DataError, match="There is no path; pass images or directories of images"):
         find_images([])
 
 

@@ -45,7 +45,7 @@ def test_a_training_that_is_killed_ends_with_the_same_bits(kills, tmp_path):
     for run in runs:
         undisturbed = tmp_path / f"undisturbed-{int(run.name) % len(CASES)}"
         assert epochs_done(run) == 8
-        for name in ("training.safetensors", "prompt.safetensors", "config.json", "training.json", "photos.json"):
+        for name in ("training.safetensors", "prompt.safetensors", "config.json", "training.json", "images.json"):
             assert (run / name).read_bytes() == (undisturbed / name).read_bytes(), f"{run.name}: {name}"
         # What a kill in the middle of writing left is swept away when the run goes on.
         assert not [path.name for path in run.iterdir() if path.name.startswith(".") and path.name != ".lock"]
@@ -96,9 +96,9 @@ def test_a_feature_cache_that_two_killed_processes_shared_is_whole(kills, tmp_pa
     backbone, data = make_tiny_backbone(), load_data(tmp_path / "photos")
     true = encode_split(backbone, data, "train", batch_size=2, workers=0)
     cache = FeatureCache(tmp_path / "cache", backbone)
-    found = cache.find(hashlib.sha256(data.path_of(item).read_bytes()).hexdigest() for item in data.train)
-    assert len(found) == len(data.train)
-    torch.testing.assert_close(torch.stack(list(found.values())), true.features, rtol=0, atol=1e-6)
+    assert len(true.hashes) == len(data.train)
+    found = torch.stack([cache.load()[sha256] for sha256 in true.hashes])
+    torch.testing.assert_close(found, true.features, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("kills", FEW_OR_MANY)

@@ -74,7 +74,7 @@ READERS = {
     "training.safetensors": epochs_done,
     "training.json": lambda run: read_json(run / "training.json"),
     "metrics.jsonl": None,
-    "photos.json": trained_image_hashes,
+    "images.json": trained_image_hashes,
     "prompt.safetensors": None,
 }
 

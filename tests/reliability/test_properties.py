@@ -22,7 +22,7 @@ from cocoop.config import TrainConfig, parse_bytes
 from cocoop.data import Item, load_data
 from cocoop.data.few_shot import chosen_labels, sample_few_shot
 from cocoop.errors import CocoopError
-from cocoop.evaluation.evaluate import Evaluation, harmonic_mean
+from cocoop.evaluation.metrics import Evaluation, harmonic_mean
 from cocoop.experiments.records import read_sweep
 from cocoop.methods import CoCoOp
 from cocoop.report.explain_page import explanation_page
@@ -338,7 +338,7 @@ def test_names_with_markup_are_text_in_a_page(name):
             "run": word,
             "method": "coop",
             "backbone": word,
-            "context": [{"place": 1, "classname": word, "norm": 1.0, "words": [{"text": word, "distance": 0.5}]}],
+            "context": [{"position": 1, "classname": word, "norm": 1.0, "words": [{"text": word, "distance": 0.5}]}],
             "word_distance": 0.3,
         }
         tags = Tags()

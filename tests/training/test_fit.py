@@ -1,4 +1,4 @@
-"""Training: the update by hand, what is learned and what never changes, and what must not harm a run."""
+"""Training: the published update, frozen towers, non-finite losses, and too little memory."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from made_images import environment, make_images
-from paths import SUPPORT
+from paths import DRIVER_PATH, SUPPORT
 from PIL import Image
 from torch import nn
 
@@ -32,7 +32,7 @@ METHODS = {"cocoop": CoCoOp, "coop": CoOp}
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Four classes, three training photos each."""
+    """Four classes with three training images each."""
     return load_data(make_images(tmp_path_factory.mktemp("photos"), per_class=6)).few_shot(3, seed=1)
 
 
@@ -49,7 +49,7 @@ def settings(**changes):
 
 
 def by_hand(method, features, config):
-    """SGD as published, written out: weight decay into the gradient, momentum without dampening, no Nesterov."""
+    """Train with SGD as published, written out: weight decay, momentum without dampening, no Nesterov."""
     momentum = dict.fromkeys(method.learned())
     losses = []
     for epoch in range(1, config.epochs + 1):
@@ -69,8 +69,8 @@ def by_hand(method, features, config):
 
 
 @pytest.mark.parametrize("key", METHODS)
-def test_training_is_the_published_update(key, data, tiny_backbone):
-    # A large rate and decay, so that a term that is missing cannot hide.
+def test_fit_matches_the_published_update(key, data, tiny_backbone):
+    # A large learning rate and weight decay make a missing term visible.
     config = settings(learning_rate=0.1, weight_decay=0.2, warmup_learning_rate=0.05)
     ours, plain = make(key, tiny_backbone, data), make(key, tiny_backbone, data)
     start = learned(ours)
@@ -83,8 +83,8 @@ def test_training_is_the_published_update(key, data, tiny_backbone):
     assert [epoch["learning_rate"] for epoch in result.history] == [config.learning_rate_at(k) for k in (1, 2, 3)]
 
 
-@pytest.mark.parametrize(("batch_size", "photos"), [(1, 12), (5, 10), (12, 12), (32, 12)])
-def test_the_last_incomplete_batch_is_dropped_only_after_a_full_one(batch_size, images, data, tiny_backbone):
+@pytest.mark.parametrize(("batch_size", "images"), [(1, 12), (5, 10), (12, 12), (32, 12)])
+def test_fit_drops_an_incomplete_last_batch_only_after_a_full_one(batch_size, images, data, tiny_backbone):
     steps = []
     config = settings(epochs=1, batch_size=batch_size)
     result = fit(make("coop", tiny_backbone, data), data, config, on_step=steps.append)
@@ -95,7 +95,7 @@ def test_the_last_incomplete_batch_is_dropped_only_after_a_full_one(batch_size, 
 
 
 def with_batch_norm():
-    """A backbone whose image tower would change by being used in train mode."""
+    """A backbone whose image tower would change if it were used in train mode."""
     base = make_tiny_backbone()
     tower = nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.LazyLinear(48))
     tower.eval()(torch.zeros(1, 3, 32, 32))
@@ -110,7 +110,7 @@ def with_batch_norm():
 
 
 def digest(module):
-    """A hash of all parameters and buffers, running statistics too."""
+    """Return a hash of all parameters and buffers, including running statistics."""
     content = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         content.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode() + tensor.contiguous().numpy().tobytes())
@@ -119,7 +119,7 @@ def digest(module):
 
 @pytest.mark.parametrize("key", METHODS)
 @pytest.mark.parametrize("cached", [True, False])
-def test_only_what_is_learned_changes(key, cached, data):
+def test_fit_changes_only_the_learned_tensors(key, cached, data):
     backbone = with_batch_norm()
     method = make(key, backbone, data)
     trainable = {id(parameter) for parameter in method.parameters() if parameter.requires_grad}
@@ -134,7 +134,7 @@ def test_only_what_is_learned_changes(key, cached, data):
         assert not torch.equal(tensor, start[name]), name
 
 
-def test_a_seed_gives_the_same_training_and_another_seed_another(data, tiny_backbone):
+def test_training_depends_on_the_seed_only(data, tiny_backbone):
     def after(seed, **changes):
         method = make("cocoop", tiny_backbone, data)
         fit(method, data, settings(seed=seed, cache_features=False, **changes))
@@ -143,12 +143,12 @@ def test_a_seed_gives_the_same_training_and_another_seed_another(data, tiny_back
     torch.manual_seed(7)
     first = after(0)
     torch.manual_seed(8)
-    assert torch.equal(first, after(0)), "the global generator decides"
-    assert torch.equal(first, after(0, workers=1)), "the number of workers decides"
+    assert torch.equal(first, after(0)), "depends on the global generator"
+    assert torch.equal(first, after(0, workers=1)), "depends on the number of workers"
     assert not torch.equal(first, after(1))
 
 
-def test_augmentation_is_on_unless_features_are_cached(data, tiny_backbone):
+def test_images_are_augmented_unless_features_are_cached(data, tiny_backbone):
     augmented, cached = make("coop", tiny_backbone, data), make("coop", tiny_backbone, data)
     one = fit(augmented, data, settings(cache_features=False)).history
     other = fit(cached, data, settings()).history
@@ -157,26 +157,26 @@ def test_augmentation_is_on_unless_features_are_cached(data, tiny_backbone):
 
 @pytest.mark.parametrize(
     ("precision", "bound"),
-    # Activations keep 8 bits in bf16 and 11 in fp16, so each of the three layers adds an error of 2^-9 or 2^-12 of its
-    # size; a cosine is off by three times that at the most, and the logits, and so the loss, by exp(3) = 20 times more.
+    # Activations have 8 bits in bf16 and 11 in fp16, so each of three layers adds a relative error of 2^-9 or 2^-12. A
+    # cosine is off by at most three times that, and the logits, and so the loss, by exp(3) = 20 times more.
     [("bf16", 20 * 3 * 2**-9), ("fp16", 20 * 3 * 2**-12)],
 )
 @pytest.mark.parametrize("key", METHODS)
-def test_half_precision_learns_fp32_parameters_on_a_cpu(key, precision, bound, data, tiny_backbone):
+def test_half_precision_towers_train_fp32_parameters(key, precision, bound, data, tiny_backbone):
     half, full = make(key, make_tiny_backbone(precision=precision), data), make(key, tiny_backbone, data)
     start = learned(half)
-    # One photo a step: in a batch of all classes the gradients nearly cancel, and what is left is mostly rounding.
+    # One image per step: in a batch of all classes the gradients nearly cancel, and mostly rounding is left.
     config = settings(epochs=2, batch_size=1)
     coarse, exact = fit(half, data, config).history, fit(full, data, config).history
     assert half.backbone.text_tower.ln_final.weight.dtype != torch.float32
     assert 0 < abs(coarse[0]["loss"] - exact[0]["loss"]) < bound
     for name, tensor in half.learned().items():
         assert tensor.dtype == torch.float32
-        moved, wanted = tensor - start[name], full.learned()[name] - start[name]
-        assert F.cosine_similarity(moved.flatten(), wanted.flatten(), dim=0) > 0.99, name
+        moved, expected = tensor - start[name], full.learned()[name] - start[name]
+        assert F.cosine_similarity(moved.flatten(), expected.flatten(), dim=0) > 0.99, name
 
 
-def test_a_warm_up_step_is_not_lost_to_rounding(data):
+def test_warm_up_steps_are_not_lost_to_rounding(data):
     method = make("coop", make_tiny_backbone(precision="bf16"), data)
     start = learned(method)["context"]
     fit(method, data, settings(epochs=1, batch_size=12))
@@ -185,7 +185,7 @@ def test_a_warm_up_step_is_not_lost_to_rounding(data):
 
 
 class Fragile(nn.Module):
-    """An image tower that divides by a photo's brightness: a black photo has no finite feature."""
+    """An image tower that divides by the brightness of an image: a black image has no finite feature."""
 
     def __init__(self, inner):
         super().__init__()
@@ -209,7 +209,7 @@ def fragile_backbone():
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_a_loss_that_is_not_finite_names_the_image_and_changes_nothing(cached, tmp_path):
+def test_non_finite_loss_names_the_image_and_changes_nothing(cached, tmp_path):
     images = make_images(tmp_path / "photos" / "train", per_class=2)
     Image.new("RGB", (40, 32)).save(images / "sea" / "01.png")
     data = load_data(tmp_path / "photos")
@@ -218,8 +218,8 @@ def test_a_loss_that_is_not_finite_names_the_image_and_changes_nothing(cached, t
     config = settings(batch_size=1, cache_features=cached)
     items = [data.train[row] for (row,) in epoch_order(8, 1, config.seed, 1)]
     step = 1 + [item.path for item in items].index("train/sea/01.png")
-    wanted = f"The loss became nan in epoch 1, step {step}, with 'train/sea/01.png'; nothing was changed by it"
-    with pytest.raises(TrainingError, match=re.escape(wanted)):
+    message = f"The loss became nan in epoch 1, step {step}, with 'train/sea/01.png'. The prompt and the last"
+    with pytest.raises(TrainingError, match=re.escape(message)):
         fit(method, data, config, run=tmp_path / "run")
     for name, tensor in learned(method).items():
         assert torch.equal(tensor, start[name]), name
@@ -228,10 +228,10 @@ def test_a_loss_that_is_not_finite_names_the_image_and_changes_nothing(cached, t
         assert torch.equal(tensor, start[name]), name
 
 
-def test_a_run_that_explodes_keeps_its_last_whole_epoch(data, tiny_backbone, tmp_path):
+def test_diverging_run_keeps_its_last_completed_epoch(data, tiny_backbone, tmp_path):
     method = make("coop", tiny_backbone, data)
-    # The warm-up epoch is harmless; the first step of the second throws the context out of all bounds.
-    with pytest.raises(TrainingError, match=r"in epoch 2, step 2, with '.*\.png'.*Try a lower --learning-rate"):
+    # The warm-up epoch is harmless; the first step of the second epoch makes the context infinite.
+    with pytest.raises(TrainingError, match=r"in epoch 2, step 2, with '.*\.png'.*Try a lower `learning_rate`"):
         fit(method, data, settings(learning_rate=1e38), run=tmp_path)
     (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line)["epoch"] == 1
@@ -242,7 +242,7 @@ def test_a_run_that_explodes_keeps_its_last_whole_epoch(data, tiny_backbone, tmp
 
 
 class Overflowing:
-    """An engine whose gradients overflow at one of its steps."""
+    """An engine whose gradients overflow at one step."""
 
     num_processes = 1
 
@@ -254,15 +254,15 @@ class Overflowing:
         (loss * (math.inf if self.left == 0 else 1.0)).backward()
 
 
-def test_a_gradient_that_is_not_finite_stops_before_the_step(data, tiny_backbone):
+def test_non_finite_gradient_stops_before_the_update(data, tiny_backbone):
     method = make("coop", tiny_backbone, data)
-    wanted = r"The gradient became (inf|nan) in epoch 2, step 1, with '.*', '.*', '.*', '.*'; nothing was changed"
-    with pytest.raises(TrainingError, match=wanted):
+    message = r"The gradient became (inf|nan) in epoch 2, step 1, with '.*', '.*', '.*', '.*'\. The prompt and the last"
+    with pytest.raises(TrainingError, match=message):
         fit(method, data, settings(), engine=Overflowing(4))
     assert method.context.isfinite().all()
 
 
-def test_with_fp16_a_gradient_that_overflows_is_left_out(data):
+def test_fp16_skips_a_step_whose_gradient_overflows(data):
     method = make("coop", make_tiny_backbone(precision="fp16"), data)
     result = fit(method, data, settings(), engine=Overflowing(4))
     assert len(result.history) == 3
@@ -276,15 +276,15 @@ class AlwaysOverflowing(Overflowing):
         (loss * math.inf).backward()
 
 
-def test_with_fp16_overflow_without_end_is_told(data):
+def test_fp16_raises_if_every_gradient_overflows(data):
     method = make("coop", make_tiny_backbone(precision="fp16"), data)
     start = learned(method)
-    with pytest.raises(TrainingError, match=r"overflow in fp16 again and again.*Use --precision bf16 or fp32"):
+    with pytest.raises(TrainingError, match=r'overflow in fp16 at every scale.*Use `precision="bf16"` or'):
         fit(method, data, settings(epochs=40), engine=AlwaysOverflowing(0))
     assert torch.equal(method.context, start["context"])
 
 
-def test_accelerate_is_an_engine(data, tiny_backbone):
+def test_fit_accepts_an_accelerator_as_engine(data, tiny_backbone):
     from accelerate import Accelerator
 
     plain, engined = make("cocoop", tiny_backbone, data), make("cocoop", tiny_backbone, data)
@@ -294,50 +294,50 @@ def test_accelerate_is_an_engine(data, tiny_backbone):
         assert torch.equal(engined.learned()[name], tensor), name
 
 
-def test_an_engine_that_would_scale_or_gather_gradients_itself_is_refused(data, tiny_backbone):
+def test_fit_refuses_an_engine_that_scales_gradients_itself(data, tiny_backbone):
     engine = Overflowing(0)
     engine.mixed_precision = "fp16"
-    with pytest.raises(ConfigError, match="The engine has mixed_precision 'fp16', which training takes care of itself"):
+    with pytest.raises(ConfigError, match="The engine has mixed_precision='fp16', which training does itself"):
         fit(make("coop", tiny_backbone, data), data, settings(), engine=engine)
 
 
-def test_what_cannot_be_trained_is_said_at_once(data, tiny_backbone):
+def test_fit_refuses_methods_and_data_that_cannot_be_trained(data, tiny_backbone):
     with pytest.raises(ConfigError, match="zero-shot has nothing to train; use coop or cocoop"):
         fit(ZeroShot(tiny_backbone, data.classnames), data)
     with pytest.raises(DataError, match=r"knows 2 classes \('cherry', ...\) and the data has 4"):
         fit(CoOp(tiny_backbone, ["cherry", "leaf"]), data)
-    with pytest.raises(ConfigError, match="nothing to resume without a run folder"):
+    with pytest.raises(ConfigError, match="`resume=True` needs a run directory"):
         fit(make("coop", tiny_backbone, data), data, resume=True)
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_unreadable_images_are_left_out_and_named(cached, tmp_path, tiny_backbone):
+def test_unreadable_images_are_skipped_and_reported(cached, tmp_path, tiny_backbone):
     images = make_images(tmp_path / "photos" / "train", per_class=3)
-    (images / "leaf" / "00.png").write_bytes(b"no photo")
+    (images / "leaf" / "00.png").write_bytes(b"not an image")
     data = load_data(tmp_path / "photos")
     method = make("coop", tiny_backbone, data)
     config = settings(epochs=1, batch_size=1, cache_features=cached)
     result = fit(method, data, config)
     assert result.history[0]["images"] == 11
     assert [(image.path, image.reason) for image in result.unreadable] == [
-        ("train/leaf/00.png", "it is empty, damaged or no image")
+        ("train/leaf/00.png", "it is empty, damaged or not in a supported format")
     ]
-    with pytest.raises(DataError, match=r"1 photo could not be read \('train/leaf/00.png': it is empty"):
+    with pytest.raises(DataError, match=r"1 image could not be read \('train/leaf/00.png': it is empty"):
         fit(method, data, settings(epochs=1, cache_features=cached, skip_unreadable=False))
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_no_readable_image_at_all_is_an_error_that_counts_them(cached, tmp_path, tiny_backbone):
+def test_fit_raises_if_no_image_is_readable(cached, tmp_path, tiny_backbone):
     images = make_images(tmp_path / "photos" / "train", per_class=2)
     for image in images.rglob("*.png"):
         image.write_bytes(b"")
     data = load_data(tmp_path / "photos")
-    with pytest.raises((TrainingError, DataError), match=r"8 photos could not be read \(.*; and 5 more\)"):
+    with pytest.raises((TrainingError, DataError), match=r"8 images could not be read \(.*; and 5 more\)"):
         fit(make("coop", tiny_backbone, data), data, settings(cache_features=cached))
 
 
-class Tight:
-    """An engine on a device with little memory: so many gradients do not fit."""
+class LowMemory:
+    """An engine that runs out of memory a number of times."""
 
     num_processes = 1
 
@@ -352,36 +352,35 @@ class Tight:
 
 
 @pytest.mark.parametrize(("key", "failures"), [("coop", 1), ("cocoop", 3)])
-def test_where_memory_does_not_suffice_less_is_kept_and_the_numbers_are_the_same(key, failures, data):
-    plain, tight = make_tiny_backbone(), make_tiny_backbone()
-    reference, method = make(key, plain, data), make(key, tight, data)
+def test_fit_uses_less_memory_after_an_out_of_memory_error(key, failures, data):
+    plain, limited = make_tiny_backbone(), make_tiny_backbone()
+    reference, method = make(key, plain, data), make(key, limited, data)
     fit(reference, data, settings())
-    with pytest.warns(MemoryWarning) as told:
-        fit(method, data, settings(), engine=Tight(failures))
-    how = [str(warning.message) for warning in told]
-    assert len(how) == failures
-    assert how[0].startswith("Memory does not suffice; training goes on with a `memory_budget` of 0 MiB")
-    assert all(text.endswith(", more slowly.") for text in how)
-    assert tight.text_tower.memory_budget is not None
+    with pytest.warns(MemoryWarning) as caught:
+        fit(method, data, settings(), engine=LowMemory(failures))
+    messages = [str(warning.message) for warning in caught]
+    assert len(messages) == failures
+    assert messages[0].startswith("Memory ran out; training continues with a `memory_budget` of 0 MiB")
+    assert all(text.endswith(", more slowly.") for text in messages)
+    assert limited.text_tower.memory_budget is not None
     for name, tensor in learned(reference).items():
         torch.testing.assert_close(method.learned()[name], tensor, rtol=0, atol=1e-6)
 
 
-def test_where_even_the_least_does_not_fit_it_is_an_error(data):
+def test_fit_raises_if_the_least_memory_does_not_suffice(data):
     backbone = make_tiny_backbone()
     method = make("cocoop", backbone, data)
     start = learned(method)
-    with pytest.warns(MemoryWarning) as told, pytest.raises(torch.OutOfMemoryError):
-        fit(method, data, settings(), engine=Tight(1000))
-    # Nothing kept, and image by image: there is no less.
-    assert str(told[-1].message).startswith("Memory does not suffice; training goes on with")
-    assert any("with fewer images at a time (1), more slowly." in str(warning.message) for warning in told)
-    assert len(told) < 10
+    with pytest.warns(MemoryWarning) as caught, pytest.raises(torch.OutOfMemoryError):
+        fit(method, data, settings(), engine=LowMemory(1000))
+    assert str(caught[-1].message).startswith("Memory ran out; training continues with")
+    assert any("with fewer images at a time (1), more slowly." in str(warning.message) for warning in caught)
+    assert len(caught) < 10
     for name, tensor in start.items():
         assert torch.equal(method.learned()[name], tensor)
 
 
-def test_images_are_encoded_fewer_at_once_where_memory_does_not_suffice(tiny_backbone):
+def test_encode_image_uses_smaller_batches_after_an_out_of_memory_error(tiny_backbone):
     class Small(nn.Module):
         def forward(self, images):
             if len(images) > 1:
@@ -391,48 +390,48 @@ def test_images_are_encoded_fewer_at_once_where_memory_does_not_suffice(tiny_bac
     backbone = make_tiny_backbone()
     backbone.image_tower = Small()
     images = torch.randn(6, 3, backbone.preprocessing.size, backbone.preprocessing.size)
-    with pytest.warns(MemoryWarning) as told:  # noqa: PT031 - the second call has nothing more to tell
+    with pytest.warns(MemoryWarning) as caught:  # noqa: PT031 - the second call must not warn again
         features = backbone.encode_image(images)
         backbone.encode_image(images)
-    assert [str(warning.message)[:60] for warning in told] == [
+    assert [str(warning.message)[:60] for warning in caught] == [
         "Memory ran out; images are encoded 2 at a time from n",
         "Memory ran out; images are encoded 1 at a time from n",
     ]
     torch.testing.assert_close(features, tiny_backbone.encode_image(images))
 
 
-def test_images_are_classified_fewer_at_once_where_memory_does_not_suffice(data):
+def test_scorer_uses_smaller_batches_after_an_out_of_memory_error(data):
     backbone = make_tiny_backbone()
     method = make("cocoop", backbone, data)
     features = torch.randn(6, backbone.embed_dim)
-    wanted = method.scorer()(features)
-    roomy = method.text_features
+    expected = method.scorer()(features)
+    text_features = method.text_features
 
     def small(images):
         if len(images) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return roomy(images)
+        return text_features(images)
 
     method.text_features = small
-    with pytest.warns(MemoryWarning) as told:  # noqa: PT031 - the second call has nothing more to tell
+    with pytest.warns(MemoryWarning) as caught:  # noqa: PT031 - the second call must not warn again
         found = method.scorer()(features)
         method.scorer()(features)
-    assert [str(warning.message)[:65] for warning in told] == [
+    assert [str(warning.message)[:65] for warning in caught] == [
         "Memory ran out; images are classified 3 at a time from now",
         "Memory ran out; images are classified 1 at a time from now",
     ]
-    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(found, expected)
 
 
-def test_a_limit_of_the_system_on_memory_makes_a_training_slower_and_no_other(tmp_path):
-    """A real limit (RLIMIT_AS) in a process of its own, which PyTorch learns of by being refused."""
+def test_fit_gives_the_same_numbers_under_a_real_memory_limit(tmp_path):
+    """The limit (RLIMIT_AS) is set in a process of its own."""
     images = make_images(tmp_path / "photos", per_class=4)
-    # Whatever is free again is the system's again at once, so that the limit is one on what is in use.
-    paths = environment(MALLOC_MMAP_THRESHOLD_="65536")
+    # Freed memory is returned to the system at once, so that only memory in use counts.
+    paths = environment(PYTHONPATH=DRIVER_PATH, MALLOC_MMAP_THRESHOLD_="65536")
     command = [sys.executable, SUPPORT / "memory_driver.py", images, "200"]
     done = subprocess.run(command, env=paths, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    warned, refused, difference, moved = done.stdout.splitlines()
-    assert re.match(r"Memory does not suffice; training goes on with a `memory_budget` of \d+ MiB", warned)
-    assert refused == 'Memory ran out; try a smaller `batch_size`, `precision="bf16"` or a smaller `backbone`.'
+    warning, error, difference, moved = done.stdout.splitlines()
+    assert re.match(r"Memory ran out; training continues with a `memory_budget` of \d+ MiB", warning)
+    assert error == 'Memory ran out; try a smaller `batch_size`, `precision="bf16"` or a smaller `backbone`.'
     assert float(difference) <= 1e-6 < float(moved)

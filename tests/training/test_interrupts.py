@@ -1,4 +1,4 @@
-"""Ctrl-C between steps: held back once, never lost, and only where it is ours to hold."""
+"""Ctrl-C: deferred once, never lost, and only handled in the main thread."""
 
 import os
 import signal
@@ -15,11 +15,11 @@ from cocoop.training.interrupts import defer_interrupts
 
 
 @pytest.fixture(autouse=True)
-def usual_ctrl_c():
-    """As in a terminal, also where the tests run in the background."""
+def default_ctrl_c():
+    """Handle Ctrl-C as in a terminal, even if the tests run in the background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "the handler was not given back"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "the handler was not restored"
     signal.signal(signal.SIGINT, before)
 
 
@@ -27,18 +27,18 @@ def press_ctrl_c():
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_a_first_ctrl_c_waits_until_it_is_asked_for():
+def test_first_ctrl_c_is_deferred_until_checked():
     reached = []
-    with pytest.raises(KeyboardInterrupt), defer_interrupts() as heed:  # noqa: PT012 - where it strikes matters
-        heed()
+    with pytest.raises(KeyboardInterrupt), defer_interrupts() as check_interrupt:  # noqa: PT012
+        check_interrupt()
         press_ctrl_c()
         reached.append("the step went on")
-        heed()
+        check_interrupt()
         reached.append("the next one began")
     assert reached == ["the step went on"]
 
 
-def test_a_second_ctrl_c_strikes_at_once():
+def test_second_ctrl_c_interrupts_at_once():
     reached = []
     with pytest.raises(KeyboardInterrupt), defer_interrupts():  # noqa: PT012
         press_ctrl_c()
@@ -48,22 +48,22 @@ def test_a_second_ctrl_c_strikes_at_once():
     assert reached == ["held"]
 
 
-def test_who_ignores_ctrl_c_goes_on_ignoring_it():
+def test_ignored_ctrl_c_stays_ignored():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with defer_interrupts() as heed:
+    with defer_interrupts() as check_interrupt:
         press_ctrl_c()
-        heed()
+        check_interrupt()
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def test_other_threads_leave_signals_alone():
+def test_other_threads_do_not_handle_signals():
     seen = []
 
     def work():
-        with defer_interrupts() as heed:
+        with defer_interrupts() as check_interrupt:
             seen.append(signal.getsignal(signal.SIGINT))
-            heed()
+            check_interrupt()
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -82,18 +82,18 @@ def train(data, backbone, run, **callbacks):
     return fit(method, data, config, run=run, **callbacks)
 
 
-def test_ctrl_c_while_images_are_encoded_stops_before_the_first_epoch(data, tiny_backbone, tmp_path):
+def test_ctrl_c_while_encoding_stops_before_the_first_epoch(data, tiny_backbone, tmp_path):
     result = train(data, tiny_backbone, tmp_path / "run", on_encode=lambda done, total: press_ctrl_c())
     assert result.interrupted
     assert result.history == []
 
 
-def test_ctrl_c_in_the_last_step_leaves_its_epoch_to_be_done_again(data, tiny_backbone, tmp_path):
+def test_ctrl_c_in_the_last_step_discards_its_epoch(data, tiny_backbone, tmp_path):
     def on_step(report):
         if (report.epoch, report.images) == (2, 8):
             press_ctrl_c()
 
     result = train(data, tiny_backbone, tmp_path / "run", on_step=on_step)
-    # The step was taken, but its epoch is not in the books: it is done again when the run is resumed.
+    # The step was taken, but its epoch was not saved, so a resumed run repeats it.
     assert result.interrupted
     assert [epoch["epoch"] for epoch in result.history] == [1]

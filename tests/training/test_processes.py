@@ -1,4 +1,4 @@
-"""Several processes, started by the real launchers, learn and measure what one does."""
+"""Several processes, started by the real launchers, give the results of one."""
 
 import json
 import os
@@ -31,17 +31,17 @@ def launched(launcher, processes, *arguments, cwd=None):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Four classes of nine photos, one of which cannot be read, in training and among the test photos."""
+    """Four classes of nine images; one training image and one test image are unreadable."""
     directory = make_images(tmp_path_factory.mktemp("photos") / "train", per_class=4)
     make_images(directory.parent / "test", per_class=5)
-    (directory / "leaf" / "00.png").write_bytes(b"no photo")
-    (directory.parent / "test" / "sun" / "03.png").write_bytes(b"no photo")
+    (directory / "leaf" / "00.png").write_bytes(b"not an image")
+    (directory.parent / "test" / "sun" / "03.png").write_bytes(b"not an image")
     return directory.parent
 
 
 @pytest.fixture(scope="module")
 def outcomes(images, tmp_path_factory):
-    """Folders of what 1, 2 and 3 processes did, and of a training that 2 began and 3 finished."""
+    """Results of 1, 2 and 3 processes, and of a training that 2 started and 3 finished."""
     directory = tmp_path_factory.mktemp("outcomes")
     work(images, directory / "1", None, None)
     for count in (2, 3):
@@ -51,7 +51,7 @@ def outcomes(images, tmp_path_factory):
 
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("case", CASES)
-def test_several_processes_learn_what_one_does(case, count, outcomes):
+def test_several_processes_train_like_one(case, count, outcomes):
     alone, together = (load_file(outcomes / str(n) / f"{case}.safetensors") for n in (1, count))
     one, several = (json.loads((outcomes / str(n) / f"{case}.json").read_text()) for n in (1, count))
     close = {"rtol": 0, "atol": 1e-5}
@@ -59,7 +59,7 @@ def test_several_processes_learn_what_one_does(case, count, outcomes):
         torch.testing.assert_close(together[name], tensor, **close)
     torch.testing.assert_close(torch.tensor(several["history"]), torch.tensor(one["history"]), **close)
     assert several["unreadable"] == one["unreadable"] == ["train/leaf/00.png"]
-    # Each test photo once, in its order, though 19 do not divide; and the one that cannot be read.
+    # Each of the 19 test images once, in order, and the unreadable one.
     *facts, confidences, skipped = several["test"]
     *facts_of_one, confidences_of_one, _ = one["test"]
     assert (facts, skipped) == (facts_of_one, 1)
@@ -67,7 +67,7 @@ def test_several_processes_learn_what_one_does(case, count, outcomes):
     torch.testing.assert_close(torch.tensor(confidences), torch.tensor(confidences_of_one), **close)
 
 
-def test_a_run_goes_on_with_another_number_of_processes(outcomes, images):
+def test_run_resumes_with_another_number_of_processes(outcomes, images):
     from cocoop.data import load_data
 
     data = load_data(images).few_shot(3, seed=1)
@@ -75,14 +75,14 @@ def test_a_run_goes_on_with_another_number_of_processes(outcomes, images):
     resumed = load_file(outcomes / "run" / "prompt.safetensors")
     for name, tensor in undisturbed.learned().items():
         torch.testing.assert_close(resumed[name], tensor.detach(), rtol=0, atol=1e-5)
-    # One writer: each epoch once.
+    # One process writes, so each epoch appears once.
     lines = [json.loads(line) for line in (outcomes / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5, 6]
     losses = torch.tensor([line["loss"] for line in lines])
     torch.testing.assert_close(losses, torch.tensor([e["loss"] for e in result.history]), rtol=0, atol=1e-5)
 
 
-def test_the_command_line_in_two_processes(images, tmp_path):
+def test_command_line_works_in_two_processes(images, tmp_path):
     arguments = (
         "train",
         images,
@@ -100,7 +100,7 @@ def test_the_command_line_in_two_processes(images, tmp_path):
     together = launched(
         ACCELERATE, 2, "-m", "cocoop", *arguments, "--output", "together", "--class-parallel", cwd=tmp_path
     )
-    # One of them speaks.
+    # Only one process prints.
     assert together.stdout.count("cocoop on photos") == alone.stdout.count("cocoop on photos") == 1
     assert together.stderr.count("The run is in together.") == 1
     (one, several) = (json.loads((tmp_path / run / "base_to_new.json").read_text()) for run in ("alone", "together"))
@@ -118,7 +118,7 @@ def test_the_command_line_in_two_processes(images, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_machines_need_no_common_directory(images, tmp_path):
+def test_two_machines_need_no_shared_directory(images, tmp_path):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]

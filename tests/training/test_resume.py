@@ -1,4 +1,4 @@
-"""Runs that are stopped, killed, resumed, mistaken for one another or damaged."""
+"""Runs that are interrupted, killed, resumed, confused with one another or damaged."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ import filelock
 import pytest
 import torch
 from made_images import environment, make_images
-from paths import SUPPORT
+from paths import DRIVER_PATH, SUPPORT
 from resume_driver import CASES
 
 import cocoop
@@ -19,12 +19,13 @@ from cocoop.data import load_data
 from cocoop.errors import CheckpointError, ConfigError
 from cocoop.methods import CoCoOp, CoOp
 from cocoop.storage.tensor_files import read_tensors
+from cocoop.training import run_directory
 from cocoop.training.fit import fit
 from cocoop.training.run_directory import epochs_done
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-FILES = {"training.json", "training.safetensors", "metrics.jsonl", "photos.json", "config.json", "prompt.safetensors"}
+FILES = {"training.json", "training.safetensors", "metrics.jsonl", "images.json", "config.json", "prompt.safetensors"}
 
 
 @pytest.fixture(scope="module")
@@ -38,24 +39,24 @@ def data(images):
 
 
 def history(lines: str):
-    """Metrics without what depends on the clock."""
+    """Return metrics without those that depend on the clock."""
     epochs = [json.loads(line) for line in lines.splitlines()]
     return [{name: value for name, value in epoch.items() if name not in ("seconds", "checksum")} for epoch in epochs]
 
 
 @pytest.fixture(scope="module")
 def driven(images, tmp_path_factory):
-    """The runs of all cases, made by real processes."""
+    """The runs of all cases, made by separate processes."""
     directory = tmp_path_factory.mktemp("driven")
     command = [sys.executable, str(SUPPORT / "resume_driver.py"), str(images), str(directory)]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment(PYTHONPATH=DRIVER_PATH), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     return directory
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_run_stopped_within_an_epoch_ends_with_the_same_bits(case, driven):
+def test_run_stopped_within_an_epoch_resumes_bit_for_bit(case, driven):
     codes = json.loads((driven / case / "codes.json").read_text())
     undisturbed, stopped = driven / case / "undisturbed", driven / case / "stopped"
     assert codes["undisturbed"] == codes["resumed"] == 0
@@ -70,13 +71,13 @@ def test_a_run_stopped_within_an_epoch_ends_with_the_same_bits(case, driven):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_run_holds_its_files_and_nothing_else(case, driven):
-    # A kill between writing a temporary file and renaming it would leave that one, but these were killed in a step.
+def test_run_directory_holds_its_files_and_nothing_else(case, driven):
+    # These were killed in a step, not while a temporary file was being renamed.
     names = {path.name for path in (driven / case / "stopped").iterdir()}
     assert names == FILES | {".lock"}
 
 
-def test_the_state_has_momentum_and_the_epoch(driven):
+def test_state_holds_momentum_and_epoch(driven):
     tensors, metadata = read_tensors(driven / "coop-cached-SIGINT" / "stopped" / "training.safetensors")
     assert set(tensors) == {"learned.context", "momentum.context"}
     assert metadata == {"epoch": 4, "scaler": {}}
@@ -88,28 +89,28 @@ def small(data, backbone, **changes):
     return method, TrainConfig(**({"epochs": 2, "batch_size": 4, "workers": 0, "cache_features": True} | changes))
 
 
-def test_ctrl_c_gives_the_method_back_as_of_the_last_whole_epoch(data, tiny_backbone, tmp_path):
+def test_ctrl_c_returns_the_method_of_the_last_completed_epoch(data, tiny_backbone, tmp_path):
     reference, config = small(data, tiny_backbone, epochs=3)
     seen = {}
 
-    def note_and_stop(report):
+    def stop_in_epoch_2(report):
         if report.epoch == 2 and report.images == 4:
             raise KeyboardInterrupt
 
-    def note(report):
+    def remember(report):
         if report.epoch == 1:
             seen["context"] = reference.context.detach().clone()
 
-    fit(reference, data, config, on_step=note)
+    fit(reference, data, config, on_step=remember)
     method, config = small(data, tiny_backbone, epochs=3)
-    result = fit(method, data, config, run=tmp_path, on_step=note_and_stop)
+    result = fit(method, data, config, run=tmp_path, on_step=stop_in_epoch_2)
     assert result.interrupted
     assert [epoch["epoch"] for epoch in result.history] == [1]
     assert torch.equal(method.context, seen["context"])
     assert torch.equal(cocoop.from_pretrained(tmp_path, backbone=tiny_backbone).context, seen["context"])
 
 
-def test_a_run_without_a_whole_epoch_may_be_begun_anew_with_other_settings(data, tiny_backbone, tmp_path):
+def test_run_without_a_completed_epoch_can_be_started_again(data, tiny_backbone, tmp_path):
     def stop(report):
         raise KeyboardInterrupt
 
@@ -126,7 +127,7 @@ def test_a_run_without_a_whole_epoch_may_be_begun_anew_with_other_settings(data,
 
 @pytest.fixture(scope="module")
 def finished(images, tmp_path_factory, tiny_backbone):
-    """A finished run; tests copy it."""
+    """A finished run, to be copied by tests."""
     run = tmp_path_factory.mktemp("finished") / "run"
     data = load_data(images).few_shot(3, seed=1)
     method, config = small(data, tiny_backbone)
@@ -144,19 +145,19 @@ def again(run, data, backbone, *, resume=True, about=None, **changes):
     return fit(method, data, config, run=run, resume=resume, about={"shots": 3} if about is None else about)
 
 
-def test_a_second_run_does_not_overwrite_a_first(run, data, tiny_backbone):
+def test_run_is_not_overwritten_by_another(run, data, tiny_backbone):
     before = {path.name: path.read_bytes() for path in run.iterdir()}
     with pytest.raises(
-        CheckpointError, match=r"'.*run' already holds a run of 2 epochs; go on with it by --resume, or"
+        CheckpointError, match=r"'.*run' already holds a run of 2 epochs; pass `resume=True` to continue it, or"
     ):
         again(run, data, tiny_backbone, resume=False)
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 
-def test_resuming_a_finished_run_trains_nothing_and_mends_a_stale_prompt(run, data, tiny_backbone):
+def test_resuming_a_finished_run_only_repairs_its_prompt(run, data, tiny_backbone):
     good = (run / "prompt.safetensors").read_bytes()
     metrics = (run / "metrics.jsonl").read_bytes()
-    # As a crash between the state of the last epoch and its prompt would leave it.
+    # A crash between writing the state and the prompt leaves an old prompt.
     CoOp(tiny_backbone, data.classnames, context="a photo of a").save_pretrained(run)
     assert (run / "prompt.safetensors").read_bytes() != good
     result = again(run, data, tiny_backbone)
@@ -165,7 +166,7 @@ def test_resuming_a_finished_run_trains_nothing_and_mends_a_stale_prompt(run, da
     assert (run / "metrics.jsonl").read_bytes() == metrics
 
 
-def test_metrics_that_a_crash_left_ahead_of_the_state_are_cut(images, data, tiny_backbone, tmp_path):
+def test_resume_drops_metrics_that_are_ahead_of_the_state(images, data, tiny_backbone, tmp_path):
     run = tmp_path / "run"
     method, config = small(data, tiny_backbone, epochs=3)
 
@@ -186,27 +187,30 @@ def test_metrics_that_a_crash_left_ahead_of_the_state_are_cut(images, data, tiny
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 2}, "was begun with --batch-size 4, now it is 2; resume with the same settings, or choose"),
-        ({"learning_rate": 0.5}, "was begun with --learning-rate 0.002, now it is 0.5"),
-        ({"epochs": 9}, "was begun with --epochs 2, now it is 9"),
-        ({"cache_features": False}, "was begun with --cache-features True, now it is False"),
-        ({"about": {"shots": 8}}, "was begun with --shots 3, now it is 8"),
+        (
+            {"batch_size": 2},
+            "was started with `batch_size=4`, but now it is `2`; resume with the same settings, or",
+        ),
+        ({"learning_rate": 0.5}, "was started with `learning_rate=0.002`, but now it is `0.5`"),
+        ({"epochs": 9}, "was started with `epochs=2`, but now it is `9`"),
+        ({"cache_features": False}, "was started with `cache_features=True`, but now it is `False`"),
+        ({"about": {"shots": 8}}, "was started with `shots=3`, but now it is `8`"),
     ],
 )
-def test_changed_settings_are_named(changes, message, run, data, tiny_backbone):
+def test_resume_refuses_other_settings(changes, message, run, data, tiny_backbone):
     with pytest.raises(ConfigError, match=message):
         again(run, data, tiny_backbone, **changes)
 
 
-def test_workers_may_change(run, data, tiny_backbone):
+def test_resume_accepts_another_number_of_workers(run, data, tiny_backbone):
     assert len(again(run, data, tiny_backbone, workers=1).history) == 2
 
 
-def test_other_images_and_other_methods_are_other_runs(run, images, data, tiny_backbone):
-    with pytest.raises(ConfigError, match=r"was begun with other photos or classes of '.*'; resume with the same data"):
+def test_resume_refuses_other_images_and_methods(run, images, data, tiny_backbone):
+    with pytest.raises(ConfigError, match=r"was started with other images or classes of '.*'; resume with the"):
         again(run, load_data(images).few_shot(2, seed=1), tiny_backbone)
     config = TrainConfig(epochs=2, batch_size=4, workers=0, cache_features=True)
-    with pytest.raises(ConfigError, match="was begun with --method 'coop', now it is 'cocoop'"):
+    with pytest.raises(ConfigError, match='was started with `method="coop"`, but now it is `"cocoop"`'):
         fit(CoCoOp(tiny_backbone, data.classnames), data, config, run=run, resume=True, about={"shots": 3})
 
 
@@ -222,7 +226,7 @@ def test_other_images_and_other_methods_are_other_runs(run, images, data, tiny_b
         ("metrics.jsonl", None, "Cannot read '.*metrics.jsonl': No such file or directory"),
     ],
 )
-def test_damage_is_named(name, content, message, run, data, tiny_backbone):
+def test_resume_names_the_damaged_file(name, content, message, run, data, tiny_backbone):
     if content is None:
         (run / name).unlink()
     else:
@@ -231,42 +235,42 @@ def test_damage_is_named(name, content, message, run, data, tiny_backbone):
         again(run, data, tiny_backbone)
 
 
-def test_a_state_cut_short_is_damaged(run, data, tiny_backbone):
+def test_resume_refuses_a_truncated_state(run, data, tiny_backbone):
     state = run / "training.safetensors"
     state.write_bytes(state.read_bytes()[:-10])
     with pytest.raises(CheckpointError, match=r"training.safetensors' is damaged"):
         again(run, data, tiny_backbone)
 
 
-def test_a_directory_in_use_is_left_alone(run, data, tiny_backbone):
+def test_run_directory_in_use_is_refused(run, data, tiny_backbone):
     with filelock.FileLock(run / ".lock"), pytest.raises(CheckpointError, match=r"Another process is training in '.*'"):
         again(run, data, tiny_backbone)
     assert len(again(run, data, tiny_backbone).history) == 2
 
 
-def test_what_a_kill_while_writing_left_is_swept_away(run, data, tiny_backbone):
+def test_resume_removes_temporary_files_of_a_killed_run(run, data, tiny_backbone):
     (run / ".training.safetensors.k3_1xq").write_bytes(b"half")
     (run / ".own").write_text("not ours")
     again(run, data, tiny_backbone)
     assert {path.name for path in run.iterdir()} == FILES | {".lock", ".own"}
 
 
-def test_a_saved_method_is_not_overwritten_by_a_run(data, tiny_backbone, tmp_path):
+def test_saved_method_is_not_overwritten_by_a_run(data, tiny_backbone, tmp_path):
     method, config = small(data, tiny_backbone)
     method.save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match=r"holds a config.json that belongs to no run; choose another folder"):
+    with pytest.raises(CheckpointError, match="holds a saved method that belongs to no run; use another directory"):
         fit(method, data, config, run=tmp_path)
 
 
-def test_a_file_in_the_way_is_said(data, tiny_backbone, tmp_path):
+def test_run_cannot_be_created_below_a_file(data, tiny_backbone, tmp_path):
     (tmp_path / "file").write_text("")
     method, config = small(data, tiny_backbone)
     with pytest.raises(CheckpointError, match=r"Cannot create the directory '.*file/run': Not a directory"):
         fit(method, data, config, run=tmp_path / "file" / "run")
 
 
-def test_a_run_stopped_and_resumed_twice_ends_with_the_same_bits(data, tiny_backbone, tmp_path):
-    """The state that a resumed run goes back to must not be the one that its optimiser changes."""
+def test_run_interrupted_twice_resumes_bit_for_bit(data, tiny_backbone, tmp_path):
+    """The state to which a run returns must not share memory with the optimiser."""
 
     def stop(report):
         if report.epoch == 3 and report.images == 8:
@@ -284,9 +288,17 @@ def test_a_run_stopped_and_resumed_twice_ends_with_the_same_bits(data, tiny_back
     assert all(torch.equal(state[name], expected[name]) for name in expected)
 
 
-def test_facts_of_the_run_are_compared_beside_settings_of_the_same_name(data, tiny_backbone, tmp_path):
+def test_resume_compares_about_separately_from_settings_of_the_same_name(data, tiny_backbone, tmp_path):
     method = cocoop.CoCoOp(tiny_backbone, data.classnames, seed=0)
     config = TrainConfig(epochs=1, workers=0, cache_features=True)
     fit(method, data, config, run=tmp_path / "run", about={"context": "a photo of a"})
-    with pytest.raises(cocoop.ConfigError, match="--context 'a photo of a', now it is 'a picture of a'"):
+    with pytest.raises(cocoop.ConfigError, match='`context="a photo of a"`, but now it is `"a picture of a"`'):
         fit(method, data, config, run=tmp_path / "run", resume=True, about={"context": "a picture of a"})
+
+
+def test_resume_reads_its_state_once(run, data, tiny_backbone, monkeypatch):
+    read = []
+    read_tensors = run_directory.read_tensors
+    monkeypatch.setattr(run_directory, "read_tensors", lambda path: read.append(path.name) or read_tensors(path))
+    assert len(again(run, data, tiny_backbone).history) == 2
+    assert read == ["training.safetensors"]

@@ -1,4 +1,4 @@
-"""Numbers of a training in trackers: TensorBoard's own files read back, and any other through the same interface."""
+"""Metrics in trackers: TensorBoard's files are read back, and any tracker of accelerate can be used."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cocoop.cli import main
 from cocoop.errors import ConfigError
-from cocoop.training.trackers import epoch_numbers, tracked
+from cocoop.training.trackers import epoch_metrics, open_trackers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -27,7 +27,7 @@ def home(tmp_path_factory):
     return directory
 
 
-def test_tensorboard_has_each_epoch_and_the_test(home):
+def test_tensorboard_has_every_epoch_and_the_evaluation(home):
     events = EventAccumulator(str(home / "run" / "logs" / "cocoop")).Reload()
     scalars = {name: [(event.step, event.value) for event in events.Scalars(name)] for name in events.Tags()["scalars"]}
     history = [json.loads(line) for line in (home / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -42,21 +42,21 @@ def test_tensorboard_has_each_epoch_and_the_test(home):
     assert scalars == expected
 
 
-def test_tensorboard_has_what_the_run_was_begun_with(home):
+def test_tensorboard_has_the_settings_of_the_run(home):
     (settings,) = (home / "run" / "logs" / "cocoop").glob("*/hparams.yml")
     lines = settings.read_text().splitlines()
     for line in ("method: coop", "backbone: lite", "data: photos", "epochs: 3", "shots: 2", "learning_rate: 0.002"):
         assert line in lines
 
 
-def test_nothing_is_tracked_unless_asked_for(home, monkeypatch, tmp_path):
+def test_nothing_is_tracked_by_default(home, monkeypatch, tmp_path):
     monkeypatch.chdir(home)
     main([*TRAIN.split()[:-1], str(tmp_path / "run"), "--epochs", "1"])
     assert not (tmp_path / "run" / "logs").exists()
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "trackio"])
-def test_a_tracker_that_is_not_installed_is_one_line_before_any_work(name, home, monkeypatch, capsys):
+def test_missing_tracker_is_reported_before_any_work(name, home, monkeypatch, capsys):
     monkeypatch.chdir(home)
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(SystemExit) as stop:
@@ -69,7 +69,7 @@ def test_a_tracker_that_is_not_installed_is_one_line_before_any_work(name, home,
 
 
 class Notebook(GeneralTracker):
-    """A tracker of one's own."""
+    """A custom tracker."""
 
     name = "notebook"
     requires_logging_directory = False
@@ -92,14 +92,14 @@ class Notebook(GeneralTracker):
         self.finished = True
 
 
-def test_any_tracker_of_accelerate_will_do_and_is_closed_whatever_happens(tmp_path):
+def test_custom_tracker_is_used_and_closed(tmp_path):
     notebook = Notebook()
     settings = {"epochs": 2, "backbone": "lite", "context": None, "classes": ("a", "b"), "cache_features": True}
     entry = {"epoch": 1, "loss": 0.5, "accuracy": 75.0, "learning_rate": 1e-5, "images": 8, "seconds": 1.0}
 
     def train():
-        with tracked([notebook], tmp_path, settings) as log:
-            log(epoch_numbers(entry), 1)
+        with open_trackers([notebook], tmp_path, settings) as log:
+            log(epoch_metrics(entry), 1)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -110,10 +110,10 @@ def test_any_tracker_of_accelerate_will_do_and_is_closed_whatever_happens(tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_tracker_that_does_not_start_is_a_mistake_that_is_explained(tmp_path):
+def test_tracker_that_cannot_be_started_is_explained(tmp_path):
     class LoggedOut(Notebook):
         def start(self):
             raise RuntimeError("no API key\nconfigured")
 
-    with pytest.raises(ConfigError, match=r"^--track notebook cannot be started: no API key configured$"):
-        tracked([LoggedOut()], tmp_path, {}).__enter__()
+    with pytest.raises(ConfigError, match=r"^Cannot start the tracker notebook: no API key configured$"):
+        open_trackers([LoggedOut()], tmp_path, {}).__enter__()

@@ -32,7 +32,7 @@ from cocoop.backbones.torchscript import TensorUnpickler
 from cocoop.backbones.weights import readable
 from cocoop.checkpoints.pretrained import load_learned
 from cocoop.config import Position
-from cocoop.data.dataset import listed
+from cocoop.data.dataset import join_names
 from cocoop.errors import BackboneError, CheckpointError, ConfigError
 from cocoop.methods import CoCoOp, CoOp, Method
 from cocoop.text.prompts import name_tokens
@@ -157,7 +157,7 @@ def read_reference(path: str | Path) -> ReferenceCheckpoint:
     path = Path(path)
     if path.is_dir():
         found = sorted(str(file) for file in path.rglob("model*.pth.tar*"))
-        hint = f"it contains {listed(found)}" if found else "the file is called model.pth.tar-EPOCH"
+        hint = f"it contains {join_names(found)}" if found else "the file is called model.pth.tar-EPOCH"
         raise CheckpointError(f"'{path}' is a directory; give a file: {hint}.")
     if not path.is_file():
         raise CheckpointError(f"There is no file '{path}'.")
@@ -180,12 +180,12 @@ def _check_names(tensors: dict[str, Tensor], path: Path) -> None:
     unknown = sorted(tensors.keys() - OURS.keys() - set(BUFFERS))
     if unknown:
         raise CheckpointError(
-            f"'{path}' is not a checkpoint of CoOp's or CoCoOp's prompt learner: it also holds {listed(unknown)}."
+            f"'{path}' is not a checkpoint of CoOp's or CoCoOp's prompt learner: it also holds {join_names(unknown)}."
         )
     expected = ("ctx", *META_NET) if tensors.keys() & set(META_NET) else ("ctx",)
     missing = [name for name in expected if name not in tensors]
     if missing:
-        raise CheckpointError(f"'{path}' is not a checkpoint of CoOp or CoCoOp: it has no {listed(missing)}.")
+        raise CheckpointError(f"'{path}' is not a checkpoint of CoOp or CoCoOp: it has no {join_names(missing)}.")
     dimensions = {"ctx": (2, 3) if len(expected) == 1 else (2,), "token_prefix": (3,), "token_suffix": (3,)}
     dimensions |= {name: (2,) if name.endswith("weight") else (1,) for name in META_NET}
     for name, tensor in tensors.items():

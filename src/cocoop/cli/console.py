@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from cocoop.evaluation.evaluate import Evaluation
+    from cocoop.evaluation.metrics import Evaluation
     from cocoop.training.fit import StepReport
 
 __all__ = [

@@ -163,7 +163,7 @@ class TrainCommand:
 
 def _callbacks(command: TrainCommand, title: str) -> RunCallbacks:
     """Return callbacks that show progress bars, notes and the accuracy table."""
-    from cocoop.evaluation.evaluate import Evaluation
+    from cocoop.evaluation.metrics import Evaluation
     from cocoop.experiments.train_and_compare import RunCallbacks
 
     class ConsoleCallbacks(RunCallbacks):

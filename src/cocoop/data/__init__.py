@@ -1,4 +1,4 @@
-"""Data: items and splits, the few-shot draw, photos as tensors. Knows nothing of models.
+"""Data sets: items and splits, few-shot sampling, and images as tensors. Nothing here knows a model.
 
 data = load_data("photos").few_shot(16, seed=1).base()
 data.check_trainable()
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cocoop.data.images import ImageError, Transform, open_image, test_transform, train_transform
     from cocoop.data.loader import Batch, ImageDataset, UnreadableImage, epoch_order, image_batches, plain_order
 
-# What needs PyTorch is imported when it is first asked for: listing photos, drawing and the catalog do not.
+# Names that need PyTorch are imported on first use; listing images, few-shot sampling and the catalog do not need it.
 _HOMES = {
     "UnreadableImage": "cocoop.data.loader",
     "Batch": "cocoop.data.loader",

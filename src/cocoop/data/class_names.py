@@ -1,4 +1,4 @@
-"""Class names: from what a folder or a file calls a class to the words that stand in its prompt."""
+"""Class names: from a directory name or a manifest's spelling to the words in the prompt."""
 
 from __future__ import annotations
 
@@ -12,60 +12,59 @@ from cocoop.data.readers.text_files import line_of, read_text
 from cocoop.errors import DataError
 from cocoop.text.prompts import clean_name
 
-__all__ = ["final_names", "in_name_order", "read_renames"]
+__all__ = ["clean_and_rename", "read_renames", "sort_by_name"]
 
 
-def in_name_order(raw_names: Sequence[str]) -> list[str]:
-    """Every raw name once, sorted by cleaned name; this is the order of the labels where a source has none.
+def sort_by_name(raw_names: Sequence[str]) -> list[str]:
+    """Return each raw name once, sorted by cleaned name: the label order of sources that define none.
 
-    Renames come later on purpose: a new wording changes the prompts, not which classes are base and which
-    new.
+    Renames are applied later, so that a new wording changes the prompts but not which classes are base and new.
     """
     return sorted(dict.fromkeys(raw_names), key=lambda raw: (clean_name(raw), raw))
 
 
-def final_names(raw_names: Sequence[str], renames: Mapping[str, str]) -> list[str]:
-    """Clean and rename classes.
+def clean_and_rename(raw_names: Sequence[str], renames: Mapping[str, str]) -> list[str]:
+    """Return the class names for the prompts.
 
     Args:
-        raw_names: one a class, as the source spells it.
-        renames: from a raw or cleaned name to the new one; all at once, so two names may be swapped.
+        raw_names: one name per class, as spelled in the source.
+        renames: from a raw or cleaned name to the new name; applied all at once, so two names can be swapped.
 
     Returns:
-        One name a class, in the same order.
+        One name per class, in the same order.
 
     Raises:
-        DataError: if a name is empty, two classes end up with the same one, a rename matches no class or two
-            renames match one class.
+        DataError: if a name is empty, two classes get the same name, a rename matches no class, or two renames match
+            one class.
     """
-    # A rename that spells a class exactly is for that class alone; others match by cleaned name.
+    # A rename with the exact raw name applies to that class only; the others match by cleaned name.
     exact = set(raw_names) & set(renames)
-    loose: dict[str, list[str]] = {}
+    by_clean_name: dict[str, list[str]] = {}
     for old in renames:
         if old not in exact:
-            loose.setdefault(clean_name(old), []).append(old)
-    matched: dict[str, str] = {}
+            by_clean_name.setdefault(clean_name(old), []).append(old)
+    matches: dict[str, str] = {}
     for raw in raw_names:
-        found = [raw] if raw in exact else loose.get(clean_name(raw), [])
+        found = [raw] if raw in exact else by_clean_name.get(clean_name(raw), [])
         if len(found) > 1:
             raise DataError(f"The class {raw!r} has several renames: {', '.join(map(repr, found))}. Keep one.")
         if found:
-            matched[raw] = found[0]
-    unmatched = sorted(set(renames) - set(matched.values()))
+            matches[raw] = found[0]
+    unmatched = sorted(set(renames) - set(matches.values()))
     if unmatched:
         classes = ", ".join(repr(raw) for raw in raw_names[:10]) + (", ..." if len(raw_names) > 10 else "")
         raise DataError(f"The rename of {unmatched[0]!r} matches no class. The classes are: {classes}")
 
-    names = [clean_name(renames[matched[raw]] if raw in matched else raw) for raw in raw_names]
+    names = [clean_name(renames[matches[raw]] if raw in matches else raw) for raw in raw_names]
     first: dict[str, str] = {}
     for raw, name in zip(raw_names, names, strict=True):
         if not name:
-            raise DataError(f"The class {raw!r} has no name left after clean-up ('_' becomes a space).")
+            raise DataError(f"The class {raw!r} has an empty name after cleaning ('_' becomes a space).")
         other = first.setdefault(name.lower(), raw)
         if other != raw:
             raise DataError(
-                f"The classes {other!r} and {raw!r} would both be called {name!r}"
-                " ('_' counts as a space, and capitals do not count). Merge them, or rename one."
+                f"The classes {other!r} and {raw!r} would both be called {name!r} ('_' counts as a space, and case is"
+                " ignored). Merge them, or rename one."
             )
     return names
 
@@ -74,11 +73,11 @@ def read_renames(source: str | Path | Mapping[str, str] | None) -> dict[str, str
     """Read new class names.
 
     Args:
-        source: a JSON file with an object `{"old": "new"}`, a CSV file with the columns old,new (a first line
-            `old,new` is a header), a mapping, or none.
+        source: a JSON file with an object `{"old": "new"}`, a CSV file with the columns old,new (a header `old,new` is
+            optional), a mapping, or None for no renames.
 
     Raises:
-        DataError: if the file is missing, malformed, or names a class twice.
+        DataError: if the file is missing or malformed, or names a class twice.
     """
     if source is None:
         return {}
@@ -99,14 +98,14 @@ def read_renames(source: str | Path | Mapping[str, str] | None) -> dict[str, str
 
 def _json_pairs(path: Path, text: str) -> list[tuple[str, str]]:
     class Pairs(list[tuple[str, object]]):
-        """A JSON object that keeps a key that stands twice."""
+        """A JSON object with its duplicate keys."""
 
     try:
         content = json.loads(text, object_pairs_hook=Pairs)
     except (ValueError, RecursionError) as error:
         raise DataError(f"The renames file '{path}' is not valid JSON: {error}.") from error
     if not isinstance(content, Pairs) or not all(isinstance(new, str) for _, new in content):
-        raise DataError(f'The renames file \'{path}\' must hold one JSON object of texts, like {{"old": "new"}}.')
+        raise DataError(f'The renames file \'{path}\' must hold one JSON object of strings, like {{"old": "new"}}.')
     return [(old, str(new)) for old, new in content]
 
 
@@ -120,7 +119,7 @@ def _csv_pairs(path: Path, text: str) -> list[tuple[str, str]]:
                 continue
             if len(cells) != 2:
                 where = line_of(path, reader.line_num)
-                raise DataError(f"{where}: {len(cells)} cells where old,new was expected (quote a name with commas).")
+                raise DataError(f"{where}: {len(cells)} cells instead of old,new (quote a name that has commas).")
             pairs.append((cells[0], cells[1]))
     except csv.Error as error:
         raise DataError(f"{line_of(path, reader.line_num)}: not valid CSV: {error}.") from error

@@ -1,11 +1,11 @@
-"""Finding photos that belong to no data set: named one by one, or in folders."""
+"""Image files outside of a data set, named one by one or found in directories."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from cocoop.data.dataset import listed
+from cocoop.data.dataset import join_names
 from cocoop.data.readers.image_directories import IMAGE_SUFFIXES
 from cocoop.errors import DataError
 
@@ -13,10 +13,10 @@ __all__ = ["find_images"]
 
 
 def find_images(paths: Sequence[str | Path]) -> list[Path]:
-    """Photos named directly, and all photos in and below folders, sorted.
+    """Return the files among `paths`, and all images in and below the directories among them, sorted.
 
     Raises:
-        DataError: if a path does not exist, or there is no photo at all.
+        DataError: if a path does not exist, or there are no images.
     """
     found: list[Path] = []
     for path in map(Path, paths):
@@ -28,14 +28,14 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
             elif path.exists():
                 found.append(path)
             else:
-                raise DataError(f"There is no '{path}'; give photos or folders of photos.")
+                raise DataError(f"'{path}' does not exist; pass images or directories of images.")
         except OSError as error:
-            raise DataError(f"'{path}' cannot be read: {error.strerror or error}.") from error
+            raise DataError(f"Cannot read '{path}': {error.strerror or error}.") from error
     if not found:
-        where = f"There are no photos in {listed([str(path) for path in paths])}" if paths else "No photo is named"
-        raise DataError(f"{where}; give photos or folders of photos.")
+        problem = f"There are no images in {join_names([str(path) for path in paths])}" if paths else "There is no path"
+        raise DataError(f"{problem}; pass images or directories of images.")
     return found
 
 
-def _is_image(below: Path) -> bool:
-    return below.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(".") for part in below.parts)
+def _is_image(relative: Path) -> bool:
+    return relative.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(".") for part in relative.parts)

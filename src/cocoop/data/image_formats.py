@@ -1,4 +1,4 @@
-"""Which kinds of image files are decoded, and which files are too costly to be tried."""
+"""Image formats that are decoded, and limits on image files that would take too long to read."""
 
 from __future__ import annotations
 
@@ -9,59 +9,58 @@ from itertools import islice
 import numpy as np
 from PIL import Image
 
-__all__ = ["FORMATS", "JPEG", "MAX_BYTES", "NOT_PLAIN", "costly_jpeg", "decoders", "too_large"]
+__all__ = ["FORMATS", "MAX_BYTES", "NOT_A_FILE", "describe_costly_jpeg", "describe_too_large", "supported_formats"]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "HEIF")
-"""Kinds that are decoded. Pillow knows more, some by starting other programs (EPS), and nobody's camera makes them."""
+"""Formats that are decoded. Pillow knows more; it opens some of them, such as EPS, by starting other programs."""
 
 MAX_BYTES = 1 << 30
-"""Of a file; a photo of as many pixels as are decoded is smaller, even with 16 bits and not compressed."""
+"""Largest image file; even an uncompressed 16-bit image of the largest allowed size is smaller."""
 
-NOT_PLAIN = "it is no plain file"
-"""Why a pipe or a device is not read, which might never end."""
+NOT_A_FILE = "it is not a regular file"
+"""Why pipes and devices are refused: reading one may never end."""
 
-JPEG = b"\xff\xd8"
-"""How a JPEG begins."""
-START, END, SCAN, NOTHING = 0xD8, 0xD9, 0xDA, 0x01
-"""Markers of a JPEG: where the picture begins and ends, where the data of a scan follow, and one that says nothing."""
-MAX_SEGMENTS, MAX_SCANS = 2000, 64
-"""Of a JPEG. Each scan of a progressive one passes over all pixels and may be a few bytes; cameras write about ten."""
+JPEG_START = b"\xff\xd8"
+_SOI, _EOI, _SOS, _TEM = 0xD8, 0xD9, 0xDA, 0x01
+"""JPEG markers: start and end of image, start of scan, and a marker without content."""
+MAX_JPEG_SEGMENTS, MAX_JPEG_SCANS = 2000, 64
+"""Each scan of a progressive JPEG passes over all pixels but may be a few bytes long; cameras write about ten."""
 
 
 @cache
-def decoders() -> tuple[str, ...]:
-    """Those of `FORMATS` that this machine's Pillow, with its plugins, can decode."""
+def supported_formats() -> tuple[str, ...]:
+    """Return those of `FORMATS` that the installed Pillow can decode."""
     Image.init()
-    return tuple(kind for kind in FORMATS if kind in Image.OPEN)
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def too_large(size: int) -> str | None:
-    """Why a file of so many bytes should not be read; None if it may be."""
+def describe_too_large(size: int) -> str | None:
+    """Return why a file of `size` bytes is refused, or None if it is not."""
     return f"it has {size:,} bytes, more than {MAX_BYTES:,}" if size > MAX_BYTES else None
 
 
-def costly_jpeg(content: bytes) -> str | None:
-    """Why a JPEG should not be decoded; None if it may be, or is none."""
-    kinds = list(islice(_segments(content), MAX_SEGMENTS + 1)) if content.startswith(JPEG) else []
-    if len(kinds) > MAX_SEGMENTS or kinds.count(SCAN) > MAX_SCANS:
-        return f"it is a JPEG of more than {MAX_SEGMENTS} segments or {MAX_SCANS} scans; save it anew"
+def describe_costly_jpeg(content: bytes) -> str | None:
+    """Return why a JPEG would take too long to decode, or None for other content."""
+    markers = list(islice(_markers(content), MAX_JPEG_SEGMENTS + 1)) if content.startswith(JPEG_START) else []
+    if len(markers) > MAX_JPEG_SEGMENTS or markers.count(_SOS) > MAX_JPEG_SCANS:
+        return f"it is a JPEG of more than {MAX_JPEG_SEGMENTS} segments or {MAX_JPEG_SCANS} scans; save it again"
     return None
 
 
-def _segments(content: bytes) -> Iterator[int]:
-    """The markers of a JPEG from its start to its end, without those of previews in it."""
+def _markers(content: bytes) -> Iterator[int]:
+    """Yield the markers of a JPEG up to its end, without those of embedded previews."""
     codes = np.frombuffer(content, np.uint8)
-    places = np.flatnonzero(codes[:-1] == 0xFF) + 1
-    kinds = codes[places]
-    # Within compressed data, 0xff is followed by 0 or by one of the restart markers 0xd0 to 0xd7.
-    marks = (kinds != 0) & ((kinds < 0xD0) | (kinds >= START)) & (kinds != 0xFF)
-    behind = 0
-    for place, kind in zip(places[marks].tolist(), kinds[marks].tolist(), strict=True):
-        if place < behind:
+    positions = np.flatnonzero(codes[:-1] == 0xFF) + 1
+    markers = codes[positions]
+    # In compressed data, 0xff is followed by 0 or by one of the restart markers 0xd0 to 0xd7.
+    is_marker = (markers != 0) & ((markers < 0xD0) | (markers >= _SOI)) & (markers != 0xFF)
+    segment_end = 0
+    for position, marker in zip(positions[is_marker].tolist(), markers[is_marker].tolist(), strict=True):
+        if position < segment_end:
             continue
-        if kind == END:
+        if marker == _EOI:
             return
-        yield kind
-        # The head of a segment may contain anything; these two have none.
-        head = 0 if kind in (START, NOTHING) else int.from_bytes(content[place + 1 : place + 3], "big")
-        behind = place + 1 + head
+        yield marker
+        # The header of a segment may contain any bytes; these two markers have no header.
+        length = 0 if marker in (_SOI, _TEM) else int.from_bytes(content[position + 1 : position + 3], "big")
+        segment_end = position + 1 + length

@@ -1,11 +1,10 @@
-"""Photos: from a file of any common kind to RGB, and from RGB to the tensor that a backbone wants.
+"""Images: from a file in any common format to RGB, and from RGB to the tensor that a backbone takes.
 
 The transforms are those of CLIP (test) and of the CoOp code (train). Shapes: H = W = `Preprocessing.size`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import stat
 import struct
@@ -22,21 +21,30 @@ from torchvision.transforms import InterpolationMode
 
 from cocoop.config import Preprocessing
 from cocoop.data.dataset import ImagePath
-from cocoop.data.image_formats import JPEG, NOT_PLAIN, costly_jpeg, decoders, too_large
+from cocoop.data.image_formats import NOT_A_FILE, describe_costly_jpeg, describe_too_large, supported_formats
 from cocoop.errors import DataError
+from cocoop.storage.hashing import hash_content
 
-__all__ = ["ImageError", "Transform", "convert_image", "open_image", "test_transform", "train_transform"]
+__all__ = [
+    "ImageError",
+    "Transform",
+    "convert_image",
+    "hash_image",
+    "open_image",
+    "read_image_file",
+    "test_transform",
+    "train_transform",
+]
 
 Transform = Callable[[Image.Image], Float[Tensor, "3 H W"]]
-"""From an RGB photo to a normalised tensor."""
+"""Function from an RGB image to a normalised tensor."""
 
 MAX_ASPECT = 100
-"""Longest edge over shortest edge of a photo; scaling a mere line would take gigabytes."""
+"""Largest ratio of the longer to the shorter edge; resizing a thinner image would take gigabytes."""
 
-# Decoders meet arbitrary bytes, and Pillow lets through what they stumble over: SyntaxError in a broken PNG,
-# struct.error or KeyError in broken TIFF tags, and so on. Errors outside of this list (memory, say) are not
-# about the photo.
-_BROKEN = (
+# Pillow raises these for damaged files: SyntaxError for a broken PNG, struct.error or KeyError for broken TIFF tags,
+# and so on. Any other error, such as running out of memory, is not about the file.
+_DECODING_ERRORS = (
     OSError,
     EOFError,
     SyntaxError,
@@ -45,87 +53,102 @@ _BROKEN = (
     LookupError,
     ArithmeticError,
     struct.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
 )
 
 
 class ImageError(DataError):
-    """A photo that cannot be read; training may leave it out and go on."""
+    """An image cannot be read; training and evaluation can skip it."""
 
     def __init__(self, image: str, reason: str) -> None:
         super().__init__(image, reason)
         self.image = image
-        """The file, as it was given."""
+        """Name of the file, as given."""
         self.reason = reason
-        """What is wrong with it, without its name."""
+        """The problem, without the name."""
 
     def __str__(self) -> str:
-        return f"The photo '{self.image}' cannot be used: {self.reason}."
+        return f"Cannot read the image '{self.image}': {self.reason}."
 
 
-def open_image(source: str | ImagePath | io.BytesIO) -> Image.Image:
-    """Read a photo as 8-bit RGB, the way up it was taken.
+def open_image(
+    source: str | ImagePath | bytes | io.BytesIO, *, name: str | None = None, max_pixels: int | None = None
+) -> Image.Image:
+    """Read an image as 8-bit RGB, upright.
 
-    Grey, 16-bit grey, CMYK and palette images are converted, transparent ones are laid on white, and the
-    rotation noted by a camera (EXIF) is applied. Of several frames the first is taken.
+    Grayscale, 16-bit, CMYK and palette images are converted, transparency is replaced by white, and the EXIF
+    orientation is applied. Only the first frame of an animation is read.
 
     Args:
-        source: a file, a place in a shard, or the bytes of a file (an upload).
+        source: a path, a member of a shard, or the content of a file.
+        name: the image in error messages; by default its path.
+        max_pixels: largest width times height; by default Pillow's `MAX_IMAGE_PIXELS`, which always applies as well.
 
     Returns:
-        An image of mode RGB, with no file kept open.
+        An RGB image that keeps no file open.
 
     Raises:
-        PhotoError: a `DataError` with the file's name, if it is missing, empty, damaged, cut off, none of `FORMATS`,
-            too large to be decoded safely (`MAX_BYTES`, Pillow's `MAX_IMAGE_PIXELS`, the scans of a JPEG), or more
-            than 100 times as long as wide.
+        ImageError: if the file is missing, damaged, in none of `FORMATS`, larger than `MAX_BYTES` or `max_pixels`, a
+            JPEG that would take too long to decode, or more than 100 times as long as wide.
     """
-    name = "upload" if isinstance(source, io.BytesIO) else str(source)
-    with _explained(name), _opened(source, name) as file, Image.open(file, formats=decoders()) as image:
-        return _image(image, name)
+    if name is None:
+        name = "upload" if isinstance(source, bytes | io.BytesIO) else str(source)
+    with _naming_errors(name):
+        content = _read(source, name)
+        costly = describe_costly_jpeg(content)
+        if costly:
+            raise ImageError(name, costly)
+        with Image.open(io.BytesIO(content), formats=supported_formats()) as image:
+            return _to_upright_rgb(image, name, max_pixels)
 
 
 def convert_image(image: Image.Image, name: str) -> Image.Image:
-    """An image in memory as 8-bit RGB, converted as `open_photo` converts those in files.
-
-    Args:
-        image: of any mode; it stays as it is.
-        name: what to call it in messages.
+    """Convert an image in memory as `open_image` converts those in files; `image` stays unchanged.
 
     Raises:
-        PhotoError: as `open_photo` does.
+        ImageError: as `open_image`.
     """
-    with _explained(name):
-        return _image(image, name)
+    with _naming_errors(name):
+        return _to_upright_rgb(image, name, None)
+
+
+def read_image_file(source: str | ImagePath) -> bytes:
+    """Read the bytes of an image file without decoding it.
+
+    Raises:
+        ImageError: if the file is missing, unreadable, larger than `MAX_BYTES`, or not a regular file.
+    """
+    name = str(source)
+    with _naming_errors(name):
+        return _read(source, name)
+
+
+def hash_image(path: str | ImagePath) -> str | None:
+    """Return the SHA-256 of an image file, or None if it cannot be read."""
+    try:
+        return hash_content(read_image_file(path))
+    except ImageError:
+        return None
+
+
+def _read(source: str | ImagePath | bytes | io.BytesIO, name: str) -> bytes:
+    if isinstance(source, bytes | io.BytesIO):
+        return source if isinstance(source, bytes) else source.getvalue()
+    if isinstance(source, str | Path):
+        path = Path(source)
+        info = path.stat()
+        # Reading a directory raises an error that says so.
+        if not stat.S_ISREG(info.st_mode) and not stat.S_ISDIR(info.st_mode):
+            raise ImageError(name, NOT_A_FILE)
+        too_large = describe_too_large(info.st_size)
+        if too_large:
+            raise ImageError(name, too_large)
+        return path.read_bytes()
+    return source.read_bytes()
 
 
 @contextmanager
-def _opened(source: str | ImagePath | io.BytesIO, name: str) -> Iterator[io.BytesIO | io.BufferedReader]:
-    """The bytes of a photo that ends, and does not take hours."""
-    with contextlib.ExitStack() as stack:
-        if isinstance(source, str | Path):
-            facts = Path(source).stat()
-            # A folder says itself what it is.
-            if not stat.S_ISREG(facts.st_mode) and not stat.S_ISDIR(facts.st_mode):
-                raise ImageError(name, NOT_PLAIN)
-            large = too_large(facts.st_size)
-            if large:
-                raise ImageError(name, large)
-            file: io.BytesIO | io.BufferedReader = stack.enter_context(Path(source).open("rb"))
-        else:
-            file = source if isinstance(source, io.BytesIO) else io.BytesIO(source.read_bytes())
-        head = file.read(len(JPEG))
-        costly = costly_jpeg(head + file.read()) if head == JPEG else None
-        if costly:
-            raise ImageError(name, costly)
-        file.seek(0)
-        yield file
-
-
-@contextmanager
-def _explained(name: str) -> Iterator[None]:
-    """Turn what Pillow raises for a photo into one that names it."""
+def _naming_errors(name: str) -> Iterator[None]:
+    """Turn the errors of Pillow and of the file system into an `ImageError`."""
     try:
         yield
     except ImageError:
@@ -133,18 +156,22 @@ def _explained(name: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise ImageError(name, "there is no such file") from error
     except UnidentifiedImageError as error:
-        raise ImageError(name, "it is empty, damaged or no image") from error
-    except _BROKEN as error:
+        raise ImageError(name, "it is empty, damaged or not in a supported format") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(name, "it has too many pixels to decode safely; use a smaller copy") from error
+    except _DECODING_ERRORS as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ImageError(name, f"it is damaged or of an unusual kind ({reason or type(error).__name__})") from error
+        raise ImageError(name, f"it is damaged or of an unsupported kind ({reason or type(error).__name__})") from error
 
 
-def _image(image: Image.Image, name: str) -> Image.Image:
-    # Pillow itself only warns up to twice this limit.
-    if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-        raise ImageError(name, f"it has {image.width} x {image.height} pixels, too many to decode safely")
+def _to_upright_rgb(image: Image.Image, name: str, max_pixels: int | None) -> Image.Image:
+    size = f"{image.width} x {image.height} pixels"
+    # Pillow only warns up to twice its own limit.
+    limit = min(limit for limit in (max_pixels, Image.MAX_IMAGE_PIXELS, float("inf")) if limit)
+    if image.width * image.height > limit:
+        raise ImageError(name, f"it has {size}, more than {limit:,}; use a smaller copy")
     if max(image.size) > MAX_ASPECT * min(image.size):
-        raise ImageError(name, f"at {image.width} x {image.height} pixels it is a line, not a photo")
+        raise ImageError(name, f"it has {size}; the longer edge may be at most {MAX_ASPECT} times the shorter")
     image.load()
     return _to_rgb(_upright(image))
 
@@ -152,8 +179,8 @@ def _image(image: Image.Image, name: str) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except _BROKEN:
-        # Pixels are already loaded: damaged EXIF data alone are no reason to lose a photo.
+    except _DECODING_ERRORS:
+        # The pixels are intact; only the EXIF data are damaged.
         return image
 
 
@@ -161,32 +188,32 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         image = _sixteen_to_eight_bits(image)
     elif image.mode == "F":
-        raise ValueError("its pixels are fractions without a known range; save it with 8 bits a channel")
+        raise ValueError("its pixels are floats without a known range; save it with 8 bits per channel")
     if image.has_transparency_data:
-        coloured = image.convert("RGBA")
-        white = Image.new("RGBA", coloured.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, coloured).convert("RGB")
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
     return image.convert("RGB")
 
 
 def _sixteen_to_eight_bits(image: Image.Image) -> Image.Image:
-    """Scale 0..65535 to 0..255; Pillow's own `convert` would clip everything above 255 to white."""
-    grey = np.asarray(image).astype(np.int64)
-    if grey.min() < 0 or grey.max() > 65535:
-        raise ValueError("its pixels have 32 bits; save it with 8 or 16 bits a channel")
-    return Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+    """Scale 0..65535 to 0..255; Pillow's `convert` would clip every value above 255."""
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError("its pixels have 32 bits; save it with 8 or 16 bits per channel")
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 
 def train_transform(preprocessing: Preprocessing) -> Transform:
-    """A random crop of 8 to 100 % of the area, 3:4 to 4:3, scaled; flipped half of the time; normalised.
+    """Return CoOp's augmentation: a random resized crop (8 to 100 % of the area, 3:4 to 4:3) and a random flip.
 
-    The randomness is taken from PyTorch's CPU generator only.
+    Random numbers come from PyTorch's CPU generator only.
 
     Args:
-        preprocessing: of the backbone.
+        preprocessing: the input size and normalisation of the backbone.
 
     Returns:
-        A function from an RGB photo to a (3, H, W) float tensor.
+        A function from an RGB image to a normalised (3, H, W) float tensor.
     """
     return transforms.Compose(
         [
@@ -205,13 +232,13 @@ def train_transform(preprocessing: Preprocessing) -> Transform:
 
 
 def test_transform(preprocessing: Preprocessing) -> Transform:
-    """The backbone's own preprocessing: resize (shorter edge and centre crop, or squash) and normalise.
+    """Return the backbone's own preprocessing: resize (shorter edge and centre crop, or squash) and normalise.
 
     Args:
-        preprocessing: of the backbone.
+        preprocessing: the input size and normalisation of the backbone.
 
     Returns:
-        A function from an RGB photo to a (3, H, W) float tensor; the same photo always gives the same tensor.
+        A deterministic function from an RGB image to a normalised (3, H, W) float tensor.
     """
     size = preprocessing.size
     squash = preprocessing.resize == "squash"
@@ -226,5 +253,5 @@ def test_transform(preprocessing: Preprocessing) -> Transform:
     )
 
 
-# The name is for readers; this keeps pytest from collecting it where it is imported into a test module.
+# Keeps pytest from collecting it in test modules that import it.
 test_transform.__test__ = False  # type: ignore[attr-defined]

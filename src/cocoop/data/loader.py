@@ -1,6 +1,6 @@
-"""From items to batches of tensors, the same ones whatever the workers and wherever a run was resumed.
+"""From image files to batches of tensors: the same batches for any number of workers and after any resume.
 
-Shapes: B photos in a batch; H = W = the backbone's input size.
+Shapes: B images in a batch; H = W = the backbone's input size.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from types import TracebackType
 from typing import NamedTuple
 
@@ -17,12 +17,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.utils import data
 
-from cocoop.data.dataset import Dataset, Item
-from cocoop.data.images import ImageError, Transform, open_image
+from cocoop.data.dataset import ImagePath
+from cocoop.data.images import ImageError, Transform, open_image, read_image_file
+from cocoop.storage.hashing import hash_content
 
 __all__ = [
     "Batch",
     "ImageDataset",
+    "KnownImage",
     "Sample",
     "UnreadableImage",
     "collate",
@@ -33,110 +35,133 @@ __all__ = [
 
 
 class Sample(NamedTuple):
-    """One photo, ready for a backbone."""
+    """One image, ready for a backbone."""
 
     image: Float[Tensor, "3 H W"]
-    """The normalised photo."""
-    label: int
-    """Its class."""
-    item_index: int
-    """Its position in the list of items."""
+    """The normalised image."""
+    position: int
+    """Index in the list of paths."""
+    sha256: str
+    """Hash of its file."""
+
+
+class KnownImage(NamedTuple):
+    """An image that was not decoded, because its hash is among those that need no decoding."""
+
+    position: int
+    """Index in the list of paths."""
+    sha256: str
+    """Hash of its file."""
 
 
 class UnreadableImage(NamedTuple):
-    """A photo that could not be read."""
+    """An image that could not be read."""
 
     path: str
-    """As in its item."""
+    """The path, as in its data set."""
     reason: str
-    """What is wrong with it, without its name."""
+    """The problem, without the path."""
+    position: int
+    """Index in the list of paths."""
+    sha256: str | None = None
+    """Hash of its file; None if not even its bytes could be read."""
 
 
 class Batch(NamedTuple):
-    """Photos that could be read, and which could not."""
+    """The images of one batch: those that were decoded, those that are known already, and those that are unreadable."""
 
     images: Float[Tensor, "B 3 H W"]
-    """Normalised photos; of shape (0, 3, 0, 0) if none could be read."""
-    labels: Int64[Tensor, " B"]
-    """Their classes."""
+    """Normalised images; of shape (0, 3, 0, 0) if none was decoded."""
     indices: Int64[Tensor, " B"]
-    """Their positions in the list of items."""
-    unreadable: Sequence[UnreadableImage]
-    """The unreadable photos of this batch."""
+    """Indices in the list of paths."""
+    hashes: tuple[str, ...]
+    """Hashes of their files."""
+    known: tuple[KnownImage, ...]
+    """Images that did not have to be decoded."""
+    unreadable: tuple[UnreadableImage, ...]
+    """Images that could not be read."""
 
     @property
     def size(self) -> int:
-        """B, the number of photos that could be read; 0 if there is nothing to learn from."""
-        return self.labels.shape[0]
+        """B, the number of decoded images."""
+        return self.indices.shape[0]
 
 
-class ImageDataset(data.Dataset[Sample | UnreadableImage]):
-    """Photos of a list of items, opened when asked for.
+class ImageDataset(data.Dataset[Sample | KnownImage | UnreadableImage]):
+    """Images that are read, hashed and transformed when asked for.
 
-    What a random transform does to a photo depends on `seed`, `epoch` and the photo's index alone: not on the
-    order of the photos, the number of workers or the state of any generator, which it leaves untouched.
+    A random transform of an image depends on `seed`, `epoch` and the image's index alone: not on the order of the
+    images, the number of workers or the state of any generator, and it leaves all generators unchanged.
+
+    Args:
+        paths: the image files.
+        transform: function from an RGB image to a (3, H, W) tensor.
+        seed: the run's seed, for random transforms.
+        epoch: number of the epoch, for random transforms.
+        known: hashes of images that need not be decoded.
     """
 
     def __init__(
-        self, dataset: Dataset, items: Sequence[Item], *, transform: Transform, seed: int = 0, epoch: int = 0
+        self,
+        paths: Sequence[str | ImagePath],
+        *,
+        transform: Transform,
+        seed: int = 0,
+        epoch: int = 0,
+        known: Collection[str] = (),
     ) -> None:
-        """Name the photos.
-
-        Args:
-            dataset: where the items come from; it knows the image root.
-            items: usually one of its splits.
-            transform: from an RGB photo to a (3, H, W) tensor.
-            seed: of the run; only random transforms use it.
-            epoch: number of the epoch; only random transforms use it.
-        """
-        self.dataset = dataset
-        self.items = items
+        self.paths = paths
         self.transform = transform
         self.seed = seed
         self.epoch = epoch
+        self.known = known
 
     def __len__(self) -> int:
-        """Number of items."""
-        return len(self.items)
+        """Return the number of images."""
+        return len(self.paths)
 
-    def __getitem__(self, index: int) -> Sample | UnreadableImage:
-        """Open and transform one photo, or say why it cannot be read."""
-        item = self.items[index]
+    def __getitem__(self, index: int) -> Sample | KnownImage | UnreadableImage:
+        """Read one image; an unreadable one is returned as such, not raised."""
+        path, sha256 = self.paths[index], None
         try:
-            image = open_image(self.dataset.path_of(item))
+            content = read_image_file(path)
+            sha256 = hash_content(content)
+            if sha256 in self.known:
+                return KnownImage(index, sha256)
+            image = open_image(content, name=str(path))
         except ImageError as error:
-            return UnreadableImage(item.path, error.reason)
+            return UnreadableImage(str(path), error.reason, index, sha256)
         # torch.manual_seed would reseed the accelerator too, which fork_rng(devices=[]) does not restore.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(_mixed_seed("augment", self.seed, self.epoch, index))
             tensor = self.transform(image)
-        return Sample(tensor, item.label, index)
+        return Sample(tensor, index, sha256)
 
 
-def collate(samples: Sequence[Sample | UnreadableImage]) -> Batch:
-    """Stack the photos that could be read and list the others."""
-    good = [sample for sample in samples if isinstance(sample, Sample)]
-    unreadable = tuple(sample for sample in samples if isinstance(sample, UnreadableImage))
+def collate(samples: Sequence[Sample | KnownImage | UnreadableImage]) -> Batch:
+    """Stack the decoded images and list the others."""
+    decoded = [sample for sample in samples if isinstance(sample, Sample)]
     return Batch(
-        images=torch.stack([sample.image for sample in good]) if good else torch.zeros(0, 3, 0, 0),
-        labels=torch.tensor([sample.label for sample in good], dtype=torch.int64),
-        indices=torch.tensor([sample.item_index for sample in good], dtype=torch.int64),
-        unreadable=unreadable,
+        images=torch.stack([sample.image for sample in decoded]) if decoded else torch.zeros(0, 3, 0, 0),
+        indices=torch.tensor([sample.position for sample in decoded], dtype=torch.int64),
+        hashes=tuple(sample.sha256 for sample in decoded),
+        known=tuple(sample for sample in samples if isinstance(sample, KnownImage)),
+        unreadable=tuple(sample for sample in samples if isinstance(sample, UnreadableImage)),
     )
 
 
 def epoch_order(count: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """A shuffled order of one epoch, which depends on the arguments alone.
+    """Return the shuffled batches of one epoch, which depend on the arguments alone.
 
     Args:
-        count: number of training photos.
-        batch_size: photos a batch.
-        seed: of the run.
+        count: number of training images.
+        batch_size: images per batch.
+        seed: the run's seed.
         epoch: number of the epoch; each has its own order.
 
     Returns:
-        Batches of indices. The last incomplete one is dropped when there is at least one full one, as in the
-        reference implementation.
+        Batches of indices. An incomplete last batch is dropped if there is a full one, as in the reference
+        implementation.
     """
     generator = torch.Generator().manual_seed(_mixed_seed("order", seed, epoch))
     order: list[int] = torch.randperm(count, generator=generator).tolist()
@@ -147,64 +172,61 @@ def epoch_order(count: int, batch_size: int, seed: int, epoch: int) -> list[list
 
 
 def plain_order(count: int, batch_size: int) -> list[list[int]]:
-    """All indices in order, for evaluation; the last batch may be incomplete."""
+    """Return all indices in order, in batches; the last one may be incomplete."""
     return [list(range(start, min(start + batch_size, count))) for start in range(0, count, batch_size)]
 
 
 def image_batches(
-    dataset: Dataset,
-    items: Sequence[Item],
+    paths: Sequence[str | ImagePath],
     batches: Sequence[list[int]],
     *,
     transform: Transform,
     seed: int = 0,
     epoch: int = 0,
+    known: Collection[str] = (),
     workers: int = 0,
     pin_memory: bool = False,
-) -> data.DataLoader[Sample | UnreadableImage]:
-    """A loader that yields one `Batch` for each list of indices, in their order.
+) -> data.DataLoader[Sample | KnownImage | UnreadableImage]:
+    """Return a loader that yields one `Batch` for each list of indices, in order.
 
-    To resume within an epoch, give the rest of its `batches` and the same `seed` and `epoch`.
+    To resume within an epoch, pass the rest of its `batches` with the same `seed` and `epoch`.
 
     Args:
-        dataset: where the items come from.
-        items: what the indices count in.
-        batches: from `epoch_order` or `plain_order`.
-        transform: from an RGB photo to a (3, H, W) tensor.
-        seed: of the run.
-        epoch: number of the epoch.
-        workers: processes that open and transform photos; 0 does it in this one.
+        paths: the image files; `Dataset.path_of` gives that of an item.
+        batches: lists of indices into `paths`, from `epoch_order` or `plain_order`.
+        transform: function from an RGB image to a (3, H, W) tensor.
+        seed: the run's seed, for random transforms.
+        epoch: number of the epoch, for random transforms.
+        known: SHA-256 of images that are read but not decoded; they are listed in `Batch.known`.
+        workers: processes that read and transform images; 0 does it in this one.
         pin_memory: copy batches to page-locked memory, for faster transfers to a GPU.
-
-    Returns:
-        The loader; unreadable photos are left out of their batch and listed in `Batch.bad`.
     """
     return data.DataLoader(
-        ImageDataset(dataset, items, transform=transform, seed=seed, epoch=epoch),
+        ImageDataset(paths, transform=transform, seed=seed, epoch=epoch, known=known),
         batch_sampler=batches,
         num_workers=min(workers, len(batches)),
         collate_fn=collate,
         worker_init_fn=_start_worker,
         pin_memory=pin_memory,
-        # Each new iterator draws a number; without one of its own, it would advance the global generator.
+        # Every iterator draws a number; without its own generator it would advance the global one.
         generator=torch.Generator().manual_seed(0),
     )
 
 
 def _start_worker(worker: int) -> None:  # noqa: ARG001 - the signature is PyTorch's
-    """Leave Ctrl-C to the main process, which stops its workers; theirs would each print a traceback."""
+    """Leave Ctrl-C to the main process, which stops its workers; each worker would print a traceback."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # PyTorch sends what goes wrong with a photo to the main process; this hook only hears of helper threads.
-    sys.excepthook = _report_unless_hung_up
+    # PyTorch sends the errors of this thread to the main process; this hook is called for helper threads only.
+    sys.excepthook = _report_unless_disconnected
 
 
-def _report_unless_hung_up(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Say nothing of a main process that was interrupted while it fetched a batch."""
+def _report_unless_disconnected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an error, unless it only says that the main process was interrupted."""
     if not issubclass(kind, ConnectionError | EOFError):
         sys.__excepthook__(kind, error, trace)
 
 
 def _mixed_seed(*parts: str | int) -> int:
-    """64 bits from a hash: neighbouring seeds, epochs and indices get unrelated generators."""
+    """Hash the parts to 64 bits, so that neighbouring seeds, epochs and indices get unrelated generators."""
     text = ":".join(map(str, parts))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")

@@ -20,10 +20,10 @@ from cocoop.data import Dataset, Item, Split
 from cocoop.demo.crew import Crew, Task, Tell
 from cocoop.demo.world import CLASS_NAMES, Picture, plan_world, write_pictures
 from cocoop.errors import ConfigError
-from cocoop.evaluation.evaluate import Evaluation
+from cocoop.evaluation.metrics import Evaluation
 from cocoop.experiments import Trial, run_trial
 from cocoop.methods import METHODS, ZeroShot
-from cocoop.training.feature_cache import FeatureCache, hash_image
+from cocoop.training.feature_cache import FeatureCache
 from cocoop.training.features import Features, encode_split
 
 __all__ = ["BACKBONE", "Study", "draw_world", "encode_pictures", "run_name", "world_data"]
@@ -191,9 +191,7 @@ def _encode(data: Dataset, split: Split, tell: Tell) -> Features:
 
 def _encode_training(data: Dataset, cache: Path, tell: Tell) -> None:
     encoded = _encode(data, "train", tell)
-    keys = [hash_image(data.image_root / path) for path in encoded.paths]
-    known = {key: feature for key, feature in zip(keys, encoded.features, strict=True) if key is not None}
-    FeatureCache(cache, _backbone()).add(known)
+    FeatureCache(cache, _backbone()).add(dict(zip(encoded.hashes, encoded.features, strict=True)))
 
 
 def _train(

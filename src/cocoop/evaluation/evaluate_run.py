@@ -12,9 +12,10 @@ import torch
 from cocoop.checkpoints.pretrained import from_pretrained
 from cocoop.config import ClassSubset, Precision
 from cocoop.data import Dataset, load_data
-from cocoop.evaluation.evaluate import Evaluation, evaluate
+from cocoop.evaluation.evaluate import evaluate
+from cocoop.evaluation.metrics import Evaluation
 from cocoop.training.distributed import Engine, Processes
-from cocoop.training.features import Progress, encode_split, overlap, unreadable_message
+from cocoop.training.features import Progress, encode_split, find_training_images, unreadable_message
 from cocoop.training.run_directory import trained_image_hashes
 
 __all__ = ["RunEvaluation", "evaluate_run"]
@@ -95,7 +96,7 @@ def evaluate_run(
             on_progress=on_progress,
         )
     # A hub repository does not list the training images.
-    repeated = overlap(tests, data.image_root, trained_image_hashes(Path(source)), processes=processes)
+    repeated = find_training_images(tests, trained_image_hashes(Path(source)))
     with progress("classifying") as on_progress:
         result = evaluate(
             method,

@@ -15,7 +15,7 @@ from typing import Any
 
 from cocoop.config import ClassSubset, check_int
 from cocoop.data import Dataset
-from cocoop.data.dataset import listed
+from cocoop.data.dataset import join_names
 from cocoop.data.merge import merge
 from cocoop.errors import ConfigError, DataError
 from cocoop.experiments.presets import Preset, Settings, settings_for
@@ -299,8 +299,9 @@ def domain(
         unknown = [name for name in target.classnames if name.casefold() not in known]
         if unknown:
             raise DataError(
-                f"{target.name!r} has classes that {source.name!r} does not have ({len(unknown)}): {listed(unknown)}. "
-                "Domains are the same classes in other styles; for other classes there is cross-dataset."
+                f"{target.name!r} has classes that {source.name!r} does not have ({len(unknown)}): "
+                f"{join_names(unknown)}. Domains are the same classes in other styles; for other classes there is "
+                "cross-dataset."
             )
     return list(grid.runs("domain", source, _source_and(source, targets, all_images)))
 

@@ -28,8 +28,9 @@ from cocoop.backbones.fingerprint import model_key
 from cocoop.config import check_int
 from cocoop.data import Dataset, Item
 from cocoop.data.dataset import ImagePath
+from cocoop.data.images import hash_image
 from cocoop.errors import CheckpointError, CocoopError, DamageWarning, about_memory
-from cocoop.evaluation.evaluate import harmonic_mean
+from cocoop.evaluation.metrics import harmonic_mean
 from cocoop.experiments.plans import Experiment, TestImages, check_names_differ
 from cocoop.experiments.records import FAILURE, FORMAT, RECORD, RUNS, read_record
 from cocoop.experiments.trial import Trial, run_trial
@@ -38,8 +39,8 @@ from cocoop.storage.atomic import remove_temporary_files
 from cocoop.storage.hashing import hash_content
 from cocoop.storage.json_files import write_json
 from cocoop.storage.locks import try_lock
-from cocoop.training.feature_cache import FeatureCache, hash_image
-from cocoop.training.features import Features, Progress, encode_split, hash_training_images, overlap
+from cocoop.training.feature_cache import FeatureCache
+from cocoop.training.features import Features, Progress, encode_split, find_training_images, hash_training_images
 from cocoop.training.fit import StepReport
 from cocoop.version import __version__
 
@@ -87,7 +88,7 @@ class _Lab:
         place = id(test.data)
         if place not in self.encoded:
             with self.watch.encoding(test.data.name) as progress:
-                self.encoded[place] = encode_split(
+                features = self.encoded[place] = encode_split(
                     self.backbone,
                     test.data,
                     workers=self.workers,
@@ -95,6 +96,9 @@ class _Lab:
                     cache=self.cache,
                     on_progress=progress,
                 )
+            root = test.data.image_root
+            self.bytes_of |= {root / path: sha256 for path, sha256 in zip(features.paths, features.hashes, strict=True)}
+            self.bytes_of |= {root / image.path: image.sha256 for image in features.unreadable}
         return self.encoded[place].images_of(test.images).select(test.classes)
 
     def run_key(self, experiment: Experiment) -> str:
@@ -109,9 +113,9 @@ class _Lab:
             for test in experiment.tests
         }
 
-    def overlap(self, learned: Dataset, test: TestImages, images: Features) -> set[str]:
+    def overlap(self, learned: Dataset, images: Features) -> set[str]:
         """Paths of test photos that are, byte for byte, photos that were learned from."""
-        return overlap(images, test.data.image_root, hash_training_images(learned, self._key), self._key)
+        return find_training_images(images, hash_training_images(learned, self._key))
 
     def _bytes(self, data: Dataset, items: Sequence[Item]) -> str:
         keys = [self._key(data.path_of(item)) for item in items]
@@ -273,12 +277,12 @@ def _do(run: Path, experiment: Experiment, lab: _Lab) -> tuple[Outcome, dict[str
 def _record(experiment: Experiment, lab: _Lab, run: Path) -> dict[str, Any]:
     """Do one run, or what is missing of it."""
     before = _record_before(run)
-    missing = set(lab.test_keys(experiment)) if before is None else _missing(before, experiment, lab)
+    missing = {test.name for test in experiment.tests} if before is None else _missing(before, experiment, lab)
     wanted = [test for test in experiment.tests if test.name in missing]
     images, overlaps = {}, {}
     for test in wanted:
         all_images = lab.images(test)
-        overlaps[test.name] = lab.overlap(experiment.drawn, test, all_images) if experiment.learns else set()
+        overlaps[test.name] = lab.overlap(experiment.drawn, all_images) if experiment.learns else set()
         images[test.name] = all_images.without(overlaps[test.name])
     with lab.watch.training(experiment.title) as (on_step, on_encode):
         if experiment.learns:

@@ -21,7 +21,8 @@ from cocoop.backbones.backbone import Backbone
 from cocoop.config import ClassSubset, TrainConfig, paper_config
 from cocoop.data import Dataset, load_data
 from cocoop.errors import CheckpointError, ConfigError
-from cocoop.evaluation.evaluate import Evaluation, evaluate
+from cocoop.evaluation.evaluate import evaluate
+from cocoop.evaluation.metrics import Evaluation
 from cocoop.experiments.trial import Trial, run_trial
 from cocoop.methods import METHODS, Method
 from cocoop.storage.json_files import write_json
@@ -31,13 +32,13 @@ from cocoop.training.features import (
     Features,
     Progress,
     encode_split,
+    find_training_images,
     hash_training_images,
-    overlap,
     unreadable_message,
 )
 from cocoop.training.fit import StepReport, TrainResult, check_fit, fit
 from cocoop.training.run_directory import epochs_done
-from cocoop.training.trackers import LOGS, Log, Tracker, check_trackers, epoch_numbers, tracked
+from cocoop.training.trackers import LOGS, Log, Tracker, check_trackers, epoch_metrics, open_trackers
 
 __all__ = ["RunCallbacks", "RunResult", "RunSettings", "train_and_compare"]
 
@@ -194,7 +195,7 @@ def train_and_compare(
         )
         tests = run.encode_tests(backbone, needed, cache) if needed.test else None
         started_with = {"method": method.key, **run.facts(backbone), **dataclasses.asdict(settings.config())}
-        with tracked(settings.track if run.writes else (), run.directory, started_with) as log:
+        with open_trackers(settings.track if run.writes else (), run.directory, started_with) as log:
             own_tests = tests.select(settings.classes) if tests is not None and compare else tests
             training, evaluation = run.train(method, own_tests, cache, log)
             comparison = run.compare(backbone, tests, cache) if compare and tests is not None else None
@@ -298,7 +299,7 @@ class _Run:
             )
         if tests.unreadable:
             self.callbacks.note(f"Left out of the test: {unreadable_message(tests.unreadable)}.")
-        repeated = overlap(tests, data.image_root, hash_training_images(self.data), processes=processes)
+        repeated = find_training_images(tests, hash_training_images(self.data))
         if repeated:
             self.callbacks.note(f"Left out of the test: {len(repeated)} images with the same bytes as training images.")
         return tests.without(repeated)
@@ -325,7 +326,7 @@ class _Run:
                 class_parallel=self.settings.class_parallel,
                 cache=cache,
                 on_step=on_step,
-                on_epoch=lambda entry: log(epoch_numbers(entry), entry["epoch"]),
+                on_epoch=lambda entry: log(epoch_metrics(entry), entry["epoch"]),
                 on_encode=on_encode,
             )
         self.note_training(method.key, result)

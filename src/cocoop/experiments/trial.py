@@ -11,7 +11,8 @@ from typing import Any
 from cocoop.backbones.backbone import Backbone
 from cocoop.config import TrainConfig, paper_config
 from cocoop.data import Dataset
-from cocoop.evaluation.evaluate import Evaluation, evaluate, harmonic_mean
+from cocoop.evaluation.evaluate import evaluate
+from cocoop.evaluation.metrics import Evaluation, harmonic_mean
 from cocoop.experiments.peak_memory import peak_memory, reset_peak_memory
 from cocoop.experiments.presets import method_defaults
 from cocoop.methods import METHODS, Method

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from cocoop.config import Precision, Preprocessing, check_int
-from cocoop.data import Dataset, Item, UnreadableImage, image_batches, plain_order, test_transform
+from cocoop.data import image_batches, plain_order, test_transform
 from cocoop.errors import ConfigError, DataError
 from cocoop.training.features import unreadable_message
 
@@ -153,20 +153,17 @@ def predict(
     k = min(top_k, shortlist or top_k)
     names = [str(path) for path in paths]
     order = plain_order(len(names), batch_size)
-    data = _as_dataset(names)
-    loader = image_batches(data, data.train, order, transform=test_transform(method.preprocessing), workers=workers)
+    loader = image_batches(names, order, transform=test_transform(method.preprocessing), workers=workers)
 
     def predictions() -> Iterator[Prediction]:
         for rows, batch in zip(order, loader, strict=True):
-            tensors = dict(zip(batch.indices.tolist(), batch.images, strict=True))
-            reasons = iter(batch.unreadable)
-            images = [(names[row], tensors[row] if row in tensors else next(reasons).reason) for row in rows]
-            unreadable = tuple(UnreadableImage(path, image) for path, image in images if isinstance(image, str))
-            if unreadable and not skip_unreadable:
+            if batch.unreadable and not skip_unreadable:
                 raise DataError(
-                    f"{unreadable_message(unreadable)}. Remove them from the list or pass `skip_unreadable=True`."
+                    f"{unreadable_message(batch.unreadable)}. Remove them from the list or pass `skip_unreadable=True`."
                 )
-            yield from classify(scorer, images, method.classnames, k)
+            results: dict[int, Tensor | str] = dict(zip(batch.indices.tolist(), batch.images, strict=True))
+            results |= {image.position: image.reason for image in batch.unreadable}
+            yield from classify(scorer, [(names[row], results[row]) for row in rows], method.classnames, k)
 
     return predictions()
 
@@ -201,9 +198,3 @@ def top_classes(logits: Float[Tensor, "N C"], k: int) -> tuple[Float[Tensor, "N 
     """Return the K = min(k, C) highest probabilities of each image and the labels of these classes, best first."""
     values, labels = torch.softmax(logits, dim=-1).topk(min(k, logits.shape[1]))
     return values, labels
-
-
-def _as_dataset(paths: list[str]) -> Dataset:
-    """Return unlabelled images as a data set, which needs two classes; absolute paths need no image root."""
-    items = tuple(Item(str(Path(path).absolute()), 0) for path in paths)
-    return Dataset(("image", "none"), items, (), (Item("none", 1),), Path(), "images")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from cocoop.errors import CheckpointError
 from cocoop.storage.atomic import write_atomic
 from cocoop.storage.json_files import CHECKSUM
 
-__all__ = ["read_tensors", "write_tensors"]
+__all__ = ["read_metadata", "read_tensors", "write_tensors"]
 
 METADATA_KEY = "cocoop"
 """The only entry of the safetensors metadata; several entries would be written in an arbitrary order."""
@@ -46,25 +47,46 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         CheckpointError: if the file is missing or damaged.
     """
+    with _open(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata, checksum = _split_header(file.metadata() or {})
+        if checksum not in (None, _checksum(tensors, metadata)):
+            raise ValueError("its checksum does not match")
+    return tensors, metadata
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Read the metadata without the tensors, so that the checksum is not verified.
+
+    Raises:
+        CheckpointError: if the file is missing or cut, or its header is damaged.
+    """
+    with _open(path) as file:
+        return _split_header(file.metadata() or {})[0]
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            header = file.metadata() or {}
-        metadata = dict(json.loads(header[METADATA_KEY])) if METADATA_KEY in header else header
-        if METADATA_KEY in header and CHECKSUM not in metadata:
-            raise ValueError("it has no checksum")
-        # Without a checksum, only the entries that older versions and other libraries wrote are valid.
-        if METADATA_KEY not in header and not header.keys() <= {"training", "format"}:
-            raise ValueError(f"it has the entries {sorted(header)}")
-        checksum = metadata.pop(CHECKSUM, None)
-        is_valid = checksum is None or checksum == _checksum(tensors, metadata)
+            yield file
     except FileNotFoundError as error:
         raise CheckpointError(f"'{path.parent}' is incomplete: it has no {path.name}.") from error
     except (safetensors.SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"'{path}' is damaged: {error}.") from error
-    if not is_valid:
-        raise CheckpointError(f"'{path}' is damaged: its checksum does not match.")
-    return tensors, metadata
+
+
+def _split_header(header: Mapping[str, str]) -> tuple[dict[str, Any], str | None]:
+    """Return the metadata, and its checksum if the file has one."""
+    if METADATA_KEY not in header:
+        # Without a checksum, only the entries that older versions and other libraries wrote are valid.
+        if not header.keys() <= {"training", "format"}:
+            raise ValueError(f"it has the entries {sorted(header)}")
+        return dict(header), None
+    metadata = dict(json.loads(header[METADATA_KEY]))
+    if CHECKSUM not in metadata:
+        raise ValueError("it has no checksum")
+    return metadata, metadata.pop(CHECKSUM)
 
 
 def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
-"""Several processes that train or measure together, started by `accelerate launch` or `torchrun`.
+"""Several processes that train or evaluate together, started by `accelerate launch` or `torchrun`.
 
-Photos are divided among them, or classes, never the learned tensors: each process holds them all, and takes the same
-steps from gradients that were added up over all processes.
+Either the images or the classes are divided among the processes. Each process holds all learned tensors and takes the
+same steps, from gradients summed over all processes.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Engine(Protocol):
-    """What takes gradients in place of PyTorch alone, in one process or many; `accelerate.Accelerator` is one."""
+    """An object that computes gradients in one process or several; `accelerate.Accelerator` is one."""
 
     num_processes: int
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of `loss` to those of the learned tensors of this process."""
+        """Add the gradients of `loss` to those of this process's tensors."""
 
 
 def launched_engine(device: str) -> Engine | None:
-    """The engine of a process that a launcher has started as one of several; None in a process of its own.
+    """Return the engine of a process that a launcher started as one of several; None for a single process.
 
     Args:
-        device: where it computes, such as `cpu` or `cuda`.
+        device: the device to compute on, such as `cpu` or `cuda`.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return None
@@ -45,91 +45,91 @@ def launched_engine(device: str) -> Engine | None:
 
 
 class Processes:
-    """The processes of an engine, seen from one of them.
+    """The processes of an engine, as seen by one of them.
 
-    What is shared out goes by turns: process i of n has items i, i + n, i + 2n, ...
+    Items are shared round-robin: process i of n gets the items i, i + n, i + 2n, ...
 
     Args:
-        engine: None: this process is alone.
+        engine: None for a single process.
 
     Raises:
-        ConfigError: for an engine that changes gradients in its own way, which would be done twice.
+        ConfigError: if the engine would scale or accumulate gradients itself.
     """
 
     def __init__(self, engine: Engine | None = None) -> None:
-        for setting, plain in (("mixed_precision", ("no", None)), ("gradient_accumulation_steps", (1, None))):
+        for setting, off in (("mixed_precision", ("no", None)), ("gradient_accumulation_steps", (1, None))):
             value = getattr(engine, setting, None)
-            if value not in plain:
+            if value not in off:
                 raise ConfigError(
-                    f"The engine has {setting} {value!r}, which training takes care of itself; leave it out, and use "
-                    "--precision and --batch-size."
+                    f"The engine has {setting}={value!r}, which training does itself; create the engine without it, "
+                    "and set `precision` and `batch_size`."
                 )
         self.count = 1 if engine is None else engine.num_processes
-        """Number n of processes."""
+        """Number of processes n."""
         self.index: int = 0 if self.count == 1 else engine.process_index  # type: ignore[union-attr]
-        """Number of this one, from 0."""
+        """Number of this process, from 0."""
         self.backward: Callable[[Tensor], None] = torch.Tensor.backward if engine is None else engine.backward
-        """Takes the gradients of a loss in this process."""
+        """Computes the gradients of a loss in this process."""
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes and prints."""
+        """True in the process that writes files and prints."""
         return self.index == 0
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
-        """What of the items is for this process."""
+        """Return this process's share of the items."""
         return items[self.index :: self.count]
 
     def gather(self, own: T) -> list[T]:
-        """What each process has, in the order of the processes, in all of them."""
+        """Return the objects of all processes, in order, in every process."""
         if self.count == 1:
             return [own]
-        everyones: list[Any] = [None] * self.count
-        distributed.all_gather_object(everyones, own)
-        return everyones
+        gathered: list[Any] = [None] * self.count
+        distributed.all_gather_object(gathered, own)
+        return gathered
 
     def gather_in_order(self, own: Sequence[T]) -> list[T]:
-        """The items again whose shares the processes have; the opposite of `share`."""
+        """Join the shares of all processes to the original sequence; the inverse of `share`."""
         parts = self.gather(own)
         whole = [item for part in parts for item in part]
         for index, part in enumerate(parts):
             whole[index :: self.count] = part
         return whole
 
-    def run_on_first(self, make: Callable[[], T]) -> T:
-        """What the first process makes, in all of them.
+    def run_on_first(self, function: Callable[[], T]) -> T:
+        """Call a function in the first process and return its result in all of them.
 
         Raises:
-            CocoopError: that of the first process, in all of them.
+            CocoopError: the error of the first process, in all of them.
         """
         if self.count == 1:
-            return make()
-        made: T | CocoopError | None = None
+            return function()
+        result: T | CocoopError | None = None
         if self.is_first:
             try:
-                made = make()
+                result = function()
             except CocoopError as error:
-                made = error
-        made = self.gather(made)[0]
-        if isinstance(made, CocoopError):
-            raise made
-        return made  # type: ignore[return-value]
+                result = error
+        result = self.gather(result)[0]
+        if isinstance(result, CocoopError):
+            raise result
+        return result  # type: ignore[return-value]
 
-    def total(self, count: int) -> int:
-        """A whole number added up over all processes."""
+    def sum_int(self, value: int) -> int:
+        """Return the sum of an integer over all processes."""
         if self.count == 1:
-            return count
-        # NCCL adds up on GPUs only.
-        total = torch.tensor(count, device="cuda" if distributed.get_backend() == "nccl" else "cpu")
+            return value
+        # NCCL only reduces tensors on a GPU.
+        total = torch.tensor(value, device="cuda" if distributed.get_backend() == "nccl" else "cpu")
         distributed.all_reduce(total)
         return int(total)
 
-    def any_process(self, says: bool) -> bool:
-        """Whether a thing is true in one of the processes."""
-        return self.total(int(says)) > 0
+    def any_process(self, flag: bool) -> bool:
+        """Return True if `flag` is true in at least one process."""
+        return self.sum_int(int(flag)) > 0
 
     def all_reduce_sum(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors of one number type, the same shapes everywhere, by their sums over all processes."""
+        """Replace tensors of one dtype by their sums over all processes, in place."""
         if self.count == 1:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
@@ -139,4 +139,4 @@ class Processes:
 
 
 SINGLE_PROCESS = Processes()
-"""One process that has everything to do."""
+"""A single process, which does all the work."""

@@ -1,20 +1,20 @@
-"""Image features on disk, so that a photo is encoded once for all runs with the same backbone.
+"""Image features on disk: an image is encoded once for all runs with the same backbone.
 
-A feature is found by what it was made of: the image tower's weights and number type, the preprocessing, and the bytes
-of the photo; names and places of files do not matter. Features are written in shards that are never changed
-afterwards, each whole or not at all and named by the hash of its content: two runs may share a folder, and a damaged
-shard is noticed and passed over.
+A feature is identified by what determines it: the weights, architecture and precision of the image tower, the
+preprocessing, and the bytes of the image file. Names and directories of files do not matter. Features are stored in
+shards that are written atomically, never changed, and named by the hash of their content. So several runs may share a
+cache directory, and a damaged shard is noticed and skipped.
 
-    FOLDER/<hash of backbone and preprocessing>/<hash of the shard>.safetensors
+    DIRECTORY/<hash of image tower and preprocessing>/<hash of the shard>.safetensors
 
-Shapes: N photos, e joint embedding size.
+Shapes: e joint embedding size.
 """
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors
@@ -25,34 +25,25 @@ from torch import Tensor
 
 from cocoop.backbones.backbone import Backbone
 from cocoop.backbones.fingerprint import image_side_key
-from cocoop.data.dataset import ImagePath
 from cocoop.errors import DamageWarning
 from cocoop.storage.atomic import remove_stale_files, write_atomic
 from cocoop.storage.cache_directory import cache_directory
 from cocoop.storage.hashing import hash_content
 
-__all__ = ["FeatureCache", "default_cache_directory", "hash_image"]
+__all__ = ["FeatureCache", "default_cache_directory"]
 
 
 def default_cache_directory() -> Path:
-    """Where features are kept: `$COCOOP_CACHE/features`, or `cocoop/features` in the user's cache folder."""
+    """Return `$COCOOP_CACHE/features`, or `cocoop/features` in the user's cache directory."""
     return cache_directory() / "features"
 
 
-def hash_image(path: ImagePath) -> str | None:
-    """SHA-256 of a photo's bytes; None if it cannot be read, which its decoder will explain."""
-    try:
-        return hash_content(path.read_bytes())
-    except OSError:
-        return None
-
-
 class FeatureCache:
-    """The features of one backbone that a folder holds.
+    """Features of one backbone, by the SHA-256 of the image file.
 
     Args:
-        folder: made when the first features are added; None: features are kept in memory only.
-        backbone: whose image tower and preprocessing the features must come from.
+        directory: created when the first features are added; None: features are kept in memory only.
+        backbone: the model that encodes the images.
     """
 
     def __init__(self, directory: Path | None, backbone: Backbone) -> None:
@@ -60,46 +51,44 @@ class FeatureCache:
         if self.directory is not None:
             remove_stale_files(self.directory, "*.safetensors")
         self._features: dict[str, Float[Tensor, " e"]] = {}
-        self._read: set[Path] = set()
+        self._loaded: set[Path] = set()
 
-    def find(self, keys: Iterable[str]) -> dict[str, Float[Tensor, " e"]]:
-        """Features of those photos that are known, by key; shards that another run added are seen."""
+    def load(self) -> Mapping[str, Float[Tensor, " e"]]:
+        """Return all features, including those that other runs have added meanwhile."""
         for shard in sorted(self.directory.glob("*.safetensors")) if self.directory else ():
-            if shard not in self._read:
-                self._read.add(shard)
-                self._features |= self._load(shard)
-        return {key: self._features[key] for key in keys if key in self._features}
+            if shard not in self._loaded:
+                self._loaded.add(shard)
+                self._features |= _read_shard(shard)
+        return self._features
 
     def add(self, features: Mapping[str, Float[Tensor, " e"]]) -> None:
-        """Keep the features of photos, by key.
+        """Store features by image hash.
 
         Raises:
-            CheckpointError: if the disk refuses; nothing half-written stays.
+            CheckpointError: if the shard cannot be written.
         """
         if self.directory is None or not features:
             self._features |= features
             return
-        keys = sorted(features)
-        tensors = {"features": torch.stack([features[key].float().cpu() for key in keys])}
-        content = safetensors.torch.save(tensors, {"images": json.dumps(keys)})
+        hashes = sorted(features)
+        tensors = {"features": torch.stack([features[key].float().cpu() for key in hashes])}
+        content = safetensors.torch.save(tensors, {"images": json.dumps(hashes)})
         shard = self.directory / f"{hash_content(content)}.safetensors"
         write_atomic(shard, content)
-        self._read.add(shard)
-        self._features |= dict(zip(keys, tensors["features"], strict=True))
+        self._loaded.add(shard)
+        self._features |= dict(zip(hashes, tensors["features"], strict=True))
 
-    def _load(self, shard: Path) -> dict[str, Float[Tensor, " e"]]:
-        try:
-            content = shard.read_bytes()
-            if hash_content(content) != shard.stem:
-                raise ValueError("its content is not what its name says")
-            features = safetensors.torch.load(content)["features"]
-            # The header is a length of 8 bytes and as many bytes of JSON.
-            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-            keys = json.loads(header["__metadata__"]["images"])
-            if not all(isinstance(key, str) for key in keys) or (features.dim(), features.dtype) != (2, torch.float32):
-                raise ValueError("it holds something else")
-            return dict(zip(keys, features, strict=True))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError):
-            told = f"'{shard}' is damaged; its photos are encoded again. It can be deleted."
-            warnings.warn(told, DamageWarning, stacklevel=3)
-            return {}
+
+def _read_shard(shard: Path) -> dict[str, Float[Tensor, " e"]]:
+    try:
+        content = shard.read_bytes()
+        if hash_content(content) != shard.stem:
+            raise ValueError("its content does not match its name")
+        features = safetensors.torch.load(content)["features"]
+        # A safetensors file begins with the length of its JSON header, in 8 bytes.
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        return dict(zip(json.loads(header["__metadata__"]["images"]), features, strict=True))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError):
+        message = f"The feature cache file '{shard}' is damaged; its images are encoded again. It can be deleted."
+        warnings.warn(message, DamageWarning, stacklevel=3)
+        return {}

@@ -1,6 +1,6 @@
-"""Image features of a data set: encoded once, or anew in each epoch from augmented photos.
+"""Image features of a data set: encoded once, or again in every epoch from augmented images.
 
-Shapes: N photos of a split, B photos of a batch, e joint embedding size.
+Shapes: N images of a split, B images of a batch, e joint embedding size.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from cocoop.config import ClassSubset, TrainConfig, check_int
 from cocoop.data import (
     Batch,
     Dataset,
+    Item,
     Split,
     UnreadableImage,
     epoch_order,
@@ -27,11 +28,11 @@ from cocoop.data import (
     test_transform,
     train_transform,
 )
-from cocoop.data.dataset import ImagePath, ImageRoot
 from cocoop.data.few_shot import chosen_labels
+from cocoop.data.images import hash_image
 from cocoop.errors import DataError
 from cocoop.training.distributed import SINGLE_PROCESS, Processes
-from cocoop.training.feature_cache import FeatureCache, hash_image
+from cocoop.training.feature_cache import FeatureCache
 
 __all__ = [
     "FeatureBatch",
@@ -39,40 +40,39 @@ __all__ = [
     "Progress",
     "TrainingFeatures",
     "encode_split",
+    "find_training_images",
     "hash_training_images",
-    "overlap",
     "unreadable_message",
 ]
 
 IMAGES_AHEAD = 64
-"""About as many photos are encoded together in training, whatever the batch size."""
+"""Training images that are encoded together, approximately, for any batch size."""
 
 Progress = Callable[[int, int], None]
-"""Called with photos done and photos in all."""
-
-ImageHasher = Callable[[ImagePath], str | None]
-"""From where a photo lies to a hash of its bytes; None if it cannot be read."""
+"""Called with the number of images done and the number of all images."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """Image features of one split, with what is needed to measure on them."""
+    """Image features of one split, with the data needed for evaluation."""
 
     features: Float[Tensor, "N e"]
-    """As `backbone.encode_image` gives them, not normalised, on the CPU."""
+    """Output of `backbone.encode_image`, not normalised, on the CPU."""
     labels: Int64[Tensor, " N"]
     """Labels, indices into `classnames`."""
     classnames: tuple[str, ...]
-    """Names of the classes."""
+    """Class names."""
     paths: tuple[str, ...]
-    """The photos."""
+    """Paths of the images, as in the data set."""
+    hashes: tuple[str, ...] = ()
+    """SHA-256 of the image files; empty for features that were not made from files."""
     unreadable: tuple[UnreadableImage, ...] = ()
-    """Photos that could not be read, and are not among the others."""
+    """Images that could not be read, which are not among the others."""
     unreadable_labels: tuple[int, ...] = ()
-    """The classes of these."""
+    """Labels of the unreadable images."""
 
     def select(self, which: ClassSubset) -> Features:
-        """Keep the base classes, the new ones or all, relabelled from 0; the same ones as `Dataset.select`.
+        """Keep the base classes, the new classes or all, relabelled from 0; consistent with `Dataset.select`.
 
         Raises:
             DataError: if `which` is unknown, or if there are fewer than four classes to halve.
@@ -87,7 +87,7 @@ class Features:
         )
 
     def images_of(self, which: ClassSubset) -> Features:
-        """Keep the photos of the base classes, the new ones or all, and every class to choose among.
+        """Keep the images of the base classes, the new classes or all, but every class as a candidate.
 
         Raises:
             DataError: as `select`.
@@ -102,45 +102,41 @@ class Features:
         )
 
     def without(self, paths: Collection[str]) -> Features:
-        """Leave out photos that were learned from.
+        """Remove images, such as those that were trained on.
 
         Raises:
             DataError: if none is left.
         """
         if paths and not set(self.paths) - set(paths):
-            raise DataError(f"All {len(self.paths)} photos to measure on were learned from; give others.")
+            raise DataError(f"All {len(self.paths)} test images were trained on; test on other images.")
         return self._rows([row for row, path in enumerate(self.paths) if path not in paths])
 
     def _rows(self, rows: list[int]) -> Features:
-        paths = tuple(self.paths[row] for row in rows)
-        return replace(self, features=self.features[rows], labels=self.labels[rows], paths=paths)
+        return replace(
+            self,
+            features=self.features[rows],
+            labels=self.labels[rows],
+            paths=tuple(self.paths[row] for row in rows),
+            hashes=tuple(self.hashes[row] for row in rows) if self.hashes else (),
+        )
 
 
 class FeatureBatch(NamedTuple):
-    """What one training step learns from."""
+    """The input of one training step, on the backbone's device."""
 
     features: Float[Tensor, "B e"]
-    """As `backbone.encode_image` gives them, on the backbone's device."""
+    """Output of `backbone.encode_image`."""
     labels: Int64[Tensor, " B"]
-    """The true classes, on the backbone's device."""
+    """True labels."""
     paths: tuple[str, ...]
-    """The photos, for messages."""
+    """Paths of the images, for messages."""
 
 
-class _Encoded(NamedTuple):
-    """Photos of several batches, encoded together."""
-
-    features: Float[Tensor, "b e"]
-    labels: Int64[Tensor, " b"]
-    indices: Int64[Tensor, " b"]
-    unreadable: tuple[UnreadableImage, ...]
-
-
-def unreadable_message(unreadable: tuple[UnreadableImage, ...]) -> str:
-    """One sentence that counts unreadable photos and names the first of them."""
-    shown = "; ".join(f"'{image.path}': {image.reason}" for image in unreadable[:3])
+def unreadable_message(unreadable: Collection[UnreadableImage]) -> str:
+    """Return one clause that counts unreadable images and names the first three."""
+    shown = "; ".join(f"'{image.path}': {image.reason}" for image in list(unreadable)[:3])
     more = f"; and {len(unreadable) - 3} more" if len(unreadable) > 3 else ""
-    return f"{len(unreadable)} photo{'s' * (len(unreadable) > 1)} could not be read ({shown}{more})"
+    return f"{len(unreadable)} image{'s' * (len(unreadable) > 1)} could not be read ({shown}{more})"
 
 
 def encode_split(
@@ -155,118 +151,103 @@ def encode_split(
     processes: Processes = SINGLE_PROCESS,
     on_progress: Progress | None = None,
 ) -> Features:
-    """Features of the photos of one split as a backbone sees them in a test: no augmentation.
+    """Encode the images of one split without augmentation; each file is read, hashed and decoded once.
 
     Args:
         backbone: the frozen model.
-        data: what the photos are of.
-        split: which of them.
-        batch_size: photos at once.
-        workers: processes that decode photos.
-        skip_bad_images: leave unreadable photos out instead of failing.
-        cache: features of this backbone on disk: those that are there are taken, the others added.
-        processes: each encodes its share, and has the features of all at the end.
-        on_progress: called after each batch, with the photos of this process.
+        data: the data set.
+        split: the split to encode.
+        batch_size: images per batch.
+        workers: processes that read and decode images.
+        skip_unreadable: leave out unreadable images instead of failing.
+        cache: features of this backbone; images whose hash is in it are not decoded, the others are added.
+        processes: each encodes its share of the images, and gets the features of all.
+        on_progress: called after each batch, with the counts of this process.
 
     Raises:
-        CheckpointError: if the disk refuses new features of the cache.
+        CheckpointError: if the cache cannot be written.
         ConfigError: for a batch size or number of workers out of range.
-        DataError: for unreadable photos, unless they are skipped; if there are none to encode.
+        DataError: for unreadable images, unless they are skipped; if there are no images.
     """
     check_int("batch_size", batch_size, 1)
     check_int("workers", workers, 0)
     items = data.split(split)
     if not items:
-        raise DataError(f"Data set {data.name!r} has no {split} photos, which are needed here.")
-    own = processes.share(range(len(items)))
-    keys = {row: None if cache is None else hash_image(data.path_of(items[row])) for row in own}
-    known = {} if cache is None else cache.find(key for key in keys.values() if key)
-    features = {row: known[key] for row, key in keys.items() if key in known}
-    unknown = [row for row in own if row not in features]
+        raise DataError(f"Data set {data.name!r} has no {split} images, which are needed here.")
+    rows = list(processes.share(range(len(items))))
+    cached = {} if cache is None else cache.load()
     loader = image_batches(
-        data,
-        [items[row] for row in unknown],
-        plain_order(len(unknown), batch_size),
+        [data.path_of(items[row]) for row in rows],
+        plain_order(len(rows), batch_size),
         transform=test_transform(backbone.preprocessing),
+        known=frozenset(cached),
         workers=workers,
     )
+    # By row of `items`: the hash of the file, and the feature.
+    encoded: dict[int, tuple[str, Tensor]] = {}
     unreadable: list[UnreadableImage] = []
     for batch in loader:
-        unreadable += batch.unreadable
+        encoded |= {rows[image.position]: (image.sha256, cached[image.sha256]) for image in batch.known}
         if batch.size:
-            rows = [unknown[i] for i in batch.indices.tolist()]
-            new = dict(zip(rows, backbone.encode_image(batch.images).cpu(), strict=True))
-            features |= new
+            new = list(zip(batch.hashes, backbone.encode_image(batch.images).cpu(), strict=True))
+            encoded |= {rows[index]: image for index, image in zip(batch.indices.tolist(), new, strict=True)}
             if cache is not None:
-                cache.add({key: feature for row, feature in new.items() if (key := keys[row])})
+                cache.add(dict(new))
+        for image in batch.unreadable:
+            row = rows[image.position]
+            unreadable.append(image._replace(path=items[row].path, position=row))
         if on_progress:
-            on_progress(len(features) + len(unreadable), len(own))
-    # One tensor a process: a row alone would be sent with the batch that it is a view of.
-    shares = processes.gather((list(features), torch.stack([*features.values()]) if features else torch.empty(0)))
-    features = {row: feature for rows, share in shares for row, feature in zip(rows, share, strict=True)}
-    place = {item.path: row for row, item in enumerate(items)}
-    unreadable = sorted(
-        (image for part in processes.gather(unreadable) for image in part), key=lambda image: place[image.path]
-    )
-    indices = sorted(features)
+            on_progress(len(encoded) + len(unreadable), len(rows))
+    encoded = _gather_encoded(encoded, processes)
+    unreadable = sorted((image for part in processes.gather(unreadable) for image in part), key=lambda u: u.position)
     if unreadable and not skip_unreadable:
         raise DataError(
-            f"{unreadable_message(tuple(unreadable))}. Mend or remove them, or leave them out with --skip-unreadable."
+            f"{unreadable_message(unreadable)}. Fix or delete them, or skip them with `skip_unreadable=True`."
         )
-    if not indices:
-        raise DataError(f"{unreadable_message(tuple(unreadable))}, and no {split} photo of {data.name!r} is left.")
+    if not encoded:
+        raise DataError(f"{unreadable_message(unreadable)}, and no {split} image of {data.name!r} is left.")
+    readable = sorted(encoded)
     return Features(
-        features=torch.stack([features[i] for i in indices]),
-        labels=torch.tensor([items[i].label for i in indices]),
+        features=torch.stack([encoded[row][1] for row in readable]),
+        labels=_labels(items, readable),
         classnames=data.classnames,
-        paths=tuple(items[i].path for i in indices),
+        paths=tuple(items[row].path for row in readable),
+        hashes=tuple(encoded[row][0] for row in readable),
         unreadable=tuple(unreadable),
-        unreadable_labels=tuple(items[place[image.path]].label for image in unreadable),
+        unreadable_labels=tuple(items[image.position].label for image in unreadable),
     )
 
 
-def hash_training_images(data: Dataset, key: ImageHasher = hash_image) -> frozenset[str]:
-    """Hashes of the bytes of all `train` photos that can be read.
+def hash_training_images(data: Dataset, hash_file: Callable[..., str | None] = hash_image) -> frozenset[str]:
+    """Return the SHA-256 of all readable `train` images.
 
     Args:
-        data: usually a few-shot draw.
-        key: hashes the file at a path; one that remembers saves reading files again.
+        data: usually a few-shot sample.
+        hash_file: function from a path to a hash, such as a memoised `hash_image`.
     """
-    return frozenset(found for item in data.train if (found := key(data.path_of(item))))
+    return frozenset(sha256 for item in data.train if (sha256 := hash_file(data.path_of(item))))
 
 
-def overlap(
-    images: Features,
-    image_root: ImageRoot,
-    learned: Collection[str],
-    key: ImageHasher = hash_image,
-    processes: Processes = SINGLE_PROCESS,
-) -> set[str]:
-    """Paths of photos that were learned from: byte for byte, whatever they are called.
+def find_training_images(tests: Features, trained: Collection[str]) -> set[str]:
+    """Return the paths of test images that were trained on: those whose files have the same bytes.
 
     Args:
-        photos: to be measured on.
-        image_root: the folder or shards that their paths start from.
-        learned: hashes of photos that were learned from.
-        key: as in `learned_photos`.
-        processes: each reads its share.
+        tests: the encoded test images.
+        trained: hashes of the training images, from `hash_training_images` or a run directory.
     """
-    if not learned:
-        return set()
-    own = [path for path in processes.share(images.paths) if key(image_root / path) in learned]
-    return {path for part in processes.gather(own) for path in part}
+    return {path for path, sha256 in zip(tests.paths, tests.hashes, strict=True) if sha256 in trained}
 
 
 class TrainingFeatures:
-    """Batches of training features, epoch by epoch: from augmented photos, or encoded once.
+    """Batches of training features, epoch by epoch: of augmented images, or of images encoded once.
 
     Args:
         backbone: the frozen model.
         data: its `train` split is used.
-        config: batch size, seed, workers, and whether to encode once.
-        cache: features on disk, for what is encoded once.
-        processes: each encodes a share of the photos.
-        whole_batches: whether each process learns from all photos of a batch, or from its share.
+        config: batch size, seed, workers, and `cache_features`.
+        cache: features on disk, used with `cache_features`.
+        processes: each encodes a share of the images.
+        whole_batches: give each process all images of a batch instead of its share.
     """
 
     def __init__(
@@ -283,20 +264,20 @@ class TrainingFeatures:
         self._processes, self._whole_batches = processes, whole_batches or processes.count == 1
         self._backbone, self._data, self._config = backbone, data, config
         self._transform = train_transform(backbone.preprocessing)
-        self._bad: dict[str, UnreadableImage] = {}
-        self._once: Features | None = None
+        self._unreadable: dict[str, UnreadableImage] = {}
+        self._encoded_once: Features | None = None
 
     def encode_once(self, on_progress: Progress | None = None) -> None:
-        """Encode all photos with `cache_features`; otherwise nothing is to be done before the first epoch.
+        """Encode all images if `cache_features` is set; call this before the first epoch.
 
         Args:
             on_progress: called after each batch.
 
         Raises:
-            DataError: for unreadable photos if they are not to be skipped, and if none is left.
+            DataError: for unreadable images, unless they are skipped; if none is left.
         """
-        if self._config.cache_features and self._once is None:
-            self._once = encode_split(
+        if self._config.cache_features and self._encoded_once is None:
+            self._encoded_once = encode_split(
                 self._backbone,
                 self._data,
                 "train",
@@ -306,45 +287,48 @@ class TrainingFeatures:
                 processes=self._processes,
                 on_progress=on_progress,
             )
-            self._bad = {image.path: image for image in self._once.unreadable}
+            self._unreadable = {image.path: image for image in self._encoded_once.unreadable}
 
     @property
     def unreadable(self) -> tuple[UnreadableImage, ...]:
-        """Unreadable photos that this process met so far; training went on without them."""
-        return tuple(self._bad.values())
+        """Unreadable images that this process has met so far."""
+        return tuple(self._unreadable.values())
+
+    def hashes(self) -> frozenset[str]:
+        """Return the SHA-256 of the training images; files that were encoded once are not read again."""
+        if self._encoded_once is not None:
+            return frozenset(self._encoded_once.hashes)
+        return hash_training_images(self._data)
 
     @cached_property
     def images_in_epoch(self) -> int:
-        """Photos of a whole epoch, those of a dropped incomplete batch not counted."""
-        # The order differs from epoch to epoch, the sizes of its batches do not.
+        """Number of images in an epoch, without those of a dropped incomplete batch."""
+        # The order differs from epoch to epoch, the batch sizes do not.
         return sum(map(len, self._order(epoch=1)))
 
     def batches(self, epoch: int) -> Iterator[FeatureBatch]:
-        """The batches of one epoch, on the backbone's device; call `encode_once` before.
-
-        Batches of which no photo can be read, or none is for this process, come as well, without photos.
+        """Yield the batches of one epoch; a batch is empty if none of its images is readable or for this process.
 
         Raises:
-            DataError: for unreadable photos if they are not to be skipped.
+            DataError: for unreadable images, unless they are skipped.
         """
-        order = self._order(epoch)
-        device = self._backbone.device
-        if self._once is not None:
-            features, labels, paths = self._once.features, self._once.labels, self._once.paths
-            for rows in map(self._mine, order):
-                yield FeatureBatch(
-                    features[rows].to(device), labels[rows].to(device), tuple(paths[row] for row in rows)
-                )
+        if self._encoded_once is None:
+            yield from self._augmented_batches(epoch)
             return
-        items = self._data.train
-        # Small batches are encoded together, ahead of their steps: a GPU takes 64 photos about as fast as a few, and
-        # workers hand over fewer batches. What is drawn for a photo depends on seed, epoch and photo alone, so nothing
-        # else changes.
+        once, device = self._encoded_once, self._backbone.device
+        for rows in map(self._mine, self._order(epoch)):
+            yield FeatureBatch(
+                once.features[rows].to(device), once.labels[rows].to(device), tuple(once.paths[row] for row in rows)
+            )
+
+    def _augmented_batches(self, epoch: int) -> Iterator[FeatureBatch]:
+        items, order, device = self._data.train, self._order(epoch), self._backbone.device
+        # Small batches are encoded together, ahead of their steps: a GPU encodes 64 images about as fast as a few. The
+        # augmentation of an image depends on seed, epoch and image alone, so the features are the same.
         together = max(1, IMAGES_AHEAD // self._config.batch_size)
         groups = [[self._mine(rows) for rows in order[i : i + together]] for i in range(0, len(order), together)]
         loader = image_batches(
-            self._data,
-            items,
+            [self._data.path_of(item) for item in items],
             [self._to_encode([row for rows in group for row in rows]) for group in groups],
             transform=self._transform,
             seed=self._config.seed,
@@ -353,36 +337,60 @@ class TrainingFeatures:
             pin_memory=device.type == "cuda",
         )
         for group, batch in zip(groups, loader, strict=True):
-            features, labels, indices, unreadable = self._encoded(batch)
-            self._bad |= {image.path: image for image in unreadable}
-            if self._bad and not self._config.skip_unreadable:
-                raise DataError(f"{unreadable_message(self.unreadable)}. Mend or remove them.")
-            features, labels = features.to(device), labels.to(device)
-            place = {item: i for i, item in enumerate(indices.tolist())}
+            features, rows_of_features = self._encode(batch)
+            if self._unreadable and not self._config.skip_unreadable:
+                raise DataError(
+                    f"{unreadable_message(self.unreadable)}. Fix or delete them, or skip them with "
+                    "`skip_unreadable=True`."
+                )
+            position = {row: i for i, row in enumerate(rows_of_features)}
             for rows in group:
-                good = [row for row in rows if row in place]
-                at = [place[row] for row in good]
-                yield FeatureBatch(features[at], labels[at], tuple(items[row].path for row in good))
+                readable = [row for row in rows if row in position]
+                yield FeatureBatch(
+                    features[[position[row] for row in readable]],
+                    _labels(items, readable).to(device),
+                    tuple(items[row].path for row in readable),
+                )
 
     def _mine(self, rows: list[int]) -> list[int]:
-        """What of a batch this process learns from."""
+        """Return the rows of a batch that this process trains on."""
         return rows if self._whole_batches else list(self._processes.share(rows))
 
     def _to_encode(self, rows: list[int]) -> list[int]:
-        """What this process encodes of the photos that it learns from."""
+        """Return the rows that this process encodes, of those that it trains on."""
         return list(self._processes.share(rows)) if self._whole_batches else rows
 
-    def _encoded(self, batch: Batch) -> _Encoded:
-        """Features of photos to learn from, those that other processes encoded for this one among them."""
-        size = self._backbone.embed_dim
-        features = self._backbone.encode_image(batch.images) if batch.size else torch.zeros(0, size)
-        own = _Encoded(features, batch.labels, batch.indices, tuple(batch.unreadable))
-        if not self._whole_batches or self._processes.count == 1:
-            return own
-        parts = self._processes.gather(own._replace(features=features.cpu()))
-        features, labels, indices = (torch.cat(tensors) for tensors in list(zip(*parts, strict=True))[:3])
-        return _Encoded(features, labels, indices, tuple(image for part in parts for image in part.unreadable))
+    def _encode(self, batch: Batch) -> tuple[Float[Tensor, "b e"], list[int]]:
+        """Return features and their rows, including those that other processes encoded for this one."""
+        empty = torch.zeros(0, self._backbone.embed_dim)
+        features = self._backbone.encode_image(batch.images) if batch.size else empty
+        rows = batch.indices.tolist()
+        unreadable = [image._replace(path=self._data.train[image.position].path) for image in batch.unreadable]
+        if self._whole_batches and self._processes.count > 1:
+            parts = self._processes.gather((features.cpu(), rows, unreadable))
+            features = torch.cat([part[0] for part in parts])
+            rows = [row for part in parts for row in part[1]]
+            unreadable = [image for part in parts for image in part[2]]
+        self._unreadable |= {image.path: image for image in unreadable}
+        return features.to(self._backbone.device), rows
 
     def _order(self, epoch: int) -> list[list[int]]:
-        count = len(self._data.train if self._once is None else self._once.labels)
+        count = len(self._data.train if self._encoded_once is None else self._encoded_once.labels)
         return epoch_order(count, self._config.batch_size, self._config.seed, epoch)
+
+
+def _gather_encoded(encoded: dict[int, tuple[str, Tensor]], processes: Processes) -> dict[int, tuple[str, Tensor]]:
+    if processes.count == 1:
+        return encoded
+    rows, hashes = list(encoded), [sha256 for sha256, _ in encoded.values()]
+    # One tensor a process: a row is a view, which would be sent with its whole batch.
+    stacked = torch.stack([feature for _, feature in encoded.values()]) if encoded else torch.empty(0)
+    return {
+        row: (sha256, feature)
+        for rows, hashes, features in processes.gather((rows, hashes, stacked))
+        for row, sha256, feature in zip(rows, hashes, features, strict=True)
+    }
+
+
+def _labels(items: tuple[Item, ...], rows: list[int]) -> Int64[Tensor, " n"]:
+    return torch.tensor([items[row].label for row in rows], dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""Ctrl-C that comes between two steps."""
+"""Ctrl-C that takes effect between two training steps."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ __all__ = ["defer_interrupts"]
 
 @contextmanager
 def defer_interrupts(any_process: Callable[[bool], bool] = bool) -> Iterator[Callable[[], None]]:
-    """Hold a first Ctrl-C back until the work asks for it; a second one strikes at once.
+    """Defer the first Ctrl-C until the work checks for it; a second one interrupts at once.
 
-    Python raises KeyboardInterrupt wherever it happens to be. Where that is a callback (of the fork for a decoding
-    process, say, in each epoch), the exception is printed and lost, and the work goes on.
+    Python raises KeyboardInterrupt anywhere. In a callback, such as that of the fork for a decoding process, the
+    exception is printed and lost, and the work continues.
 
     Args:
-        anyone: from whether it was pressed here to whether it was pressed in any of the processes at work together.
+        any_process: function that tells all processes whether Ctrl-C was pressed in one of them.
 
     Yields:
-        A function that raises KeyboardInterrupt if Ctrl-C was pressed; to be called between steps.
+        A function that raises KeyboardInterrupt if Ctrl-C was pressed; call it between steps.
     """
-    asked = False
-    before = signal.getsignal(signal.SIGINT)
+    interrupted = False
+    previous = signal.getsignal(signal.SIGINT)
 
-    def hold(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked and callable(before):
-            before(number, frame)
-        asked = True
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        if interrupted and callable(previous):
+            previous(number, frame)
+        interrupted = True
 
-    def heed() -> None:
-        if any_process(asked):
+    def check_interrupt() -> None:
+        if any_process(interrupted):
             raise KeyboardInterrupt
 
-    # Signals belong to the main thread. And who ignores Ctrl-C, as shells do for work in the background, has reasons.
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield heed
+    # Only the main thread can handle signals. A shell has background jobs ignore Ctrl-C; that must stay so.
+    if threading.current_thread() is not threading.main_thread() or not callable(previous):
+        yield check_interrupt
         return
-    signal.signal(signal.SIGINT, hold)
+    signal.signal(signal.SIGINT, handle)
     try:
-        yield heed
+        yield check_interrupt
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)

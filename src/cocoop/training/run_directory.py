@@ -1,13 +1,13 @@
-"""The folder of a training run: what it was begun with, how it went, and where it stands.
+"""The run directory: the settings of a training, its metrics, and the state to resume from.
 
-training.json           what the run was begun with: method, data, settings
-photos.json             SHA-256 of the bytes of every photo that was learned from
-metrics.jsonl           one line an epoch
-training.safetensors    learned tensors and momentum after the last whole epoch, in one file
-config.json, prompt.safetensors     the method after the last whole epoch (see `cocoop.checkpoints.pretrained`)
+training.json           method, data and settings of the run
+images.json             SHA-256 of every training image
+metrics.jsonl           one line per epoch
+training.safetensors    learned tensors and momentum after the last completed epoch
+config.json, prompt.safetensors     the method after the last completed epoch, as `from_pretrained` reads it
 
-Every file is written whole or not at all. The state is the one that counts: what else a crash leaves older or newer
-than the state is brought in line with it when the run is resumed.
+Every file is written atomically. The state in training.safetensors decides; on resume, files that a crash left newer
+or older than the state are made consistent with it.
 """
 
 from __future__ import annotations
@@ -29,151 +29,169 @@ from cocoop.storage.atomic import remove_temporary_files
 from cocoop.storage.json_files import read_json, read_json_lines, write_json, write_json_lines
 from cocoop.storage.json_schema import NonNegativeInt, Schema, check_schema
 from cocoop.storage.locks import try_lock
-from cocoop.storage.tensor_files import read_tensors, write_tensors
+from cocoop.storage.tensor_files import read_metadata, read_tensors, write_tensors
 
-__all__ = ["Run", "TrainingState", "check_run", "epochs_done", "open_run", "trained_image_hashes"]
+__all__ = ["RunDirectory", "TrainingState", "check_run", "epochs_done", "open_run", "trained_image_hashes"]
 
-TRAINING, METRICS, STATE, IMAGES = "training.json", "metrics.jsonl", "training.safetensors", "photos.json"
+TRAINING, METRICS, STATE, IMAGES = "training.json", "metrics.jsonl", "training.safetensors", "images.json"
 LOCK = ".lock"
 
 
 @dataclass
 class TrainingState:
-    """What training needs to go on as if it had never stopped."""
+    """Everything needed to continue a training as if it had never stopped."""
 
     epoch: int
-    """Whole epochs done."""
+    """Number of completed epochs."""
     learned: dict[str, Tensor]
     """Learned tensors by name."""
     momentum: dict[str, Tensor]
-    """SGD's momentum by the same names; empty before the first step."""
+    """Momentum of SGD by the same names; empty before the first step."""
     scaler: dict[str, Any] = dataclasses.field(default_factory=dict)
     """State of the fp16 gradient scaler; empty in other precisions."""
 
 
-class Run:
-    """A run folder that this process alone writes to; see `open_run`."""
+class RunDirectory:
+    """A run directory that only this process writes to; see `open_run`."""
 
-    def __init__(self, directory: Path, description: Mapping[str, Any]) -> None:
-        self.directory = directory
+    def __init__(self, path: Path, description: Mapping[str, Any]) -> None:
+        self.path = path
         self._description = description
 
     def load(self) -> tuple[TrainingState, list[dict[str, Any]]]:
-        """The state after the last whole epoch, and the metrics of the epochs up to it.
+        """Read the state after the last completed epoch, and the metrics up to it.
 
         Raises:
             CheckpointError: if files are missing or damaged.
         """
-        state = _read_state(self.directory / STATE)
-        return state, _read_history(self.directory / METRICS, state.epoch)
+        tensors, metadata = read_tensors(self.path / STATE)
+        state_metadata = _state_metadata(metadata, self.path / STATE)
+        groups: dict[str, dict[str, Tensor]] = {"learned": {}, "momentum": {}}
+        for key, tensor in tensors.items():
+            group, _, name = key.partition(".")
+            groups.setdefault(group, {})[name] = tensor
+        epoch = state_metadata["epoch"]
+        state = TrainingState(epoch, groups["learned"], groups["momentum"], state_metadata["scaler"])
+        history = read_json_lines(self.path / METRICS)
+        if len(history) < epoch:
+            raise CheckpointError(
+                f"'{self.path / METRICS}' is damaged: it has {len(history)} epochs, the checkpoint {epoch}."
+            )
+        # Metrics are written before the state, so a crash may leave them one epoch ahead.
+        return state, history[:epoch]
 
-    def begin(self, method: Method, state: TrainingState, images: Iterable[str]) -> None:
-        """Write a run of no epochs.
+    def begin(self, method: Method, state: TrainingState, image_hashes: Iterable[str]) -> None:
+        """Write the files of a run before its first epoch.
 
         Args:
-            method: what is trained.
-            state: of no epochs.
-            photos: hashes of the photos it learns from.
+            method: the method to be trained.
+            state: the state of epoch 0.
+            image_hashes: SHA-256 of the training images.
 
         Raises:
-            CheckpointError: if the disk refuses.
+            CheckpointError: if a file cannot be written.
         """
-        write_json(self.directory / IMAGES, {"sha256": sorted(images)}, with_checksum=True)
-        write_json_lines(self.directory / METRICS, [])
-        write_tensors(self.directory / STATE, *_packed(state))
-        # From here on the folder is a run, which needs the files above.
-        write_json(self.directory / TRAINING, self._description, with_checksum=True)
-        write_method(method, self.directory)
+        write_json(self.path / IMAGES, {"sha256": sorted(image_hashes)}, with_checksum=True)
+        write_json_lines(self.path / METRICS, [])
+        self._write_state(state)
+        # Last, since a directory with this file counts as a run, which needs the others.
+        write_json(self.path / TRAINING, self._description, with_checksum=True)
+        write_method(method, self.path)
 
     def save(self, method: Method, state: TrainingState, history: list[dict[str, Any]]) -> None:
-        """Write the checkpoint of an epoch; all that must agree in a resumed run is in one file.
+        """Write the checkpoint of an epoch.
 
         Raises:
-            CheckpointError: if the disk refuses; the last good file stays.
+            CheckpointError: if a file cannot be written; the old one stays.
         """
-        # Metrics first: the state is what resuming believes, and it must find the epochs it counts.
-        write_json_lines(self.directory / METRICS, history)
-        write_tensors(self.directory / STATE, *_packed(state))
-        write_learned(method, self.directory)
+        # Metrics first: resuming follows the state, and needs the metrics of all its epochs.
+        write_json_lines(self.path / METRICS, history)
+        self._write_state(state)
+        write_learned(method, self.path)
+
+    def _write_state(self, state: TrainingState) -> None:
+        tensors = {f"learned.{name}": tensor for name, tensor in state.learned.items()}
+        tensors |= {f"momentum.{name}": tensor for name, tensor in state.momentum.items()}
+        write_tensors(self.path / STATE, tensors, {"epoch": state.epoch, "scaler": state.scaler})
 
 
 @contextmanager
-def open_run(directory: Path, description: Mapping[str, Any], *, resume: bool) -> Iterator[tuple[Run, bool]]:
-    """A run folder, held against other processes.
-
-    A run without one whole epoch may be begun anew: there is nothing to lose.
+def open_run(path: Path, description: Mapping[str, Any], *, resume: bool) -> Iterator[tuple[RunDirectory, bool]]:
+    """Lock a run directory; a run without a completed epoch is started again, since nothing would be lost.
 
     Args:
-        folder: made if it is missing.
-        description: what the run is begun with, plain JSON; a resumed run must have begun with the same.
-        resume: go on with the run in that folder, if there is one.
+        path: created if missing.
+        description: settings of the run, plain JSON; a resumed run must have the same.
+        resume: continue the run in the directory, if there is one.
 
     Yields:
-        The run, and whether there is something to go on with.
+        The directory, and True if there is a run to continue.
 
     Raises:
-        CheckpointError: as `check_run`; if another process trains in it; if the disk refuses.
+        CheckpointError: as `check_run`; if another process trains in the directory; if it cannot be written.
         ConfigError: as `check_run`.
     """
-    # Before a folder is made, and again once nobody else can train in it.
-    check_run(directory, description, resume=resume)
-    with try_lock(directory / LOCK) as is_ours:
-        if not is_ours:
-            raise CheckpointError(
-                f"Another process is training in '{directory}'; wait for it, or choose another folder."
-            )
-        going_on = check_run(directory, description, resume=resume)
-        remove_temporary_files(directory, (TRAINING, METRICS, STATE, IMAGES, CONFIG, LEARNED))
-        yield Run(directory, description), going_on
+    # Once before the directory is created, and again when no other process can change it.
+    check_run(path, description, resume=resume)
+    with try_lock(path / LOCK) as acquired:
+        if not acquired:
+            raise CheckpointError(f"Another process is training in '{path}'; wait for it, or use another directory.")
+        continues = check_run(path, description, resume=resume)
+        remove_temporary_files(path, (TRAINING, METRICS, STATE, IMAGES, CONFIG, LEARNED))
+        yield RunDirectory(path, description), continues
 
 
-def check_run(directory: Path, description: Mapping[str, Any], *, resume: bool) -> bool:
-    """Whether there is a run to go on with; nothing is changed.
+def check_run(path: Path, description: Mapping[str, Any], *, resume: bool) -> bool:
+    """Check that a directory can be trained in; return True if it holds a run to continue.
 
     Args:
-        folder: need not exist.
-        description: what the run is begun with, plain JSON.
-        resume: go on with the run in that folder, if there is one.
+        path: the directory; may be missing.
+        description: settings of the run, plain JSON.
+        resume: continue the run in the directory, if there is one.
 
     Raises:
-        CheckpointError: if the folder holds another run, or other files of the same names.
-        ConfigError: if the run to go on with was begun with other settings or data.
+        CheckpointError: if the directory holds a run that is not to be continued, or a saved method of no run.
+        ConfigError: if the run to continue has other settings or data.
     """
-    done = epochs_done(directory)
+    done = epochs_done(path)
     if done and not resume:
         raise CheckpointError(
-            f"'{directory}' already holds a run of {done} epoch{'s' * (done > 1)}; go on with it by --resume, "
-            "or choose another folder."
+            f"'{path}' already holds a run of {done} epoch{'s' * (done > 1)}; pass `resume=True` to continue it, or "
+            "use another directory."
         )
-    if done is None and (directory / CONFIG).exists():
-        raise CheckpointError(f"'{directory}' holds a {CONFIG} that belongs to no run; choose another folder.")
+    if done is None and (path / CONFIG).exists():
+        raise CheckpointError(f"'{path}' holds a saved method that belongs to no run; use another directory.")
     if done is None or not resume:
         return False
-    # As JSON gives it back: tuples are lists there.
-    _check_same(directory, read_json(directory / TRAINING), json.loads(json.dumps(description)))
+    # In JSON, tuples become lists.
+    _check_same(path, read_json(path / TRAINING), json.loads(json.dumps(description)))
     return True
 
 
-def epochs_done(directory: Path) -> int | None:
-    """Whole epochs of the run in a folder; None if it holds no run.
+def epochs_done(path: Path) -> int | None:
+    """Return the number of completed epochs of a run, or None if the directory holds no run.
+
+    Only the header of the state file is read; `RunDirectory.load` verifies its tensors.
 
     Raises:
-        CheckpointError: if there is a run whose state is missing or damaged.
+        CheckpointError: if the state file is missing or its header is damaged.
     """
-    return _read_state(directory / STATE).epoch if (directory / TRAINING).exists() else None
+    if not (path / TRAINING).exists():
+        return None
+    epoch: int = _state_metadata(read_metadata(path / STATE), path / STATE)["epoch"]
+    return epoch
 
 
-def trained_image_hashes(directory: Path) -> frozenset[str]:
-    """Hashes of the photos that the run in a folder learns from; none where there is no telling.
+def trained_image_hashes(path: Path) -> frozenset[str]:
+    """Return the hashes of the training images of a run; none if the directory is no run.
 
     Raises:
-        CheckpointError: if their file is damaged.
+        CheckpointError: if the file is damaged.
     """
-    path = directory / IMAGES
-    if not path.exists():
+    if not (path / IMAGES).exists():
         return frozenset()
-    content = read_json(path)
-    check_schema(content, _Images, path)
+    content = read_json(path / IMAGES)
+    check_schema(content, _Images, path / IMAGES)
     return frozenset(content["sha256"])
 
 
@@ -181,61 +199,40 @@ class _Images(Schema):
     sha256: list[str]
 
 
-class _Facts(Schema):
+class _StateMetadata(Schema):
     epoch: NonNegativeInt
     scaler: dict[str, Any]
 
 
-def _packed(state: TrainingState) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    tensors = {f"learned.{name}": tensor for name, tensor in state.learned.items()}
-    tensors |= {f"momentum.{name}": tensor for name, tensor in state.momentum.items()}
-    return tensors, {"epoch": state.epoch, "scaler": state.scaler}
+def _state_metadata(metadata: dict[str, Any], path: Path) -> dict[str, Any]:
+    check_schema(metadata, _StateMetadata, path)
+    return metadata
 
 
-def _read_state(path: Path) -> TrainingState:
-    tensors, metadata = read_tensors(path)
-    try:
-        # Before there was a checksum, it was one text.
-        facts = json.loads(metadata["training"]) if "training" in metadata else metadata
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"'{path}' is no state of a training: {error!r}.") from error
-    check_schema(facts, _Facts, path)
-    parts: dict[str, dict[str, Tensor]] = {"learned": {}, "momentum": {}}
-    for name, tensor in tensors.items():
-        part, _, rest = name.partition(".")
-        parts.setdefault(part, {})[rest] = tensor
-    return TrainingState(facts["epoch"], parts["learned"], parts["momentum"], facts["scaler"])
-
-
-def _read_history(path: Path, epochs: int) -> list[dict[str, Any]]:
-    history = read_json_lines(path)
-    if len(history) < epochs:
-        raise CheckpointError(f"'{path}' is damaged: it has {len(history)} epochs, the checkpoint {epochs}.")
-    # Metrics are written before the state, so a crash can leave them ahead of it, never behind.
-    return history[:epochs]
-
-
-def _check_same(directory: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    old, new = _flat(before), _flat(now)
+def _check_same(path: Path, old_sections: dict[str, Any], new_sections: dict[str, Any]) -> None:
+    old, new = _flatten(old_sections), _flatten(new_sections)
     for key in dict.fromkeys([*new, *old]):
         if old.get(key) == new.get(key):
             continue
         name = key[-1]
         if name == "data_sha256":
             raise ConfigError(
-                f"The run in '{directory}' was begun with other photos or classes of {now['data']!r}; "
-                "resume with the same data, or choose another folder."
+                f"The run in '{path}' was started with other images or classes of {new_sections['data']!r}; resume "
+                "with the same data, or use another directory."
             )
         raise ConfigError(
-            f"The run in '{directory}' was begun with --{name.replace('_', '-')} {old.get(key)!r}, now it is "
-            f"{new.get(key)!r}; resume with the same settings, or choose another folder."
+            f"The run in '{path}' was started with `{name}={_python(old.get(key))}`, but now it is "
+            f"`{_python(new.get(key))}`; resume with the same settings, or use another directory."
         )
 
 
-def _flat(description: dict[str, Any]) -> dict[tuple[str, ...], Any]:
-    """The entries of all sections; the last part of each key is its own name, which is that of the flag."""
+def _flatten(sections: dict[str, Any]) -> dict[tuple[str, ...], Any]:
+    """Return the entries of all sections, by section and name: two sections may use the same name."""
     flat: dict[tuple[str, ...], Any] = {}
-    for section, value in description.items():
-        # Two sections may share a name: what a method is made of again, and what the user said.
+    for section, value in sections.items():
         flat |= {(section, name): v for name, v in value.items()} if isinstance(value, dict) else {(section,): value}
     return flat
+
+
+def _python(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

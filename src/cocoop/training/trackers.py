@@ -1,4 +1,4 @@
-"""Numbers of a training for TensorBoard, Weights & Biases or trackio, by accelerate's one interface to all of them."""
+"""Metrics of a run for TensorBoard, Weights & Biases or trackio, through accelerate's common interface."""
 
 from __future__ import annotations
 
@@ -13,59 +13,59 @@ from cocoop.errors import ConfigError
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
 
-__all__ = ["LOGS", "PROJECT", "Log", "Tracker", "check_trackers", "epoch_numbers", "tracked"]
+__all__ = ["LOGS", "PROJECT", "Log", "Tracker", "check_trackers", "epoch_metrics", "open_trackers"]
 
 Tracker = Literal["tensorboard", "wandb", "trackio"]
-"""Each by the name of its package."""
+"""A tracker, by the name of its package."""
 
 Log = Callable[[Mapping[str, float], int], None]
-"""Takes numbers by name, and the epoch they belong to."""
+"""Called with metrics by name, and their epoch."""
 
 LOGS, PROJECT = "logs", "cocoop"
-"""TensorBoard's files are in RUN/logs/cocoop; the others keep a run named RUN in their project cocoop."""
+"""TensorBoard writes to RUN/logs/cocoop; the others create a run named RUN in the project cocoop."""
 
 
 def check_trackers(trackers: Sequence[str]) -> None:
-    """That their packages are installed.
+    """Check that the packages of the trackers are installed.
 
     Raises:
-        ConfigError: naming the first that is not, and how to install it.
+        ConfigError: naming the first that is missing, and how to install it.
     """
     for name in trackers:
         if importlib.util.find_spec(name) is None:
-            raise ConfigError(f"--track {name} needs the package {name}, which is not installed: pip install {name}")
+            raise ConfigError(f'`track="{name}"` needs the package {name}, which is not installed: pip install {name}')
 
 
-def epoch_numbers(entry: Mapping[str, Any]) -> dict[str, float]:
-    """What is tracked of an entry of `TrainResult.history`."""
+def epoch_metrics(entry: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics to track of an entry of `TrainResult.history`."""
     return {f"train/{name}": entry[name] for name in ("loss", "accuracy", "learning_rate")}
 
 
 @contextmanager
-def tracked(
+def open_trackers(
     trackers: Sequence[Tracker | GeneralTracker], directory: Path, settings: Mapping[str, object]
 ) -> Iterator[Log]:
-    """While a run goes on, take its numbers to trackers.
+    """Open trackers for a run, and close them at the end of the block.
 
     Args:
-        trackers: their names, or trackers of your own; with none, the numbers go nowhere.
-        folder: of the run.
-        settings: what the run was begun with; numbers, texts and truth values of it are kept.
+        trackers: their names, or trackers of your own; may be empty.
+        directory: the run directory.
+        settings: the settings of the run; numbers, strings and booleans are sent to the trackers.
 
     Yields:
-        What to call with the numbers of an epoch.
+        A function that sends metrics to all trackers.
 
     Raises:
-        ConfigError: if a tracker is not installed or does not start, for want of an account, say.
+        ConfigError: if a tracker is not installed or cannot be started, for example without an account.
     """
     if not trackers:
-        yield lambda _numbers, _epoch: None
+        yield lambda _metrics, _epoch: None
         return
     check_trackers([tracker for tracker in trackers if isinstance(tracker, str)])
     from accelerate import Accelerator
     from accelerate.utils import ProjectConfiguration
 
-    own_name = {"name": directory.resolve().name}
+    run_name = {"name": directory.resolve().name}
     try:
         accelerator = Accelerator(
             cpu=True,  # It only writes numbers here.
@@ -75,14 +75,14 @@ def tracked(
         accelerator.init_trackers(
             PROJECT,
             config={name: value for name, value in settings.items() if isinstance(value, int | float | str)},
-            init_kwargs={"wandb": own_name, "trackio": own_name},
+            init_kwargs={"wandb": run_name, "trackio": run_name},
         )
-    # Each has errors of its own.
+    # Every tracker has its own errors.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         names = [tracker if isinstance(tracker, str) else tracker.name for tracker in trackers]
-        raise ConfigError(f"--track {' '.join(names)} cannot be started: {reason}") from error
+        raise ConfigError(f"Cannot start the tracker {', '.join(names)}: {reason}") from error
     try:
-        yield lambda numbers, epoch: accelerator.log(dict(numbers), step=epoch)
+        yield lambda metrics, epoch: accelerator.log(dict(metrics), step=epoch)
     finally:
         accelerator.end_training()

@@ -24,7 +24,7 @@ from pathlib import Path
 from cocoop.data.catalog.entry import CatalogEntry, Rule, SplitFile
 from cocoop.data.catalog.imagenet import class_directories
 from cocoop.data.catalog.location import Location
-from cocoop.data.dataset import SPLITS, Split, listed
+from cocoop.data.dataset import SPLITS, Split, join_names
 from cocoop.data.readers.image_directories import IMAGE_SUFFIXES, read_image_directory
 from cocoop.data.readers.rows import Listing, Row, assign_splits, check_unique
 from cocoop.data.readers.split_files import read_split_file
@@ -166,7 +166,7 @@ def _read_imagenet(entry: CatalogEntry, rule: Rule, location: Location) -> Listi
         if missing:
             raise DataError(
                 f"{entry.title} is incomplete: {len(missing)} of its {len(classes)} class directories are not in"
-                f" '{directory}': {listed(missing)}. `cocoop data verify {entry.name}` lists everything that is"
+                f" '{directory}': {join_names(missing)}. `cocoop data verify {entry.name}` lists everything that is"
                 " missing."
             )
         prefix = "" if directory == location.images else f"{directory.name}/"

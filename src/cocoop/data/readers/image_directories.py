@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cocoop.data.class_names import in_name_order
-from cocoop.data.dataset import Split, listed
+from cocoop.data.class_names import sort_by_name
+from cocoop.data.dataset import Split, join_names
 from cocoop.data.readers.rows import SPLIT_NAMES, Listing, Row
 from cocoop.errors import DataError
 
@@ -83,7 +83,8 @@ def _list_images(class_directories: list[tuple[Split | None, Path]], root: Path)
         if inner:
             raise DataError(
                 f"The class directory '{directory}' holds no image, but directories with images:"
-                f" {listed([path.name for path in inner])}. If these are the classes, use '{directory}' as the data."
+                f" {join_names([path.name for path in inner])}. If these are the classes, use '{directory}' as the"
+                " data."
             )
         raise DataError(
             f"The class directory '{directory}' holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})."
@@ -91,7 +92,7 @@ def _list_images(class_directories: list[tuple[Split | None, Path]], root: Path)
         )
     if not rows:
         raise DataError(f"'{root}' holds no image.")
-    return Listing(rows, in_name_order([directory.name for _, directory in class_directories]))
+    return Listing(rows, sort_by_name([directory.name for _, directory in class_directories]))
 
 
 def _visible(directory: Path) -> list[Path]:

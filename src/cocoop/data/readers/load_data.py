@@ -13,7 +13,7 @@ from cocoop.data.catalog.location import Location
 from cocoop.data.catalog.location import data_root as find_data_root
 from cocoop.data.catalog.read import read_catalog
 from cocoop.data.catalog.table import find_entry
-from cocoop.data.class_names import final_names, read_renames
+from cocoop.data.class_names import clean_and_rename, read_renames
 from cocoop.data.dataset import Dataset, ImageRoot, Item, Split
 from cocoop.data.readers.image_directories import IMAGE_SUFFIXES, read_image_directory
 from cocoop.data.readers.manifests import read_manifest
@@ -88,7 +88,7 @@ def load_data(
     else:
         found = _load_files(path, None if image_root is None else Path(image_root).expanduser())
     listing = found.listing
-    names = final_names(listing.classes, read_renames(renames))
+    names = clean_and_rename(listing.classes, read_renames(renames))
     label_of = {raw: label for label, raw in enumerate(listing.classes)}
     rows = listing.rows if all(row.split for row in listing.rows) else assign_splits(listing.rows, seed)
 

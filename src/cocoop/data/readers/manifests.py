@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from cocoop.data.class_names import in_name_order
+from cocoop.data.class_names import sort_by_name
 from cocoop.data.readers.rows import Listing, Row, check_unique, normalize_path, parse_split
 from cocoop.data.readers.text_files import line_of, read_text
 from cocoop.errors import DataError
@@ -36,7 +36,7 @@ def read_manifest(path: Path, image_root: Path) -> Listing:
     if without is not None and any(row.split for row in rows):
         raise DataError(f"{without.origin}: no split, though other lines have one. Give every line a split, or none.")
     check_unique(rows)
-    return Listing(rows, in_name_order([row.raw_class for row in rows]))
+    return Listing(rows, sort_by_name([row.raw_class for row in rows]))
 
 
 def _row(fields: Mapping[str, str], origin: str, image_root: Path) -> Row:

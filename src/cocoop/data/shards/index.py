@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cocoop.data.class_names import in_name_order
+from cocoop.data.class_names import sort_by_name
 from cocoop.data.readers.rows import SPLIT_NAMES, Listing, Row, assign_splits, check_unique
 from cocoop.data.shards.parquet import clear_row_group_cache, read_parquet_image
 from cocoop.data.shards.scan import find_shards, scan_shard
@@ -159,7 +159,7 @@ def read_shards(
         rows = assign_splits(rows, seed, key=by_name)
     train_and_val = sorted((row for row in rows if row.split != "test"), key=by_name)
     test = sorted((row for row in rows if row.split == "test"), key=by_position)
-    classes = in_name_order([row.raw_class for row in rows])
+    classes = sort_by_name([row.raw_class for row in rows])
     if all(name.isdecimal() for name in classes):
         classes.sort(key=int)
     return Listing(train_and_val + test, classes), ShardIndex(root, addresses, positions)

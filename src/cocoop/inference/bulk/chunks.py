@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from cocoop.data.image_formats import NOT_PLAIN, too_large
+from cocoop.data.image_formats import NOT_A_FILE, describe_too_large
 from cocoop.data.readers.image_directories import IMAGE_SUFFIXES
 from cocoop.data.shards.scan import find_shards, read_shard
 from cocoop.data.shards.source import check_shard_kind, get_filesystem, shard_errors, shard_kind
@@ -167,7 +167,7 @@ def read_shard_images(shard: str) -> Iterator[RawImage]:
     `UNREACHABLE` if the file system failed.
     """
     if entry_type(*get_filesystem(shard)) not in ("file", None):
-        yield RawImage(shard, None, NOT_PLAIN)
+        yield RawImage(shard, None, NOT_A_FILE)
         return
     try:
         for image in read_shard(shard):
@@ -200,9 +200,9 @@ def read_image_file(address: str) -> RawImage:
     try:
         info = filesystem.info(path)
         if info["type"] != "file":
-            return RawImage(address, None, NOT_PLAIN)
+            return RawImage(address, None, NOT_A_FILE)
         # Some web servers do not report the size.
-        reason = too_large(info.get("size") or 0)
+        reason = describe_too_large(info.get("size") or 0)
         return RawImage(address, None, reason) if reason else RawImage(address, filesystem.cat_file(path))
     except MemoryError:
         raise
