@@ -37,8 +37,11 @@ def list_datasets(data_root: str | Path | None = None) -> list[DatasetStatus]:
     Args:
         data_root: directory of the data sets; see `cocoop.data.data_root`.
     """
-    locations = [(entry, Location.find(entry, data_root)) for entry in CATALOG.values()]
-    return [DatasetStatus(entry=entry, directory=place.directory, images=place.images) for entry, place in locations]
+    locations = {name: Location.find(entry, data_root) for name, entry in CATALOG.items()}
+    return [
+        DatasetStatus(entry=CATALOG[name], directory=location.directory, images=location.images)
+        for name, location in locations.items()
+    ]
 
 
 def download_dataset(

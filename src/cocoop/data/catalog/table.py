@@ -37,11 +37,7 @@ def find_entry(name: str) -> CatalogEntry | None:
 
 
 def catalog_entry(name: str) -> CatalogEntry:
-    """Return a data set by name, title or alias.
-
-    Raises:
-        DataError: if there is none, with the closest names.
-    """
+    """Return a data set by name, title or alias, or raise an error with the closest names."""
     entry = find_entry(name)
     if entry is None:
         close = difflib.get_close_matches(_normalize(name), list(CATALOG), n=2, cutoff=0.5)

@@ -45,15 +45,7 @@ class Verification:
 
 
 def verify(entry: CatalogEntry, location: Location) -> Verification:
-    """Check layout, split files and numbers of images and classes; no image is opened.
-
-    Args:
-        entry: the data set.
-        location: its directories.
-
-    Returns:
-        The result; a missing data set is a problem, not an error.
-    """
+    """Check layout, split file and numbers of images and classes; no image is opened."""
     result = functools.partial(
         Verification,
         entry=entry,

@@ -52,11 +52,7 @@ class Listing:
 
 
 def parse_split(word: str, origin: str) -> Split:
-    """Return the split of that name: train; val, valid or validation; test.
-
-    Raises:
-        DataError: if there is none.
-    """
+    """Return the split of a name in `SPLIT_NAMES`."""
     split = SPLIT_NAMES.get(word.strip().lower())
     if split is None:
         raise DataError(f"{origin}: unknown split {word!r}. Use 'train', 'val' or 'test'.")
@@ -92,11 +88,7 @@ def normalize_path(text: str, origin: str, *, image_root: Path, allow_outside: b
 
 
 def check_unique(rows: Sequence[Row]) -> None:
-    """Check that no image is listed twice.
-
-    Raises:
-        DataError: naming the image and both positions.
-    """
+    """Check that no image is listed twice."""
     first: dict[str, Row] = {}
     for row in rows:
         other = first.setdefault(row.path, row)

@@ -10,15 +10,7 @@ __all__ = ["line_of", "read_text"]
 
 
 def read_text(path: Path, kind: str) -> str:
-    """Read a UTF-8 file, with or without the byte order mark that spreadsheets write.
-
-    Args:
-        path: the file.
-        kind: kind of file, for error messages: `manifest`, `split file`.
-
-    Raises:
-        DataError: if it cannot be read or is not UTF-8.
-    """
+    """Read a UTF-8 file, with or without the byte order mark that spreadsheets write; `kind` is for error messages."""
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -63,11 +63,7 @@ class ShardPath:
         return True
 
     def read_bytes(self) -> bytes:
-        """Read the image: of a tar file only its bytes, of a Parquet file its row group.
-
-        Raises:
-            OSError: if it cannot be read.
-        """
+        """Read the image, or raise an OSError, as for a file."""
         try:
             with shard_errors(self.url):
                 shard = Shard.at(self.url)

@@ -47,15 +47,7 @@ class _Columns:
 def scan_parquet(
     shard: Shard, *, with_bytes: bool, on_bytes: Callable[[int], None] | None = None
 ) -> Iterator[tuple[ShardEntry, bytes]]:
-    """Stream a Parquet file by row groups.
-
-    Args:
-        shard: the file.
-        with_bytes: read the images too; otherwise their column is skipped and their bytes are `b""`.
-        on_bytes: called with the approximate position in the file after each row group.
-
-    Yields:
-        Images in their order.
+    """Stream a Parquet file as `scan_shard` does, one row group after the other.
 
     Raises:
         ConfigError: if pyarrow is not installed.
@@ -99,13 +91,7 @@ def _read_row_group(url: str, group: int) -> pa.ChunkedArray:
 
 
 def read_parquet_image(shard: Shard, group: int, row: int) -> bytes:
-    """Return the bytes of an image, empty if the cell is.
-
-    Args:
-        shard: the file.
-        group: number of the row group.
-        row: number of the image in the row group.
-    """
+    """Return the bytes of the image in a row of a row group, empty if the cell is."""
     return _read_row_group(shard.url, group)[row].as_py() or b""
 
 

@@ -90,15 +90,12 @@ def read_shard(url: str) -> Iterator[ShardSample]:
 def scan_shard(
     url: str, *, with_bytes: bool, on_bytes: Callable[[int], None] | None = None
 ) -> Iterator[tuple[ShardEntry, bytes]]:
-    """Stream the entries of a shard.
+    """Stream the entries of a shard, with the images' bytes or with `b""`.
 
     Args:
         url: address of the shard.
-        with_bytes: read the images too; otherwise their bytes are `b""`.
+        with_bytes: read the images too.
         on_bytes: called with the number of bytes done.
-
-    Raises:
-        CocoopError: as `read_shard`.
     """
     with shard_errors(url):
         scan = _SCANS[check_shard_kind(url)]

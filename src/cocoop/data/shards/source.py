@@ -62,32 +62,19 @@ class Shard:
 
     @classmethod
     def at(cls, url: str) -> Shard:
-        """Return the shard at an address; it is not opened.
-
-        Raises:
-            ConfigError: if a package that its file system needs is not installed.
-            DataError: if the address is malformed.
-        """
+        """Return the shard at an address; it is not opened."""
         return cls(url, *get_filesystem(url))
 
     @property
     def size(self) -> int:
-        """Number of bytes.
-
-        Raises:
-            DataError: if the file system does not know it.
-        """
+        """Number of bytes."""
         size = self.filesystem.info(self.path)["size"]
         if not isinstance(size, int):
             raise DataError(f"The server does not tell the size of '{self.url}', which is needed. Copy it elsewhere.")
         return size
 
     def read(self, start: int, end: int) -> bytes:
-        """Return the bytes from `start` up to `end`.
-
-        Raises:
-            OSError: if there are fewer, or the server only sends the whole file.
-        """
+        """Return the bytes from `start` up to `end`; an OSError if the server sends others."""
         if start == end:
             return b""
         data: bytes = self.filesystem.cat_file(self.path, start=start, end=end)
@@ -132,11 +119,7 @@ def shard_kind(url: str) -> Kind | Literal["compressed"] | None:
 
 
 def check_shard_kind(url: str) -> Kind:
-    """Return the kind of a shard by its name.
-
-    Raises:
-        DataError: if it is not a tar or Parquet file, or is compressed.
-    """
+    """Return the kind of a shard, or raise an error if the name is another file's or a compressed tar file's."""
     kind = shard_kind(url)
     if kind is None:
         raise DataError(f"'{url}' is not a shard. A shard is a WebDataset .tar or a .parquet file.")
@@ -154,11 +137,7 @@ def compressed_shard_error(url: str) -> DataError:
 
 
 def image_split(value: object, url: str, origin: str) -> Split | None:
-    """Return the split of an image: the value in the shard, else the split in the shard's name, if any.
-
-    Raises:
-        DataError: if the value is not a split.
-    """
+    """Return the split of an image: the value in the shard, else the split in the shard's name, if any."""
     if value is None or value == "":
         return _split_in_name(url)
     return parse_split(str(value), origin)

@@ -55,15 +55,7 @@ class _Sample:
 def scan_tar(
     shard: Shard, *, with_bytes: bool, on_bytes: Callable[[int], None] | None = None
 ) -> Iterator[tuple[ShardEntry, bytes]]:
-    """Stream a tar file from its beginning to its end.
-
-    Args:
-        shard: the file.
-        with_bytes: read the images too; otherwise they are skipped and their bytes are `b""`.
-        on_bytes: called with the position in the file after each member.
-
-    Yields:
-        Images in their order, each after all members of its key.
+    """Stream a tar file as `scan_shard` does.
 
     Raises:
         DataError: if the file is compressed, damaged or cut off, holds links or devices, claims absurd sizes, or has a
