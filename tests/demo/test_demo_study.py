@@ -14,15 +14,17 @@ from cocoop.errors import ConfigError, DataError
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"seeds": ()}, "--seeds is (); it must be one or more different numbers."),
-        ({"seeds": (2, 1, 2)}, "--seeds is (2, 1, 2); it must be one or more different numbers."),
+        ({"seeds": ()}, "`seeds` is (); it must be one or more different numbers."),
+        ({"seeds": (2, 1, 2)}, "`seeds` is (2, 1, 2); it must be one or more different numbers."),
         ({"seeds": (-3,)}, "--seed is -3; "),
-        ({"shots": 0}, "--shots is 0; it must be at least 1."),
-        ({"test_pictures": 0}, "--test-pictures is 0; it must be at least 1."),
+        ({"shots": 0}, "`shots` is 0; it must be from 1 to 24."),
+        ({"shots": 25}, "`shots` is 25; it must be from 1 to 24."),
+        ({"test_pictures": 0}, "`test_pictures` is 0; it must be from 1 to 20."),
+        ({"test_pictures": 21}, "`test_pictures` is 21; it must be from 1 to 20."),
         ({"epochs": 0}, "--epochs is 0; "),
     ],
 )
-def test_a_setting_out_of_range_is_named_before_anything_is_drawn(settings, message):
+def test_study_refuses_settings_out_of_range(settings, message):
     with pytest.raises(ConfigError) as error:
         Study(**settings)
     assert str(error.value).startswith(message)
@@ -35,10 +37,9 @@ def test_methods_are_trained_as_published_but_on_cached_features():
     assert Study(epochs=3).config("coop", 1).epochs == 3
 
 
-def test_a_seed_draws_from_more_pictures_than_it_learns_from():
-    pictures = Study(shots=3, test_pictures=2).pictures
-    of_one = [picture.split for picture in pictures if picture.classname == "kite"]
-    assert (of_one.count("train"), of_one.count("test")) == (5, 2)
+@pytest.mark.parametrize(("shots", "pool"), [(1, 2), (3, 5), (16, 24), (20, 24)])
+def test_study_samples_shots_from_a_larger_pool(shots, pool):
+    assert Study(shots=shots).training_pool == pool
 
 
 def test_the_directory_of_somebody_else_is_not_touched(tmp_path):

@@ -49,7 +49,7 @@ COMMANDS = {
     "push": Command("cocoop.cli.push", "PushCommand", "Publish a trained prompt on the Hugging Face hub."),
     "draw": Command("cocoop.cli.draw", "DrawCommand", "Print the images that a few-shot run would train on."),
     "data": Command("cocoop.cli.data", "DataCommand", "List, download and check the data sets of the papers."),
-    "demo": Command("cocoop.cli.demo", "DemoCommand", "Train and compare all methods on bundled pictures, offline."),
+    "demo": Command("cocoop.cli.demo", "DemoCommand", "Train and compare all methods on bundled images, offline."),
     "bench": Command("cocoop.cli.bench", "BaseToNewCommand", "Run the papers' experiments on any data set."),
     "report": Command("cocoop.cli.report", "ReportCommand", "Make tables and a page from the records of a sweep."),
 }

@@ -1,4 +1,4 @@
-"""`cocoop demo`: everything at once, offline, on pictures that it draws."""
+"""`cocoop demo`: train and compare all methods on drawn images, offline."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LIBRARIES = ("torch", "torchvision", "open_clip_torch", "numpy", "pillow")
 
 @dataclass(frozen=True, kw_only=True)
 class DemoCommand:
-    """Draw labelled pictures, learn prompts from a few of them, and measure zero-shot CLIP, CoOp and CoCoOp.
+    """Learn prompts from a few drawn images, and compare zero-shot CLIP, CoOp and CoCoOp.
 
     A page, report.html, explains it all. No network and no photos are needed; it takes a few minutes on two cores."""
 
@@ -38,9 +38,9 @@ class DemoCommand:
     seeds: tuple[int, ...] = (1, 2, 3)
     """Runs to average over, each with other training pictures."""
     shots: int = 16
-    """Training pictures of each class in a run."""
+    """Training images per class in a run, at most 24."""
     test_pictures: int = 20
-    """Test pictures of each class."""
+    """Test images per class, at most 20."""
     epochs: Annotated[int | None, left_out("INT", "as published, 200 for CoOp and 10 for CoCoOp")] = None
     """Passes over the training pictures."""
     processes: Annotated[int | None, left_out("INT", "one for each core")] = None
@@ -82,13 +82,10 @@ class DemoCommand:
         _point_at(home, results)
 
     def _measure(self, crew: Crew, study: Study, home: Home, cache: Path) -> tuple[Dataset, list[dict[str, Any]]]:
-        from cocoop.demo.study import BACKBONE, draw_world, encode_pictures, world_data
+        from cocoop.data.demo_images import unpack_demo_images
+        from cocoop.demo.study import BACKBONE, encode_pictures
 
-        pictures = study.pictures
-        note(f"Drawing {len(pictures)} pictures ...")
-        with image_progress("drawing", "pictures") as progress:
-            draw_world(crew, home.pictures, pictures, progress)
-        data = world_data(home.pictures, pictures)
+        data = unpack_demo_images(home.pictures, train=study.training_pool, test=study.test_pictures)
         note(f"Encoding pictures with the backbone {BACKBONE} ...")
         with image_progress("encoding", "pictures") as progress:
             tests = encode_pictures(crew, data, cache, progress)

@@ -1,1 +1,1 @@
-"""The offline demonstration: a drawn world of labelled pictures, and a run of all methods on it."""
+"""The offline demo: a comparison of all methods on drawn images."""

@@ -39,7 +39,7 @@ class Home:
 
     @property
     def pictures(self) -> Path:
-        """The drawn world."""
+        """Directory of the images."""
         return self.folder / "pictures"
 
     @property

@@ -138,7 +138,7 @@ def _story(results: Results, pictures: Path) -> Markup:
     return Markup("\n").join(
         [
             blocks.prose(
-                f"The program drew {counts['train'] + counts['test']:,} pictures of {class_count} "
+                f"There are {counts['train'] + counts['test']:,} drawn pictures of {class_count} "
                 f"classes. Half of the classes, in alphabetical order, became base classes: from {results['shots']} "
                 "labelled pictures of each, prompts were learned. The other half, the new classes, was put away until "
                 f"the end. Then every method named the classes of {results['test_pictures']} test pictures of each "

@@ -1,4 +1,4 @@
-"""The demonstration's study: a world is drawn, and three methods are measured on it, from base to new classes.
+"""The demo's experiment: three methods, measured from base to new classes on drawn images.
 
 Everything that takes time is cut into tasks for a crew of processes.
 """
@@ -16,9 +16,9 @@ from typing import Any
 from cocoop.backbones import load_backbone
 from cocoop.backbones.backbone import Backbone
 from cocoop.config import TrainConfig, paper_config
-from cocoop.data import Dataset, Item, Split
+from cocoop.data import Dataset, Split
+from cocoop.data.demo_images import TEST_IMAGES, TRAIN_IMAGES
 from cocoop.demo.crew import Crew, Task, Tell
-from cocoop.demo.world import CLASS_NAMES, Picture, plan_world, write_pictures
 from cocoop.errors import ConfigError
 from cocoop.evaluation.metrics import Evaluation
 from cocoop.experiments import Trial, run_trial
@@ -26,11 +26,9 @@ from cocoop.methods import METHODS, ZeroShot
 from cocoop.training.feature_cache import FeatureCache
 from cocoop.training.features import Features, encode_split
 
-__all__ = ["BACKBONE", "Study", "draw_world", "encode_pictures", "run_name", "world_data"]
+__all__ = ["BACKBONE", "Study", "encode_pictures", "run_name"]
 
 BACKBONE = "lite"
-PIECES = 4
-"""Tasks that pictures are cut into, for each process: their sizes differ little, so that none waits long."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,20 +48,20 @@ class Study:
         """Check every field.
 
         Raises:
-            ConfigError: naming the flag, what was given and what is allowed.
+            ConfigError: naming the field, its value and what is allowed.
         """
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ConfigError(f"--seeds is {self.seeds}; it must be one or more different numbers.")
-        for flag, number in (("shots", self.shots), ("test-pictures", self.test_pictures)):
-            if number < 1:
-                raise ConfigError(f"--{flag} is {number}; it must be at least 1.")
+            raise ConfigError(f"`seeds` is {self.seeds}; it must be one or more different numbers.")
+        for field, limit in (("shots", TRAIN_IMAGES), ("test_pictures", TEST_IMAGES)):
+            if not 1 <= getattr(self, field) <= limit:
+                raise ConfigError(f"`{field}` is {getattr(self, field)}; it must be from 1 to {limit}.")
         for seed in self.seeds:
             self.config("cocoop", seed)
 
     @property
-    def pictures(self) -> tuple[Picture, ...]:
-        """All pictures to draw; half as many again as a run learns from, so that each seed draws others."""
-        return plan_world(train=self.shots + -(-self.shots // 2), test=self.test_pictures)
+    def training_pool(self) -> int:
+        """Training images per class to sample from: more than `shots`, so that seeds sample different ones."""
+        return min(self.shots + -(-self.shots // 2), TRAIN_IMAGES)
 
     @property
     def most_processes(self) -> int:
@@ -94,7 +92,7 @@ class Study:
         Args:
             crew: does the work.
             folder: a folder for each trained prompt is made here, see `run_name`.
-            data: from `world_data`.
+            data: from `unpack_demo_images`.
             tests: from `encode_pictures`.
             cache: the folder given to `encode_pictures`.
             on_progress: called with training steps done and in all, over all runs.
@@ -124,30 +122,6 @@ def run_name(method: str, seed: int) -> str:
     return f"{method}-seed{seed}"
 
 
-def draw_world(
-    crew: Crew, directory: Path, pictures: tuple[Picture, ...], on_progress: Callable[[int, int], None] | None = None
-) -> None:
-    """Draw pictures into a folder.
-
-    Raises:
-        DataError: if the disk refuses.
-    """
-    pieces = max(1, min(len(pictures), PIECES * crew.size))
-    parts = [pictures[piece::pieces] for piece in range(pieces)]
-    tasks = [Task(_draw, (directory, part), len(part)) for part in parts]
-    crew.run(tasks, on_progress=on_progress)
-
-
-def world_data(directory: Path, pictures: tuple[Picture, ...]) -> Dataset:
-    """The pictures as a data set: these and no others that may lie in the folder."""
-
-    def items(split: str) -> tuple[Item, ...]:
-        chosen = (picture for picture in pictures if picture.split == split)
-        return tuple(Item(picture.path, CLASS_NAMES.index(picture.classname)) for picture in chosen)
-
-    return Dataset(CLASS_NAMES, items("train"), (), items("test"), directory, "drawn world")
-
-
 def encode_pictures(
     crew: Crew, data: Dataset, cache: Path, on_progress: Callable[[int, int], None] | None = None
 ) -> tuple[Features, Features]:
@@ -155,7 +129,7 @@ def encode_pictures(
 
     Args:
         crew: does the work.
-        data: from `world_data`.
+        data: from `unpack_demo_images`.
         cache: a folder for the features of the training pictures of base classes, see `cocoop.training.feature_cache`.
         on_progress: called with pictures encoded and to be encoded.
 
@@ -178,10 +152,6 @@ def encode_pictures(
 @functools.cache
 def _backbone() -> Backbone:
     return load_backbone(BACKBONE)
-
-
-def _draw(directory: Path, pictures: tuple[Picture, ...], tell: Tell) -> None:
-    write_pictures(directory, pictures, on_progress=lambda done, _: tell(done))
 
 
 def _encode(data: Dataset, split: Split, tell: Tell) -> Features:

@@ -1,10 +1,10 @@
-"""Backgrounds: sky, sea, meadow, table, wall, water. Each fills the whole canvas."""
+"""Backgrounds: sky, sea, table, room and water. Each fills the whole canvas."""
 
 from __future__ import annotations
 
 from PIL import Image, ImageChops
 
-from cocoop.demo.brushes import Canvas, Colour, arc, hsv, mix, ramp
+from canvas import Canvas, Colour, arc, hsv, mix, ramp
 
 __all__ = ["bokeh", "cloth", "planks", "room", "sea", "sky", "underwater"]
 
@@ -18,7 +18,7 @@ SKIES: tuple[tuple[Colour, Colour], ...] = (
 
 
 def sky(canvas: Canvas, *, bottom: float = 1.0, clouds: float = 0.8) -> Colour:
-    """A sky from zenith to horizon at `bottom`, with drifting clouds; returns its colour at the horizon."""
+    """Paint a sky with clouds, down to the horizon at `bottom`, and return its colour at the horizon."""
     high, low = canvas.rng.choice(SKIES)
     canvas.fill(ramp(canvas.fade((0, 0), (0, bottom)), [high, mix(high, low, 0.6), low]))
     veil = canvas.noise(3, octaves=5, stretch=1.8).point([max(0, min(255, round((v - 120) * 2.2))) for v in range(256)])
@@ -28,7 +28,7 @@ def sky(canvas: Canvas, *, bottom: float = 1.0, clouds: float = 0.8) -> Colour:
 
 
 def sea(canvas: Canvas, horizon: float) -> None:
-    """Sky, and below the horizon a sea that takes its colour from it."""
+    """Paint a sky, and below the horizon a sea that reflects its colour."""
     far = sky(canvas, bottom=horizon)
     hue = canvas.rng.uniform(0.5, 0.6)
     deep = hsv(hue, 0.75, canvas.rng.uniform(0.28, 0.45))
@@ -43,7 +43,7 @@ def sea(canvas: Canvas, horizon: float) -> None:
 
 
 def bokeh(canvas: Canvas, hue: float, *, light: float = 0.6, spread: float = 0.08, spots: int = 18) -> None:
-    """A far background out of focus: soft lumps of one family of colours, and discs of light."""
+    """Paint a background out of focus: soft areas of similar colours, and discs of light."""
     rng = canvas.rng
     dark, mid, bright = (
         hsv(hue + rng.uniform(-spread, spread), rng.uniform(0.25, 0.52), light * level) for level in (0.4, 0.85, 1.35)
@@ -57,7 +57,7 @@ def bokeh(canvas: Canvas, hue: float, *, light: float = 0.6, spread: float = 0.0
 
 
 def planks(canvas: Canvas) -> None:
-    """Boards of wood from above."""
+    """Paint wooden boards seen from above."""
     rng = canvas.rng
     hue, value = rng.uniform(0.05, 0.1), rng.uniform(0.35, 0.85)
     tones = [hsv(hue, rng.uniform(0.4, 0.6), value * level) for level in (0.6, 0.85, 1.0, 1.15)]
@@ -75,7 +75,7 @@ def planks(canvas: Canvas) -> None:
 
 
 def cloth(canvas: Canvas, colour: Colour | None = None) -> None:
-    """A plain surface from above: paper, felt or a painted table, with light falling off."""
+    """Paint a plain surface seen from above (paper, felt or a painted table), darker on one side."""
     rng = canvas.rng
     colour = colour or hsv(rng.random(), rng.uniform(0.04, 0.36), rng.uniform(0.45, 0.92))
     weave = canvas.noise(110, octaves=1, sharp=True)
@@ -84,7 +84,7 @@ def cloth(canvas: Canvas, colour: Colour | None = None) -> None:
 
 
 def room(canvas: Canvas, horizon: float) -> None:
-    """A table before a wall, out of focus."""
+    """Paint a table in front of a wall, out of focus."""
     rng = canvas.rng
     wall = hsv(rng.random(), rng.uniform(0.05, 0.4), rng.uniform(0.35, 0.9))
     canvas.fill(ramp(canvas.noise(2, octaves=2), [mix(wall, (0, 0, 0), 0.35), mix(wall, (255, 250, 235), 0.25)]))
@@ -97,7 +97,7 @@ def room(canvas: Canvas, horizon: float) -> None:
 
 
 def underwater(canvas: Canvas, hue: float | None = None, *, light: float = 1.0) -> None:
-    """Water lit from above, with rays and drifting specks."""
+    """Paint water lit from above, with rays and floating specks."""
     rng = canvas.rng
     hue = rng.uniform(0.5, 0.63) if hue is None else hue
     tones = [

@@ -1,4 +1,4 @@
-"""Painters of what swims and flies. Each paints one picture; all chance comes from `canvas.rng`."""
+"""Painters of animals. Each paints one image; all random choices come from `canvas.rng`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import math
 import numpy as np
 from PIL import ImageChops
 
-from cocoop.demo.brushes import Canvas, Colour, Pose, arc, hsv, mix, ramp, smooth
-from cocoop.demo.scenery import bokeh, underwater
+from canvas import Canvas, Colour, Pose, arc, hsv, mix, ramp, smooth
+from scenery import bokeh, underwater
 
 __all__ = ["butterfly", "goldfish", "jellyfish"]
 
 
 def butterfly(canvas: Canvas) -> None:
-    """A butterfly with dark veins and pale dots, over flowers out of focus."""
+    """Paint a butterfly with dark veins and pale dots, over a background out of focus."""
     rng = canvas.rng
     bokeh(canvas, rng.choice([0.25, 0.3, 0.35, 0.85]), light=rng.uniform(0.45, 0.8))
     pose = Pose(0.5, rng.uniform(0.47, 0.54), rng.uniform(0.4, 0.47), rng.uniform(-0.6, 0.6), rng.uniform(0.82, 1.0))
@@ -67,7 +67,7 @@ def butterfly(canvas: Canvas) -> None:
 
 
 def goldfish(canvas: Canvas) -> None:
-    """One to three fish among water plants."""
+    """Paint one to three goldfish among water plants."""
     rng = canvas.rng
     underwater(canvas, rng.uniform(0.38, 0.6), light=rng.uniform(0.7, 1.1))
     weeds = [
@@ -97,7 +97,7 @@ def goldfish(canvas: Canvas) -> None:
 
 
 def one_goldfish(canvas: Canvas, pose: Pose) -> None:
-    """A goldfish that looks to the right of its pose."""
+    """Paint a goldfish that faces to the right of its pose."""
     rng = canvas.rng
     hue = rng.uniform(0.055, 0.085)
     gold, pale = hsv(hue, 0.95, 0.98), hsv(hue + 0.02, 0.55, 1.0)
@@ -154,7 +154,7 @@ def one_goldfish(canvas: Canvas, pose: Pose) -> None:
 
 
 def goldfish_face(canvas: Canvas, pose: Pose, dark: Colour) -> None:
-    """Gill, mouth and eye."""
+    """Paint gill, mouth and eye."""
     gill = canvas.strokes([pose(arc(0.4, 0.02, 0.14, 0.27, -0.22, 0.22, 12))], 0.007)
     canvas.fill(dark, gill, 0.7)
     mouth = canvas.strokes([pose([(0.97, 0.07), (0.86, 0.1)])], 0.008)
@@ -165,7 +165,7 @@ def goldfish_face(canvas: Canvas, pose: Pose, dark: Colour) -> None:
 
 
 def jellyfish(canvas: Canvas) -> None:
-    """Glowing bells with trailing tentacles in dark water."""
+    """Paint one to three glowing jellyfish in dark water."""
     rng = canvas.rng
     underwater(canvas, rng.uniform(0.56, 0.7), light=rng.uniform(0.5, 0.85))
     hue = rng.choice([0.55, 0.6, 0.8, 0.9, 0.03, 0.07]) + rng.uniform(-0.02, 0.02)

@@ -1,4 +1,4 @@
-"""What several painters share: surface colours, the ball, leaves, fruit side by side."""
+"""Shapes, colours and textures that several painters share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import numpy as np
 from PIL import ImageChops
 
-from cocoop.demo.brushes import Array, Canvas, Colour, Point, Pose, Texture, mix, smooth
+from canvas import Array, Canvas, Colour, Point, Pose, Texture, mix, smooth
 
 __all__ = ["BALL", "BLACK", "PAINTS", "WHITE", "blend", "leaf", "plain", "scatter", "speckle", "uniform"]
 
@@ -21,39 +21,39 @@ PAINTS: tuple[Colour, ...] = (
     (60, 160, 190),
     (244, 240, 230),
 )
-"""Colours that people give to kites, sails, wool and umbrellas; any two of them go together."""
+"""Colours of kites, sails, wool and umbrellas; any two go together."""
 
 WHITE: Colour = (246, 246, 242)
 BLACK: Colour = (20, 20, 24)
 
 BALL: list[Point] = [(math.sin(t), math.cos(t)) for t in np.linspace(-math.pi / 2, math.pi / 2, 65).tolist()]
-"""The profile of a ball of radius 1, for `Canvas.solid`."""
+"""Profile of a ball of radius 1, for `Canvas.solid`."""
 
 
 def uniform(colour: Colour, like: Array) -> Array:
-    """One colour over a whole surface, [..., 3] in 0..1."""
+    """Return one colour for all points of a surface, [..., 3] in 0..1."""
     return np.broadcast_to(np.array(colour, dtype=np.float32) / 255, (*like.shape, 3))
 
 
 def plain(colour: Colour) -> Texture:
-    """The texture of a solid of one colour."""
+    """Return the texture of a solid of one colour."""
     return lambda x, _y, _z: uniform(colour, x)
 
 
 def blend(texture: Array, colour: Colour, share: Array) -> Array:
-    """The texture with a share (0..1, one per point) of a colour in it."""
+    """Mix a colour into the colours of a surface; `share` (0..1, one per point) is the part of it."""
     share = np.clip(share, 0, 1)[..., None]
     return texture * (1 - share) + np.array(colour, dtype=np.float32) / 255 * share
 
 
 def speckle(canvas: Canvas, like: Array, amount: float) -> Array:
-    """Fine grain for a texture, [..., 1]."""
+    """Return fine grain to add to the colours of a surface, [..., 1]."""
     source = np.random.default_rng(canvas.rng.getrandbits(64))
     return source.standard_normal(like.shape, dtype=np.float32)[..., None] * amount
 
 
 def leaf(canvas: Canvas, pose: Pose, colour: Colour, *, veins: bool = True) -> None:
-    """A leaf from (0, 0) to (0, -1) of the pose, half as wide as long."""
+    """Paint a leaf from (0, 0) to (0, -1) of the pose, half as wide as long."""
     mask = canvas.area(pose(smooth([(0, 0), (0.22, -0.3), (0.2, -0.65), (0, -1), (-0.2, -0.65), (-0.22, -0.3)])))
     canvas.shadow(mask, away=0.012, soft=0.01, dark=0.35)
     canvas.relief(mask, colour, depth=0.02, gloss=0.3)
@@ -65,7 +65,7 @@ def leaf(canvas: Canvas, pose: Pose, colour: Colour, *, veins: bool = True) -> N
 
 
 def scatter(canvas: Canvas, count: int, low: float, high: float) -> list[Pose]:
-    """Poses for `count` things side by side, the farthest (highest) first."""
+    """Return poses for `count` objects side by side, the farthest (highest) first."""
     rng = canvas.rng
     if count == 1:
         return [

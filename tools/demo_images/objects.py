@@ -1,4 +1,4 @@
-"""Painters of what people make, and of the moon. Each paints one picture; all chance comes from `canvas.rng`."""
+"""Painters of objects and the moon. Each paints one image; all random choices come from `canvas.rng`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from itertools import pairwise
 
 import numpy as np
 
-from cocoop.demo.brushes import Array, Canvas, Point, Pose, any_turn, arc, hsv, mix, ramp, smooth
-from cocoop.demo.parts import BALL, PAINTS, WHITE, blend, speckle, uniform
-from cocoop.demo.scenery import bokeh, sky
+from canvas import Array, Canvas, Point, Pose, arc, hsv, mix, ramp, random_rotation, smooth
+from scenery import bokeh, sky
+from shapes import BALL, PAINTS, WHITE, blend, speckle, uniform
 
 __all__ = ["hot_air_balloon", "kite", "light_bulb", "moon", "umbrella"]
 
 
 def hot_air_balloon(canvas: Canvas) -> None:
-    """One to four balloons over hills."""
+    """Paint one to four hot air balloons over hills."""
     rng = canvas.rng
     sky(canvas)
     for k in range(3):
@@ -33,7 +33,7 @@ def hot_air_balloon(canvas: Canvas) -> None:
 
 
 def one_balloon(canvas: Canvas, pose: Pose) -> None:
-    """A balloon with gores in two or three colours, and its basket."""
+    """Paint a balloon of two to four colours, and its basket."""
     rng = canvas.rng
     colours = rng.sample(PAINTS, rng.choice([2, 3, 3, 4]))
     gores, style = rng.choice([12, 16, 18]), rng.choice(["gores", "rings", "zigzag"])
@@ -63,7 +63,7 @@ def one_balloon(canvas: Canvas, pose: Pose) -> None:
 
 
 def kite(canvas: Canvas) -> None:
-    """A diamond kite with its tail, in the sky."""
+    """Paint a diamond kite with its tail, in the sky."""
     rng = canvas.rng
     sky(canvas)
     pose = Pose(rng.uniform(0.42, 0.6), rng.uniform(0.34, 0.44), rng.uniform(0.24, 0.32), rng.uniform(-0.6, 0.6))
@@ -92,7 +92,7 @@ def kite(canvas: Canvas) -> None:
 
 
 def light_bulb(canvas: Canvas) -> None:
-    """A bulb, lit or not."""
+    """Paint a light bulb, on or off."""
     rng = canvas.rng
     bokeh(canvas, rng.random(), light=rng.uniform(0.15, 0.5), spots=24)
     lit, flip = rng.random() < 0.65, rng.random() < 0.5
@@ -146,7 +146,7 @@ def light_bulb(canvas: Canvas) -> None:
 
 
 def moon(canvas: Canvas) -> None:
-    """The moon at night, full or waning, over hills or clouds."""
+    """Paint the moon at night, full or partly dark, with clouds or hills."""
     rng = canvas.rng
     canvas.fill(ramp(canvas.fade(), [(6, 8, 24), (16, 24, 58), (40, 50, 92)]))
     stars = [
@@ -172,7 +172,7 @@ def moon(canvas: Canvas) -> None:
         base = uniform((232, 228, 214), x) * (0.9 + 0.12 * seas)[..., None]
         return blend(blend(base, (126, 122, 118), dark), (250, 248, 240), rim) + speckle(canvas, x, 0.02)
 
-    canvas.solid(pose, BALL, skin, turn=any_turn(rng), gloss=0)
+    canvas.solid(pose, BALL, skin, turn=random_rotation(rng), gloss=0)
     if rng.random() < 0.5:
         veil = canvas.noise(3, octaves=5, stretch=3).point([max(0, round((v - 140) * 1.6)) for v in range(256)])
         canvas.fill((70, 80, 116), veil, 0.7)
@@ -182,7 +182,7 @@ def moon(canvas: Canvas) -> None:
 
 
 def umbrella(canvas: Canvas) -> None:
-    """An open umbrella in the rain, in the sun or on a beach."""
+    """Paint an open umbrella, in the rain or under the sky."""
     rng = canvas.rng
     wet = rng.random() < 0.5
     if wet:

@@ -1,8 +1,8 @@
-"""A canvas with light on it: shapes as masks, flat shapes made round, solids of revolution, shadows, grain.
+"""Canvas with lighting: masks, flat shapes with relief, solids of revolution, shadows and noise.
 
-Places are in the unit square, x to the right and y down, (0, 0) the upper left corner. Everything is drawn
-`SUPER` times too large and averaged down at the end, which is the anti-aliasing. Smooth things (shadows,
-relief, noise) are made small and enlarged, which is what keeps a picture at some tens of milliseconds.
+Coordinates are in the unit square: x to the right, y down, (0, 0) the upper left corner. Everything is drawn at
+`SUPERSAMPLING` times the final size and averaged down at the end, for anti-aliasing. Smooth parts (shadows, relief,
+noise) are computed at the final size and scaled up, which takes less time.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from cocoop.demo.camera import photograph
+from camera import photograph
 
 __all__ = [
-    "SUPER",
+    "SUPERSAMPLING",
     "Array",
     "Canvas",
     "Colour",
@@ -29,36 +29,36 @@ __all__ = [
     "Pose",
     "Texture",
     "about_axis",
-    "any_turn",
     "arc",
     "hsv",
     "mix",
     "ramp",
+    "random_rotation",
     "smooth",
 ]
 
-SUPER = 3
+SUPERSAMPLING = 3
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
 Array = NDArray[np.floating[Any]]
 Texture = Callable[[Array, Array, Array], Array]
-"""Colours in 0..1, [..., 3], of surface points (x, y, z) of a solid with axis y; z looks at the viewer."""
+"""Function from points (x, y, z) on a solid to colours in 0..1, [..., 3]; y is the axis, z points to the viewer."""
 
 
 def hsv(hue: float, saturation: float, value: float) -> Colour:
-    """A colour from hue (turns), saturation and value (0..1, clipped)."""
+    """Convert hue (in turns), saturation and value (0..1, clipped) to a colour."""
     red, green, blue = colorsys.hsv_to_rgb(hue % 1, min(max(saturation, 0), 1), min(max(value, 0), 1))
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def mix(first: Colour, second: Colour, share: float) -> Colour:
-    """The first colour with a share (0..1) of the second in it."""
+    """Mix two colours; `share` (0..1) is the part of the second."""
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
     return red, green, blue
 
 
 def ramp(grey: Image.Image, colours: Sequence[Colour]) -> Image.Image:
-    """A grey picture in colours: black becomes the first, white the last, the others lie evenly between."""
+    """Colour a grey image: black becomes the first colour, white the last, the others are spaced evenly between."""
     stops = np.linspace(0, 255, len(colours))
     channels = zip(*colours, strict=True)
     tables = [np.interp(np.arange(256), stops, channel).astype(np.uint8).tolist() for channel in channels]
@@ -66,7 +66,7 @@ def ramp(grey: Image.Image, colours: Sequence[Colour]) -> Image.Image:
 
 
 def smooth(points: Sequence[Point], *, closed: bool = True, steps: int = 8) -> list[Point]:
-    """A Catmull-Rom curve through the points, as a fine polyline."""
+    """Return a Catmull-Rom curve through the points as a fine polyline."""
     ring = [points[-1], *points, *points[:2]] if closed else [points[0], *points, points[-1]]
     curve = []
     for (ax, ay), (bx, by), (cx, cy), (dx, dy) in zip(ring, ring[1:], ring[2:], ring[3:], strict=False):
@@ -79,19 +79,19 @@ def smooth(points: Sequence[Point], *, closed: bool = True, steps: int = 8) -> l
 
 
 def arc(x: float, y: float, rx: float, ry: float, start: float = 0, stop: float = 1, steps: int = 40) -> list[Point]:
-    """Points of an ellipse from `start` to `stop`, in turns, clockwise from the right."""
+    """Return points of an ellipse from `start` to `stop`, in turns, clockwise from the right."""
     turns = [math.tau * (start + (stop - start) * k / steps) for k in range(steps + 1)]
     return [(x + rx * math.cos(t), y + ry * math.sin(t)) for t in turns]
 
 
 def about_axis(angle: float) -> Array:
-    """The rotation by an angle (radians) about the vertical axis, [3, 3]."""
+    """Return the rotation by an angle (radians) about the vertical axis, [3, 3]."""
     cos, sin = math.cos(angle), math.sin(angle)
     return np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]], dtype=np.float32)
 
 
-def any_turn(rng: random.Random) -> Array:
-    """A rotation drawn evenly from all, [3, 3]: which side of a ball looks at us."""
+def random_rotation(rng: random.Random) -> Array:
+    """Return a uniformly random rotation, [3, 3]."""
     w, x, y, z = (rng.gauss(0, 1) for _ in range(4))
     n = 2 / (w * w + x * x + y * y + z * z)
     rows = [
@@ -104,7 +104,7 @@ def any_turn(rng: random.Random) -> Array:
 
 @dataclass(frozen=True)
 class Pose:
-    """Where an object stands: its own coordinates (about -1..1) into the unit square."""
+    """Position, size and angle of an object: maps its own coordinates (about -1..1) to the unit square."""
 
     x: float
     y: float
@@ -112,32 +112,32 @@ class Pose:
     angle: float = 0.0
     """In radians, clockwise."""
     wide: float = 1.0
-    """Stretch across the object's own x, before it is turned."""
+    """Stretch along the object's own x axis, before the rotation."""
 
     def __call__(self, points: Iterable[Point]) -> list[Point]:
-        """The points of the object, on the canvas."""
+        """Map points of the object to the canvas."""
         cos, sin = math.cos(self.angle) * self.scale, math.sin(self.angle) * self.scale
         return [
             (self.x + cos * px * self.wide - sin * py, self.y + sin * px * self.wide + cos * py) for px, py in points
         ]
 
     def at(self, x: float, y: float) -> Point:
-        """One point of the object, on the canvas."""
+        """Map one point of the object to the canvas."""
         return self([(x, y)])[0]
 
 
 class Canvas:
-    """One picture in the making.
+    """An image while it is drawn.
 
     Args:
-        size: edge of the finished picture, in pixels.
-        rng: every choice comes from here.
+        size: edge of the finished image, in pixels.
+        rng: source of all random choices.
     """
 
     def __init__(self, size: int, rng: random.Random) -> None:
         self.size = size
         self.rng = rng
-        self.edge = size * SUPER
+        self.edge = size * SUPERSAMPLING
         self.image = Image.new("RGB", (self.edge, self.edge))
         side, height = rng.uniform(-0.75, 0.75), rng.uniform(0.45, 0.85)
         light = np.array([side, -height, 0.75], dtype=np.float32)
@@ -145,21 +145,21 @@ class Canvas:
 
     @property
     def light_x(self) -> float:
-        """How far to the right the light is, from -1 to 1."""
+        """Horizontal direction of the light, from -1 (left) to 1 (right)."""
         return float(self.light[0])
 
     @property
     def light_y(self) -> float:
-        """How far down the light is, from -1 to 1."""
+        """Vertical direction of the light, from -1 (up) to 1 (down)."""
         return float(self.light[1])
 
-    # Masks: grey pictures of the whole canvas, white where something is.
+    # Masks: grey images of the whole canvas, white inside the shape.
 
     def _pixels(self, points: Iterable[Point]) -> list[Point]:
         return [(x * self.edge, y * self.edge) for x, y in points]
 
     def area(self, *outlines: Sequence[Point]) -> Image.Image:
-        """The mask of one or more filled outlines."""
+        """Return the mask of one or more filled outlines."""
         mask = Image.new("L", self.image.size)
         draw = ImageDraw.Draw(mask)
         for outline in outlines:
@@ -167,11 +167,11 @@ class Canvas:
         return mask
 
     def disc(self, x: float, y: float, radius: float) -> Image.Image:
-        """The mask of a disc."""
+        """Return the mask of a disc."""
         return self.area(arc(x, y, radius, radius, steps=90))
 
     def strokes(self, lines: Iterable[Sequence[Point]], width: float) -> Image.Image:
-        """The mask of polylines with round joints and ends."""
+        """Return the mask of polylines with round joints and ends."""
         mask = Image.new("L", self.image.size)
         draw = ImageDraw.Draw(mask)
         thick = max(1, round(width * self.edge))
@@ -183,12 +183,16 @@ class Canvas:
                 draw.ellipse((x - r, y - r, x + r, y + r), fill=255)
         return mask
 
-    # Fields: smooth grey pictures of the whole canvas, to be coloured by `ramp`.
+    # Fields: smooth grey images of the whole canvas, to be coloured by `ramp`.
 
     def noise(self, cells: float, *, octaves: int = 3, stretch: float = 1.0, sharp: bool = False) -> Image.Image:
-        """Cloudy noise of about `cells` lumps from top to bottom, `stretch` times as long as high.
+        """Return cloudy noise.
 
-        `sharp` keeps it from being scaled up softly: for the grain of sand, bark or peel.
+        Args:
+            cells: number of lumps from top to bottom.
+            octaves: number of layers, each twice as fine as the one before.
+            stretch: width of a lump relative to its height.
+            sharp: scale up without interpolation, for the grain of cloth.
         """
         source = np.random.default_rng(self.rng.getrandbits(64))
         total = np.zeros((self.size, self.size), dtype=np.float32)
@@ -202,14 +206,14 @@ class Canvas:
         return self._enlarge(Image.fromarray(grey.astype(np.uint8)), sharp=sharp)
 
     def fade(self, start: Point = (0, 0), stop: Point = (0, 1)) -> Image.Image:
-        """A linear gradient, black at `start` and white at `stop`."""
+        """Return a linear gradient, black at `start` and white at `stop`."""
         dx, dy = stop[0] - start[0], stop[1] - start[1]
         grid = (np.arange(self.size, dtype=np.float32) + 0.5) / self.size
         along = ((grid[None, :] - start[0]) * dx + (grid[:, None] - start[1]) * dy) / (dx * dx + dy * dy)
         return self._enlarge(Image.fromarray((np.clip(along, 0, 1) * 255).astype(np.uint8)))
 
     def glow(self, x: float, y: float, radius: float, *, falloff: float = 1.5) -> Image.Image:
-        """White at one place, and black from `radius` on."""
+        """Return a radial gradient, white at (x, y) and black from `radius` on."""
         grid = (np.arange(self.size, dtype=np.float32) + 0.5) / self.size
         distance = np.hypot(grid[None, :] - x, grid[:, None] - y) / radius
         grey = np.clip(1 - distance, 0, 1) ** falloff * 255
@@ -219,10 +223,10 @@ class Canvas:
         how = Image.Resampling.NEAREST if sharp else Image.Resampling.BILINEAR
         return small.resize(self.image.size, how)
 
-    # Paint.
+    # Painting.
 
     def fill(self, paint: Colour | Image.Image, mask: Image.Image | None = None, opacity: float = 1.0) -> None:
-        """Put a colour or a picture on the canvas, through a mask."""
+        """Paint a colour or an image on the canvas, through a mask."""
         box = (0, 0, self.edge, self.edge) if mask is None else mask.getbbox()
         if box is None:
             return
@@ -234,29 +238,29 @@ class Canvas:
         self.image.paste(paint.crop(box) if isinstance(paint, Image.Image) else paint, box, part)
 
     def soften(self, mask: Image.Image, radius: float) -> Image.Image:
-        """The mask, blurred."""
+        """Return the blurred mask."""
         soft = Image.new("L", mask.size)
-        box = self._around(mask, 3 * radius)
+        box = self._box_around(mask, 3 * radius)
         if box is not None:
             part = mask.crop(box)
-            small = part.reduce(SUPER).filter(ImageFilter.GaussianBlur(radius * self.size))
+            small = part.reduce(SUPERSAMPLING).filter(ImageFilter.GaussianBlur(radius * self.size))
             soft.paste(small.resize(part.size, Image.Resampling.BILINEAR), box)
         return soft
 
     def blur(self, radius: float) -> None:
-        """Put all that was painted so far out of focus."""
-        small = self.image.reduce(SUPER).filter(ImageFilter.GaussianBlur(radius * self.size))
+        """Blur everything painted so far."""
+        small = self.image.reduce(SUPERSAMPLING).filter(ImageFilter.GaussianBlur(radius * self.size))
         self.image = small.resize(self.image.size, Image.Resampling.BICUBIC)
 
     def shadow(self, mask: Image.Image, *, away: float = 0.03, soft: float = 0.02, dark: float = 0.5) -> None:
-        """The shadow of a shape on what lies just behind it, away from the light."""
+        """Paint the shadow of a shape on the surface just behind it."""
         shift = (round(-self.light_x * away * self.edge), round(-self.light_y * away * self.edge))
         moved = Image.new("L", mask.size)
         moved.paste(mask, shift)
         self.fill((12, 10, 24), self.soften(moved, soft), dark)
 
     def ground(self, x: float, y: float, rx: float, ry: float, *, dark: float = 0.55) -> None:
-        """The shadow under something that stands at (x, y)."""
+        """Paint the shadow of an object that stands at (x, y)."""
         outline = arc(x - self.light_x * rx * 0.7, y, rx, ry)
         self.fill((14, 10, 20), self.soften(self.area(outline), ry * 0.55), dark)
 
@@ -271,38 +275,48 @@ class Canvas:
         rough: float = 0.3,
         opacity: float = 1.0,
     ) -> None:
-        """Paint a flat shape as if it were swollen by about `depth`, with `bumps` as its fine relief."""
-        box = self._around(mask, 2 * depth)
+        """Paint a flat shape with rounded edges.
+
+        Args:
+            mask: the shape.
+            paint: its colour or an image of it.
+            depth: width of the rounded edge.
+            gloss: strength of the highlight.
+            bumps: fine relief of the surface, white is high.
+            rough: height of the bumps.
+            opacity: from 0 to 1.
+        """
+        box = self._box_around(mask, 2 * depth)
         if box is None:
             return
         part = mask.crop(box)
         base = paint.crop(box) if isinstance(paint, Image.Image) else Image.new("RGB", part.size, paint)
-        small = part.reduce(SUPER)
+        small = part.reduce(SUPERSAMPLING)
         height = np.zeros((small.height, small.width), dtype=np.float32)
         for share in (1.0, 0.5, 0.25):
             blurred = small.filter(ImageFilter.GaussianBlur(depth * share * self.size))
             height += np.asarray(blurred, dtype=np.float32) / 255 * depth * self.size * share
         if bumps is not None:
-            height += np.asarray(bumps.crop(box).reduce(SUPER), dtype=np.float32) / 255 * 6 * rough
+            height += np.asarray(bumps.crop(box).reduce(SUPERSAMPLING), dtype=np.float32) / 255 * 6 * rough
         down, right = np.gradient(height)
         normal = np.stack([-1.3 * right, -1.3 * down, np.ones_like(height)], axis=-1)
         normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
         if opacity < 1:
             part = part.point([round(value * opacity) for value in range(256)])
-        self.image.paste(self._lit(base, *self._light_on(normal, gloss)), box, part)
+        self.image.paste(self._apply_light(base, *self._shading(normal, gloss)), box, part)
 
-    def _around(self, mask: Image.Image, margin: float) -> tuple[int, int, int, int] | None:
-        """The box of a mask's white part and a margin, on whole pixels of the finished picture."""
+    def _box_around(self, mask: Image.Image, margin: float) -> tuple[int, int, int, int] | None:
+        """Return the bounding box of a mask plus a margin, on whole pixels of the finished image."""
         box = mask.getbbox()
         if box is None:
             return None
-        left, top, right, bottom = (edge // SUPER for edge in box)
+        left, top, right, bottom = (edge // SUPERSAMPLING for edge in box)
         more = 2 + round(margin * self.size)
-        low = (max(left - more, 0) * SUPER, max(top - more, 0) * SUPER)
-        return (*low, min(right + more, self.size) * SUPER, min(bottom + more, self.size) * SUPER)
+        low = (max(left - more, 0) * SUPERSAMPLING, max(top - more, 0) * SUPERSAMPLING)
+        return (*low, min(right + more, self.size) * SUPERSAMPLING, min(bottom + more, self.size) * SUPERSAMPLING)
 
-    def _light_on(self, normal: Array, gloss: float) -> tuple[Image.Image, Image.Image]:
-        """How dark (grey to multiply by) and how shiny (grey to screen with) a surface looks."""
+    def _shading(self, normal: Array, gloss: float) -> tuple[Image.Image, Image.Image]:
+        """Return the shade (grey, to multiply by) and the highlights (grey, to screen with) of a surface."""
         facing = normal @ self.light
         shade = 0.42 + 0.62 * np.clip(facing, 0, None) + 0.1 * np.clip(normal[..., 2], 0, 1)
         half = self.light + np.array([0, 0, 1], dtype=np.float32)
@@ -314,8 +328,8 @@ class Canvas:
         )
 
     @staticmethod
-    def _lit(base: Image.Image, shade: Image.Image, shine: Image.Image) -> Image.Image:
-        # Shade is not grey: what the lamp misses is lit by the sky, so it turns to violet, not to black.
+    def _apply_light(base: Image.Image, shade: Image.Image, shine: Image.Image) -> Image.Image:
+        # The sky lights what the lamp does not, so shade is violet rather than grey.
         tinted = ramp(shade, [(10, 0, 40), (80, 72, 108), (170, 166, 178), (255, 255, 255)])
         tinted = tinted.resize(base.size, Image.Resampling.BILINEAR)
         glare = Image.merge("RGB", [shine.resize(base.size, Image.Resampling.BILINEAR)] * 3)
@@ -334,12 +348,12 @@ class Canvas:
         """Paint a solid of revolution, seen from the side, and return its mask.
 
         Args:
-            pose: its axis is the object's y; `profile` says how far it reaches.
-            profile: pairs (y, radius) with y rising from about -1 to 1; a straight line joins two of them.
-            texture: the colour of a surface point.
-            turn: rotation [3, 3] of the points before `texture` sees them; None shows the front.
+            pose: the axis of the solid is the y axis of the pose.
+            profile: pairs (y, radius), y rising from about -1 to 1, joined by straight lines.
+            texture: colours of surface points.
+            turn: rotation [3, 3] of the points before `texture` is called; None shows the front.
             gloss: strength of the highlight.
-            shadow: darkness of a shadow just behind it.
+            shadow: darkness of the shadow just behind the solid.
         """
         heights, radii = (np.array(column, dtype=np.float32) for column in zip(*profile, strict=True))
         reach = float(radii.max()) * pose.wide
@@ -354,7 +368,7 @@ class Canvas:
         dy = (np.arange(top, bottom, dtype=np.float32)[:, None] / self.edge - pose.y) / pose.scale
         cos, sin = math.cos(pose.angle), math.sin(pose.angle)
         x, y = (cos * dx + sin * dy) / pose.wide, cos * dy - sin * dx
-        # The slope of the squared radius is finite at the poles; it is smoothed, or the profile's straight pieces
+        # The slope of the squared radius is finite at the poles. Without smoothing, the straight lines of the profile
         # would show as facets.
         fine = np.linspace(heights[0], heights[-1], 512)
         fine_radii = np.interp(fine, heights, radii)
@@ -370,7 +384,7 @@ class Canvas:
         if turn is not None:
             points = points @ turn.T
         colour = np.clip(texture(points[..., 0], points[..., 1], points[..., 2]), 0, 1) * 255
-        lit = self._lit(Image.fromarray(colour.astype(np.uint8)), *self._light_on(normal, gloss))
+        lit = self._apply_light(Image.fromarray(colour.astype(np.uint8)), *self._shading(normal, gloss))
         mask.paste(Image.fromarray((depth2 > 0) * np.uint8(255)), (left, top))
         if shadow:
             self.shadow(mask, dark=shadow)
@@ -378,5 +392,5 @@ class Canvas:
         return mask
 
     def finish(self) -> Image.Image:
-        """The finished picture, as a camera takes it."""
+        """Return the finished image, as a camera takes it."""
         return photograph(self.image, self.size, self.rng)

@@ -1,4 +1,4 @@
-"""Painters of what grows. Each paints one picture; all chance comes from `canvas.rng`."""
+"""Painters of plants and fruit. Each paints one image; all random choices come from `canvas.rng`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import numpy as np
 from PIL import ImageChops
 
-from cocoop.demo.brushes import (
+from canvas import (
     Array,
     Canvas,
     Colour,
@@ -20,14 +20,14 @@ from cocoop.demo.brushes import (
     ramp,
     smooth,
 )
-from cocoop.demo.parts import BALL, blend, leaf, scatter, speckle, uniform
-from cocoop.demo.scenery import bokeh, cloth, planks, room, sky
+from scenery import bokeh, cloth, planks, room, sky
+from shapes import BALL, blend, leaf, scatter, speckle, uniform
 
 __all__ = ["apple", "cactus", "carrot", "cherry", "pumpkin", "sunflower", "watermelon"]
 
 
 def apple(canvas: Canvas) -> None:
-    """One to three red, yellow-cheeked or green apples."""
+    """Paint one to three apples: red, red and yellow, or green."""
     rng = canvas.rng
     rng.choice([planks, cloth, lambda c: bokeh(c, 0.3), lambda c: room(c, 0.5)])(canvas)
     if rng.random() < 0.7:
@@ -68,7 +68,7 @@ def apple(canvas: Canvas) -> None:
 
 
 def cactus(canvas: Canvas) -> None:
-    """A ribbed cactus with arms, in the desert or in a pot."""
+    """Paint a ribbed cactus with arms, in the desert or in a pot."""
     rng = canvas.rng
     green = hsv(rng.uniform(0.3, 0.4), rng.uniform(0.4, 0.65), rng.uniform(0.4, 0.6))
     potted = rng.random() < 0.4
@@ -121,7 +121,7 @@ def cactus(canvas: Canvas) -> None:
 
 
 def carrot(canvas: Canvas) -> None:
-    """Carrots with their greens."""
+    """Paint one to four carrots with their greens."""
     rng = canvas.rng
     rng.choice([planks, cloth])(canvas)
     half = [
@@ -165,12 +165,12 @@ def carrot(canvas: Canvas) -> None:
 
 
 def shaded(colour: Colour) -> Texture:
-    """The texture of a fruit that darkens towards its foot."""
+    """Return the texture of a fruit that is darker at the bottom."""
     return lambda x, y, _z: blend(uniform(colour, x), (40, 0, 10), np.clip(0.5 * y, 0, 1))
 
 
 def cherry(canvas: Canvas) -> None:
-    """Pairs of cherries on their stems."""
+    """Paint one or two pairs of cherries on their stems."""
     rng = canvas.rng
     rng.choice([cloth, planks, lambda c: bokeh(c, 0.32)])(canvas)
     count = rng.choice([1, 1, 2])
@@ -202,7 +202,7 @@ def cherry(canvas: Canvas) -> None:
 
 
 def pumpkin(canvas: Canvas) -> None:
-    """A pumpkin: whole and in daylight, or carved and lit from inside."""
+    """Paint a pumpkin: whole in daylight, or carved and lit from inside."""
     rng = canvas.rng
     carved = rng.random() < 0.5
     rng.choice([lambda c: room(c, c.rng.uniform(0.6, 0.75)), lambda c: bokeh(c, 0.09, light=0.5)])(canvas)
@@ -227,7 +227,7 @@ def pumpkin(canvas: Canvas) -> None:
 
 
 def carve(canvas: Canvas, pose: Pose) -> None:
-    """A grinning face with light behind it."""
+    """Paint a grinning face with light behind it."""
     rng = canvas.rng
     grin = rng.uniform(0.1, 0.3)
     eyes = [[(s * 0.22, -0.12), (s * 0.4, -0.44 - rng.uniform(0, 0.1)), (s * 0.62, -0.14)] for s in (-1, 1)]
@@ -247,7 +247,7 @@ def carve(canvas: Canvas, pose: Pose) -> None:
 
 
 def sunflower(canvas: Canvas) -> None:
-    """Yellow flowers with dark hearts before a sky or a field."""
+    """Paint one to three sunflowers in front of a sky or a field."""
     rng = canvas.rng
     if rng.random() < 0.5:
         sky(canvas)
@@ -300,7 +300,7 @@ def sunflower(canvas: Canvas) -> None:
 
 
 def watermelon(canvas: Canvas) -> None:
-    """A striped melon with cut slices."""
+    """Paint a striped melon and cut slices."""
     rng = canvas.rng
     rng.choice([planks, cloth, lambda c: room(c, 0.45)])(canvas)
     green = hsv(0.31, 0.65, 0.5)

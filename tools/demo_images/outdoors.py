@@ -1,4 +1,4 @@
-"""Painters of things that stand outdoors, in weather: lighthouse, sailboat, snowman."""
+"""Painters of outdoor scenes: lighthouse, sailboat, snowman. All random choices come from `canvas.rng`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import math
 import numpy as np
 from PIL import ImageChops
 
-from cocoop.demo.brushes import Array, Canvas, Colour, Pose, arc, hsv, mix, ramp, smooth
-from cocoop.demo.parts import BALL, PAINTS, WHITE, blend, plain, speckle, uniform
-from cocoop.demo.scenery import sea, sky
+from canvas import Array, Canvas, Colour, Pose, arc, hsv, mix, ramp, smooth
+from scenery import sea, sky
+from shapes import BALL, PAINTS, WHITE, blend, plain, speckle, uniform
 
 __all__ = ["lighthouse", "sailboat", "snowman"]
 
 
 def lighthouse(canvas: Canvas) -> None:
-    """A tower with a lantern, on a rock by the sea."""
+    """Paint a lighthouse on a rock by the sea."""
     rng = canvas.rng
     sea(canvas, rng.uniform(0.66, 0.76))
     dusk = rng.choice([0.0, 0.0, 0.45])
@@ -69,7 +69,7 @@ def lighthouse(canvas: Canvas) -> None:
 
 
 def lantern(canvas: Canvas, pose: Pose, roof: Colour, side: int, dusk: float) -> None:
-    """Gallery, lamp and roof of a lighthouse; at dusk a beam to one side."""
+    """Paint gallery, lamp and roof of a lighthouse, and its beam at dusk."""
     canvas.solid(pose, [(-1.0, 0.25), (-0.9, 0.24), (-0.88, 0.17)], plain((50, 50, 58)))
     rail = canvas.strokes(
         [pose([(0.25 * t, -1.1), (0.25 * t, -1.0)]) for t in np.linspace(-1, 1, 9)]
@@ -92,7 +92,7 @@ def lantern(canvas: Canvas, pose: Pose, roof: Colour, side: int, dusk: float) ->
 
 
 def sailboat(canvas: Canvas) -> None:
-    """A boat under sail on the sea, sometimes with others far away."""
+    """Paint a sailboat on the sea, sometimes with others far away."""
     rng = canvas.rng
     horizon = rng.uniform(0.5, 0.66)
     sea(canvas, horizon)
@@ -120,7 +120,7 @@ def sailboat(canvas: Canvas) -> None:
 
 
 def one_sailboat(canvas: Canvas, pose: Pose) -> None:
-    """Hull, mast, main and jib, and their reflection."""
+    """Paint hull, mast, sails and their reflection."""
     rng = canvas.rng
     cloth_colour = rng.choice([WHITE, WHITE, (236, 226, 200), *PAINTS])
     hull_colour = rng.choice([WHITE, (120, 66, 34), (24, 44, 96), (150, 26, 30), (40, 90, 90)])
@@ -159,7 +159,7 @@ def one_sailboat(canvas: Canvas, pose: Pose) -> None:
 
 
 def snowman(canvas: Canvas) -> None:
-    """A snowman with hat, scarf and carrot nose."""
+    """Paint a snowman with hat, scarf and carrot nose."""
     rng = canvas.rng
     winter(canvas)
     x, s = rng.uniform(0.42, 0.58), rng.uniform(0.85, 1.05)
@@ -185,7 +185,7 @@ def snowman(canvas: Canvas) -> None:
 
 
 def winter(canvas: Canvas) -> None:
-    """Snow under a winter sky, with firs far away."""
+    """Paint snow under a winter sky, with firs far away."""
     rng = canvas.rng
     sky(canvas, bottom=0.75)
     canvas.fill((60, 70, 110), None, rng.uniform(0, 0.5))
@@ -217,7 +217,14 @@ def winter(canvas: Canvas) -> None:
 
 
 def dress(canvas: Canvas, head: Pose, chest: float, s: float) -> None:
-    """Scarf, coals, nose and hat of a snowman of size `s`, whose middle ball is at the height of `chest`."""
+    """Paint scarf, coals, nose and hat of a snowman.
+
+    Args:
+        canvas: where to paint.
+        head: pose of the upper ball.
+        chest: y of the middle ball.
+        s: size of the snowman.
+    """
     rng = canvas.rng
     wool = rng.choice(PAINTS[:-1])
     x, y, r = head.x, head.y, head.scale
