@@ -61,8 +61,8 @@ def test_a_path_is_offered_with_its_prefix(tmp_path):
     [
         ("ViT-B-16/nope", "open_clip has no weights 'nope' of ViT-B-16; it has openai, laion400m_e31, "),
         ("ViT-B/16/nope", "open_clip has no weights 'nope' of ViT-B-16; it has openai, "),
-        ("ViT-B-17/openai", "publishes no weights of 'ViT-B-17'; the nearest names are open_clip:ViT-B-16/openai"),
-        ("ViT-B-16", "publishes no weights of 'ViT-B-16'; the nearest names are open_clip:ViT-B-16"),
+        ("ViT-B-17/openai", "has no published weights of 'ViT-B-17'; the nearest names are open_clip:ViT-B-16/openai"),
+        ("ViT-B-16", "has no published weights of 'ViT-B-16'; the nearest names are open_clip:ViT-B-16"),
     ],
 )
 def test_tags_are_named(identifier, message):
@@ -83,7 +83,7 @@ def test_published_models_that_cannot_be_used_are_refused_before_a_download(iden
 
 @pytest.mark.parametrize("source", ["hf-hub", "transformers"])
 def test_impossible_repositories_are_named(source):
-    refused(f"{source}:a b", "'a b' is no name of a hub repository; it must be ORG/NAME")
+    refused(f"{source}:a b", "'a b' is not a repository name; it must be ORG/NAME")
 
 
 def test_openai_names_are_all_that_openai_published():
@@ -93,7 +93,7 @@ def test_openai_names_are_all_that_openai_published():
 
 
 def test_settings_are_checked_first():
-    with pytest.raises(BackboneError, match=r"^--precision is 'fp8'; it must be one of fp32, bf16, fp16\.$"):
+    with pytest.raises(BackboneError, match=r"^`precision` is 'fp8'; it must be one of fp32, bf16, fp16\.$"):
         check_precision("fp8")
     refused("nonsense", "^The device 'nowhere' cannot be used here: ", device="nowhere")
 
@@ -142,7 +142,7 @@ def test_without_a_network_one_line_offers_lite(environment, reason, tmp_path):
     names = ("ViT-B/16", "RN50", "open_clip:ViT-B-32/laion2b_s34b_b79k", "hf-hub:org/name@v2", "transformers:org/name")
     lines = in_a_new_process(*names, HF_HOME=str(tmp_path), no_proxy="*", **environment)
     for name, line in zip(names, lines, strict=True):
-        assert line.startswith(f"{name} is not on this machine and cannot be downloaded (")
+        assert line.startswith(f"{name} is not cached and cannot be downloaded (")
         assert reason in line
         assert line.endswith("). Connect once to fetch it, or go on without a network: --backbone lite")
 
@@ -193,10 +193,12 @@ def test_what_is_cached_needs_no_network(tmp_path):
     assert numbers[3] == numbers[4]
     assert numbers[5] == numbers[0]
     assert found[6].startswith(
-        "hf-hub:org/half is not whole: the hub's org/half has none of open_clip_model.safetensors"
+        "hf-hub:org/half is incomplete: the hub's org/half has none of open_clip_model.safetensors"
     )
-    assert found[7].endswith("is no open_clip model: it has no open_clip_config.json; try transformers:org/hugging.")
-    assert found[8].startswith("hf-hub:org/plain@v3 is not on this machine and cannot be downloaded (")
+    assert found[7].endswith(
+        "is not an open_clip model: it has no open_clip_config.json; try transformers:org/hugging."
+    )
+    assert found[8].startswith("hf-hub:org/plain@v3 is not cached and cannot be downloaded (")
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -231,7 +233,7 @@ def test_what_the_hub_does_not_have_is_named(tmp_path):
         thread.join()
         server.server_close()
     assert lines == [
-        "The hub has no repository 'org/nothing', or keeps it for those who are logged in (`hf auth login`).",
+        "The hub has no repository 'org/nothing', or you must log in to see it (`hf auth login`).",
         "The hub's org/real has no revision 'v9'.",
     ]
 

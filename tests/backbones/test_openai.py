@@ -144,7 +144,7 @@ def test_the_architecture_of_published_models_is_read_off_their_shapes(name, vis
 
 def test_other_files_are_refused_by_name(tmp_path, archives):
     path = tmp_path / "weights.pt"
-    refused(path, r"^There is no file '.*weights.pt'.$")
+    refused(path, r"^The file '.*weights.pt' does not exist.$")
     path.write_bytes(b"")
     refused(path, "weights.pt' is damaged")
     path.write_text("hello\n")
@@ -152,7 +152,7 @@ def test_other_files_are_refused_by_name(tmp_path, archives):
     torch.save([1, 2], path)
     refused(path, r"holds no state dict \(tensors by name\), but list")
     torch.save({"fc.weight": torch.zeros(2, 2)}, path)
-    refused(path, "holds no CLIP model of OpenAI's kind: it has no 'token_embedding.weight'")
+    refused(path, "does not hold a CLIP model with OpenAI's names: 'token_embedding.weight'")
     state = openai_model("vit").state_dict()
     del state["visual.ln_post.weight"]
     torch.save(state, path)
@@ -179,7 +179,7 @@ def test_a_pickle_never_runs(tmp_path, archives):
     torch.save({"text_projection": Intruder(trace)}, tmp_path / "plain.pt")
     with_pickle(archives["vit"], tmp_path / "archive.pt", intruding_pickle(trace))
     for name in ("plain.pt", "archive.pt"):
-        refused(tmp_path / name, "holds more than tensors; it is not opened, because that could run code")
+        refused(tmp_path / name, "holds more than tensors; it was not loaded, because that could execute code")
     assert not trace.exists()
     # It would have: this is what a reader without care does.
     pickle.load(io.BytesIO(intruding_pickle(trace)))
@@ -275,5 +275,5 @@ def test_a_name_without_end_is_refused_at_once(packed, tmp_path):
             archive.writestr("a/version", "3\n")
     else:
         (tmp_path / "a.pt").write_bytes(content)
-    with pytest.raises(BackboneError, match=r"a\.pt' is damaged, or holds more than tensors; it is not opened"):
+    with pytest.raises(BackboneError, match=r"a\.pt' is damaged or holds more than tensors; it was not loaded"):
         cocoop.load_backbone(f"openai:{tmp_path / 'a.pt'}")

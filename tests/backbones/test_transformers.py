@@ -229,12 +229,15 @@ def test_without_normalisation_pixels_stay_from_0_to_1(copy):
     [
         (
             {"size": {"shortest_edge": 40}},
-            r"resizes to .*40.* and crops to .*32.*; cocoop can only scale to the 32 pix",
+            r"resizes to .*40.* and crops to .*32.*; cocoop supports only the model's size of 32 pix",
         ),
-        ({"crop_size": {"height": 24, "width": 24}}, r"crops to .*24.*; cocoop can only scale to the 32 pixels"),
-        ({"do_center_crop": False}, "resizes to .*32.* and crops to None; cocoop can only scale"),
-        ({"do_resize": False}, "cocoop can only scale to the 32 pixels of the model"),
-        ({"resample": 0}, "resizes images by Pillow's filter 0, which cocoop has not"),
+        (
+            {"crop_size": {"height": 24, "width": 24}},
+            r"crops to .*24.*; cocoop supports only the model's size of 32 pixels",
+        ),
+        ({"do_center_crop": False}, "resizes to .*32.* and crops to None; cocoop supports only"),
+        ({"do_resize": False}, "cocoop supports only the model's size of 32 pixels"),
+        ({"resample": 0}, "resizes images by Pillow's filter 0, which is not supported"),
     ],
 )
 def test_other_preprocessing_is_refused(changes, message, copy):
@@ -245,10 +248,10 @@ def test_other_preprocessing_is_refused(changes, message, copy):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("siglip", "cannot be used: its text tower is not causal: every token sees the whole text.* Such models are"),
+        ("siglip", "cannot be used: its text tower is not causal: every token sees the whole text.* as in ViT-B/16"),
         ("altclip", "cannot be used: its text tower is XLM-RoBERTa"),
         ("chinese_clip", "cannot be used: its text tower is BERT"),
-        ("llama", r"is a model of type 'llama'; of transformers, cocoop reads CLIPModel \('clip'\)"),
+        ("llama", r"is a model of type 'llama'; cocoop supports only CLIPModel \('clip'\) of transformers"),
         (None, "is a model of type None"),
     ],
 )
@@ -294,7 +297,7 @@ def test_weights_must_be_all_there_and_all_known(copy):
     # Files of older versions have this; it says nothing.
     state["text_model.embeddings.position_ids"] = torch.arange(77)[None]
     save_file(state, path, metadata={"format": "pt"})
-    refused(copy, "has unknown weights of a CLIPModel: adapter.weight.$")
+    refused(copy, "has unexpected weights of a CLIPModel: adapter.weight.$")
     del state["adapter.weight"]
     save_file(state, path, metadata={"format": "pt"})
     assert load(copy).embed_dim == 48
@@ -308,7 +311,7 @@ def test_missing_and_damaged_files_are_named(copy):
         # Early versions write these as well.
         (copy / name).unlink(missing_ok=True)
     (copy / "tokenizer.json").rename(copy / "elsewhere")
-    refused(copy, "comes without a tokenizer: '.*' has none of tokenizer.json, vocab.json")
+    refused(copy, "has no tokenizer: '.*' has none of tokenizer.json, vocab.json")
     (copy / "tokenizer.json").write_text("{}")
     refused(copy, "The tokenizer in '.*' is damaged")
     (copy / "elsewhere").rename(copy / "tokenizer.json")
