@@ -15,6 +15,8 @@ from .errors import DataError as DataError
 from .errors import PromptError as PromptError
 from .errors import TrainingError as TrainingError
 from .evaluation.evaluate import evaluate as evaluate
+from .evaluation.evaluate_run import RunEvaluation as RunEvaluation
+from .evaluation.evaluate_run import evaluate_run as evaluate_run
 from .evaluation.metrics import Evaluation as Evaluation
 from .evaluation.metrics import harmonic_mean as harmonic_mean
 from .experiments import Grid as Grid
@@ -25,6 +27,10 @@ from .experiments import few_shot as few_shot
 from .experiments import leave_one_out as leave_one_out
 from .experiments import sweep as sweep
 from .experiments import together as together
+from .experiments.train_and_compare import RunCallbacks as RunCallbacks
+from .experiments.train_and_compare import RunResult as RunResult
+from .experiments.train_and_compare import RunSettings as RunSettings
+from .experiments.train_and_compare import train_and_compare as train_and_compare
 from .inference.bulk.job import label_images as label_images
 from .inference.classifier import Classifier as Classifier
 from .inference.onnx import export_onnx as export_onnx
