@@ -457,7 +457,7 @@ def test_verify_command_reports_each_data_set(capsys: pytest.CaptureFixture[str]
     assert run(capsys, "verify", "nothing")[0] == 1
     code, _, err = run(capsys, "verify", "dtd", "--splits", str(tmp_path / "nowhere"))
     assert code == 1
-    assert f"is '{tmp_path / 'nowhere'}', which is not a directory." in err
+    assert f"--splits is '{tmp_path / 'nowhere'}', which is not a directory." in err
 
 
 def test_commands_report_a_complete_data_set(capsys: pytest.CaptureFixture[str], tmp_path: Path, shared: Path) -> None:
