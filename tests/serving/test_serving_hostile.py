@@ -117,8 +117,8 @@ MALFORMED_HTTP = {
     "an unknown transfer encoding": post(b"x", "Transfer-Encoding: gzip"),
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200),
     "no host": b"GET /v1/health HTTP/1.1\r\n\r\n",
-    "an endless address": b"GET /" + b"y" * 300_000,
-    "endless headers": b"GET / HTTP/1.1\r\nX: " + b"y" * 300_000,
+    "a very long address": b"GET /" + b"y" * 70_000,
+    "very long headers": b"GET / HTTP/1.1\r\nX: " + b"y" * 70_000,
 }
 
 
@@ -448,7 +448,7 @@ def test_log_has_a_line_per_request_and_no_secrets(hasty):
 
 
 def test_disconnected_request_is_logged_and_cancelled(hasty, home):
-    images = 8 * sorted((home / "photos").rglob("*.png"))
+    images = 8 * sorted((home / "photos").rglob("*.png"))[::5]
     body = form(images, {"classes": [f"thing {i}" for i in range(900)]})
     with connected(hasty) as connection:
         connection.sendall(post(body, KEY, MULTIPART, f"Content-Length: {len(body)}", "X-Request-ID: gone"))

@@ -66,8 +66,10 @@ def create_app(method: Method, config: ServeConfig | None = None) -> FastAPI:
 
     @app.post("/v1/predict", summary="Classify images")
     async def predict(
-        images: Annotated[list[UploadFile] | None, File(description="One or more images.")] = None,
-        photos: Annotated[list[UploadFile] | None, File(description="Old name of `images`.", deprecated=True)] = None,
+        images: Annotated[list[UploadFile], File(default_factory=list, description="One or more images.")],
+        photos: Annotated[
+            list[UploadFile], File(default_factory=list, description="Old name of `images`.", deprecated=True)
+        ],
         classes: Annotated[
             list[str] | None,
             Form(
@@ -81,8 +83,10 @@ def create_app(method: Method, config: ServeConfig | None = None) -> FastAPI:
         ] = False,
     ) -> PredictResponse:
         request = ScoreRequest(service.classnames(classes), compare)
-        return await service.predict([*(images or ()), *(photos or ())], request, top_k)
+        return await service.predict([*images, *photos], request, top_k)
 
+    # Optional above only because of its old name.
+    app.openapi()["components"]["schemas"]["Body_predict_v1_predict_post"]["required"] = ["images"]
     if config.page:
         add_page(app)
     return app
