@@ -142,16 +142,16 @@ def png_of(width, height):
 def test_unreadable_image_is_an_error_of_that_image_only(server, home):
     good = home / "photos/sea/00.png"
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
-    unknown = "it is empty, damaged or "
+    unknown = "it is empty, damaged or not in a supported format."
     reasons = {
         ("notes.txt", b"no image"): unknown,
         ("../../etc/passwd", b""): unknown,
         ("drawing.eps", eps): unknown,
-        ("cut.png", good.read_bytes()[:900]): "it is damaged or of an un",
+        ("cut.png", good.read_bytes()[:900]): "it is damaged or of an unsupported kind (",
         ("bomb.png", png_of(9000, 9000)): "it has 9000 x 9000 pixels, more than 64,000,000",
         ("warned.png", png_of(10_000, 10_000)): "it has 10000 x 10000 pixels, more than 64,000,000",
-        ("larger.png", png_of(50_000, 50_000)): "it has ",
-        ("line.png", png_of(5000, 10)): "",
+        ("larger.png", png_of(50_000, 50_000)): "it has too many pixels to decode safely; use a smaller copy",
+        ("line.png", png_of(5000, 10)): "it has 5000 x 10 pixels; the longer edge may be at most 100 times the shorter",
     }
     status, answer = server.predict([*reasons, good])
     assert status == 200

@@ -14,7 +14,7 @@ from fastapi import UploadFile
 from torch import Tensor
 
 from cocoop.data import test_transform
-from cocoop.data.images import ImageError
+from cocoop.data.images import ImageError, open_image
 from cocoop.errors import PromptError
 from cocoop.inference.predictor import top_classes
 from cocoop.methods import Method
@@ -32,7 +32,6 @@ from cocoop.serving.schemas import (
     ZeroShotResult,
 )
 from cocoop.serving.scoring import Engine, ScoreRequest, Scores
-from cocoop.serving.uploads import read_upload
 from cocoop.version import __version__
 
 __all__ = ["Service"]
@@ -146,9 +145,13 @@ class Service:
 
     async def _decode(self, upload: UploadFile, name: str) -> Tensor | str:
         """Return an upload as a tensor, or the reason why it is unreadable."""
-        loop, limit = asyncio.get_running_loop(), self._config.max_pixels
+
+        def decode() -> Tensor:
+            content = upload.file.read()
+            return self._transform(open_image(content, name=name, max_pixels=self._config.max_pixels))
+
         try:
-            return await loop.run_in_executor(self._decoders, read_upload, upload.file, name, self._transform, limit)
+            return await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
         except ImageError as error:
             return error.reason
 

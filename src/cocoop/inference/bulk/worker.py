@@ -5,7 +5,6 @@ Threads read and decode one batch ahead of the model, so at most two batches of 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
@@ -102,6 +101,6 @@ class ChunkLabeller:
         if image.content is None:
             return image.path, image.error or ""
         try:
-            return image.path, self._transform(open_image(io.BytesIO(image.content)))
+            return image.path, self._transform(open_image(image.content))
         except ImageError as error:
             return image.path, error.reason
