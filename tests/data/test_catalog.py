@@ -18,12 +18,13 @@ from catalog_trees import (
     touch,
 )
 
-from cocoop.data import Dataset, clean_name, load_data
+from cocoop.data import Dataset, load_data
 from cocoop.data.catalog.imagenet import class_directories, imagenet_classes
 from cocoop.data.catalog.location import Location, data_root
 from cocoop.data.catalog.read import read_catalog
 from cocoop.data.catalog.table import CATALOG, catalog_entry, find_entry
 from cocoop.errors import DataError
+from cocoop.text.prompts import clean_name
 
 WNIDS = [c.wnid for c in imagenet_classes()]
 

@@ -76,7 +76,7 @@ def test_skipped_images_are_counted(data, tiny_backbone):
 
 def test_evaluate_refuses_other_classes_and_no_images(data, tiny_backbone):
     method = CoOp(tiny_backbone, ["cherry", "leaf"], context="a photo of a")
-    with pytest.raises(DataError, match=r"knows 2 classes .* the data has 4 .*; call set_classes\(data.classnames\)"):
+    with pytest.raises(DataError, match=r"has 2 classes .* and the data 4 .*; call method.set_classes\(data"):
         evaluate(method, data)
     tests = encode_split(tiny_backbone, data, workers=0, skip_unreadable=True)
     nothing = type(tests)(tests.features[:0], tests.labels[:0], ("cherry", "leaf"), ())

@@ -231,25 +231,25 @@ def control(name, loss, error, changed=5.0):
         ((5.0, -3.0, 0.0), "Meta-Net does better with another photo than with the photo itself: conditioning harms"),
     ],
 )
-def test_the_verdict_is_beyond_chance(losses, sentence):
+def test_verdict_needs_differences_beyond_chance(losses, sentence):
     controls = [control(name, loss, 1.0) for name, loss in zip(("noise", "other", "mean"), losses, strict=True)]
     assert sentence in verdict([control("true", 0.0, 0.0, 0.0), *controls])
 
 
-def test_too_little_to_compare_is_said(method, features):
+def test_one_image_and_other_classes_are_refused(method, features):
     one = Features(features.features[:1], features.labels[:1], tuple(NAMES), ("0.png",))
     for study in (prompt_shifts, control_study):
-        with pytest.raises(DataError, match="There is 1 photo; at least two are needed to compare them"):
+        with pytest.raises(DataError, match="There is 1 image; at least two are needed"):
             study(method, one)
     method.set_classes(["a", "b"])
-    with pytest.raises(DataError, match=r"The method knows other classes than the data; call set_classes\(features"):
+    with pytest.raises(DataError, match=r"The method has .* classes .*; call method.set_classes\(data.classnames"):
         control_study(method, features)
 
 
 NASTY = """<img src="http://evil.example/x.png"/> & 'Co' $1 _"""
 
 
-def test_the_page_shows_many_classes_whatever_their_names(method):
+def test_page_shows_many_classes_with_any_names(method):
     generator = torch.Generator().manual_seed(1)
     names = [NASTY, "_private", *(f"class {i}" for i in range(20))]
     labels = torch.arange(66) % 22

@@ -1,4 +1,4 @@
-"""Killed at random moments, again and again: nothing is lost, and the end is the same to the last bit."""
+"""Work that is killed at random moments, repeatedly: nothing is lost, and the results are the same bit for bit."""
 
 import hashlib
 import random
@@ -23,8 +23,8 @@ from conftest import make_tiny_backbone
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-FEW_OR_MANY = [8, pytest.param(50, marks=pytest.mark.slow)]
-"""Kills; how many there really were depends on when they struck."""
+KILLS = [8, pytest.param(50, marks=pytest.mark.slow)]
+"""Smallest number of kills."""
 
 
 def drive(work: str, directory: Path, kills: int, *, workers: int = 0) -> int:
@@ -36,8 +36,8 @@ def drive(work: str, directory: Path, kills: int, *, workers: int = 0) -> int:
     return int(done.stdout.split()[-1])
 
 
-@pytest.mark.parametrize("kills", FEW_OR_MANY)
-def test_a_training_that_is_killed_ends_with_the_same_bits(kills, tmp_path):
+@pytest.mark.parametrize("kills", KILLS)
+def test_killed_training_ends_with_the_same_bits(kills, tmp_path):
     make_images(tmp_path / "photos", per_class=6)
     assert drive("train", tmp_path, kills) >= kills
     runs = [path for path in tmp_path.iterdir() if path.name.isdecimal()]
@@ -47,12 +47,12 @@ def test_a_training_that_is_killed_ends_with_the_same_bits(kills, tmp_path):
         assert epochs_done(run) == 8
         for name in ("training.safetensors", "prompt.safetensors", "config.json", "training.json", "images.json"):
             assert (run / name).read_bytes() == (undisturbed / name).read_bytes(), f"{run.name}: {name}"
-        # What a kill in the middle of writing left is swept away when the run goes on.
+        # Temporary files of a killed process are removed on resume.
         assert not [path.name for path in run.iterdir() if path.name.startswith(".") and path.name != ".lock"]
         assert read_tensors(run / "training.safetensors")[1]["epoch"] == 8
 
 
-def test_the_same_seed_gives_the_same_bits_in_any_process_with_any_workers(tmp_path):
+def test_training_is_the_same_bit_for_bit_with_any_number_of_workers(tmp_path):
     for workers in (0, 2):
         make_images(tmp_path / str(workers) / "photos", per_class=6)
         drive("train", tmp_path / str(workers), 0, workers=workers)
@@ -61,16 +61,16 @@ def test_the_same_seed_gives_the_same_bits_in_any_process_with_any_workers(tmp_p
         assert one.read_bytes() == other.read_bytes(), CASES[number]
 
 
-@pytest.mark.parametrize("kills", [4, FEW_OR_MANY[1]])
-def test_a_sweep_that_is_killed_ends_with_the_same_numbers(kills, tmp_path):
+@pytest.mark.parametrize("kills", [4, KILLS[1]])
+def test_killed_sweep_ends_with_the_same_numbers(kills, tmp_path):
     make_images(tmp_path / "photos", per_class=10)
     assert drive("sweep", tmp_path, kills) >= kills
-    wanted = records(tmp_path / "undisturbed")
-    assert len(wanted) == 3
+    expected = records(tmp_path / "undisturbed")
+    assert len(expected) == 3
     sweeps = [path for path in tmp_path.iterdir() if path.name.isdecimal()]
     assert sweeps
     for directory in sweeps:
-        assert records(directory) == wanted
+        assert records(directory) == expected
         for run in (directory / "runs").iterdir():
             for name in ("training.safetensors", "prompt.safetensors"):
                 whole = tmp_path / "undisturbed" / "runs" / run.name / name
@@ -78,7 +78,7 @@ def test_a_sweep_that_is_killed_ends_with_the_same_numbers(kills, tmp_path):
 
 
 def records(directory):
-    """Of a sweep, without what depends on clock and machine."""
+    """Return the records of a sweep without entries that depend on the clock and the machine."""
     found = read_sweep(directory)
     assert found.failures == []
     for record in found.records:
@@ -89,8 +89,8 @@ def records(directory):
     return found.records
 
 
-@pytest.mark.parametrize("kills", FEW_OR_MANY)
-def test_a_feature_cache_that_two_killed_processes_shared_is_whole(kills, tmp_path):
+@pytest.mark.parametrize("kills", KILLS)
+def test_feature_cache_of_two_killed_processes_is_complete(kills, tmp_path):
     make_images(tmp_path / "photos", per_class=10)
     assert drive("encode", tmp_path, kills) >= kills
     backbone, data = make_tiny_backbone(), load_data(tmp_path / "photos")
@@ -101,8 +101,8 @@ def test_a_feature_cache_that_two_killed_processes_shared_is_whole(kills, tmp_pa
     torch.testing.assert_close(found, true.features, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("kills", FEW_OR_MANY)
-def test_a_download_that_is_killed_is_continued_and_whole(kills, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kills", KILLS)
+def test_killed_download_is_continued_to_the_end(kills, tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     content = random.Random(0).randbytes(3_000_000)
     digest = hashlib.sha256(content).hexdigest()
@@ -113,4 +113,4 @@ def test_a_download_that_is_killed_is_continued_and_whole(kills, tmp_path, monke
     files = list(tmp_path.glob("*.bin"))
     assert files
     assert all(file.read_bytes() == content for file in files)
-    assert continued, "some went on where they were"
+    assert continued, "some downloads must have been continued"

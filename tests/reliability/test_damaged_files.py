@@ -1,4 +1,4 @@
-"""One wrong byte, or a file cut anywhere: named and refused, or made anew, never half-used."""
+"""Files with a flipped bit or cut anywhere are refused by name or made again, never half used."""
 
 import hashlib
 import json
@@ -25,12 +25,12 @@ from cocoop.storage.json_files import read_json, write_json
 from cocoop.training.feature_cache import FeatureCache
 from cocoop.training.features import encode_split
 from cocoop.training.fit import fit
-from cocoop.training.run_directory import epochs_done, trained_image_hashes
+from cocoop.training.run_directory import RunDirectory, epochs_done, trained_image_hashes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 DAMAGES = 40
-"""Places in each file at which a bit is flipped, and as many at which it is cut."""
+"""Number of flipped bits per file, and of cuts."""
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(images, tiny_backbone, tmp_path_factory):
-    """A run of two epochs, which could go on."""
+    """A finished run of two epochs."""
     directory = tmp_path_factory.mktemp("run")
     train(images, tiny_backbone, directory)
     return directory
@@ -54,16 +54,16 @@ def train(images, backbone, directory):
 
 
 def damaged(content: bytes, seed: int):
-    """The content with one bit flipped somewhere, and cut somewhere."""
+    """Yield the content with one random bit flipped, and cut at a random position."""
     chance = random.Random(seed)
     for _ in range(DAMAGES):
-        place, bit = chance.randrange(len(content)), 1 << chance.randrange(8)
-        yield content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :]
+        position, bit = chance.randrange(len(content)), 1 << chance.randrange(8)
+        yield content[:position] + bytes([content[position] ^ bit]) + content[position + 1 :]
         yield content[: chance.randrange(len(content))]
 
 
-def refusal(read):
-    """The message of a reader that refuses, or what it has read."""
+def try_read(read):
+    """Return the error message of a reader and None, or None and its result."""
     try:
         return None, read()
     except CocoopError as error:
@@ -71,7 +71,7 @@ def refusal(read):
 
 
 READERS = {
-    "training.safetensors": epochs_done,
+    "training.safetensors": lambda run: RunDirectory(run, {}).load()[0].epoch,
     "training.json": lambda run: read_json(run / "training.json"),
     "metrics.jsonl": None,
     "images.json": trained_image_hashes,
@@ -80,7 +80,7 @@ READERS = {
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_every_damage_of_a_run_is_noticed(name, run, images, tiny_backbone):
+def test_damage_of_a_run_is_noticed(name, run, images, tiny_backbone):
     def read():
         if READERS[name] is not None:
             return READERS[name](run)
@@ -94,27 +94,27 @@ def test_every_damage_of_a_run_is_noticed(name, run, images, tiny_backbone):
     try:
         for content in damaged(whole, seed=len(name)):
             file.write_bytes(content)
-            message, found = refusal(read)
+            message, found = try_read(read)
             if message is None:
-                # White space means nothing in JSON.
+                # White space is insignificant in JSON.
                 assert name.endswith((".json", ".jsonl"))
                 assert found == true
             else:
-                # What cannot be read, or says that it is of another run, is refused; nothing was changed.
-                assert name in message or "was begun with" in message
+                # A file that cannot be read or describes another run is refused and stays unchanged.
+                assert name in message or "was started with" in message
                 assert file.read_bytes() == content
     finally:
         file.write_bytes(whole)
 
 
-def test_every_damage_of_a_record_is_noticed(images, tiny_backbone, tmp_path):
+def test_damage_of_a_record_is_noticed(images, tiny_backbone, tmp_path):
     plan = base_to_new(images, Grid(methods=("zero-shot",)))
     sweep(tmp_path, plan, tiny_backbone, workers=0)
     (file,) = tmp_path.glob("runs/*/record.json")
     whole, true = file.read_bytes(), read_sweep(tmp_path).records
     for content in damaged(whole, seed=3):
         file.write_bytes(content)
-        message, found = refusal(lambda: read_sweep(tmp_path).records)
+        message, found = try_read(lambda: read_sweep(tmp_path).records)
         if message is None:
             assert found == true
         else:
@@ -122,13 +122,13 @@ def test_every_damage_of_a_record_is_noticed(images, tiny_backbone, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["config.json", "prompt.safetensors", "training.safetensors", "training.json"])
-def test_a_flip_in_the_name_of_a_seal_is_noticed(name, run, tiny_backbone):
-    def all_is_read():
+def test_damage_of_the_name_of_a_checksum_is_noticed(name, run, tiny_backbone):
+    def read_all():
         cocoop.from_pretrained(run, backbone=tiny_backbone)
         epochs_done(run)
         read_json(run / "training.json")
 
-    # Forty flips at random miss the few bits of these names.
+    # Random flips would miss the few bits of these names.
     file = run / name
     whole = file.read_bytes()
     for seal in (b"cocoop", b"checksum", b"saved_as"):
@@ -137,12 +137,12 @@ def test_a_flip_in_the_name_of_a_seal_is_noticed(name, run, tiny_backbone):
                 content = bytearray(whole)
                 content[place + bit // 8] ^= 1 << bit % 8
                 file.write_bytes(content)
-                message, _ = refusal(all_is_read)
+                message, _ = try_read(read_all)
                 file.write_bytes(whole)
                 assert message is not None, (seal, bit)
 
 
-def test_damaged_features_are_passed_over_and_made_anew(images, tiny_backbone, tmp_path):
+def test_damaged_features_are_encoded_again(images, tiny_backbone, tmp_path):
     true = encode_split(tiny_backbone, images, workers=0, cache=FeatureCache(tmp_path, tiny_backbone))
     (shard,) = tmp_path.rglob("*.safetensors")
     whole = shard.read_bytes()
@@ -152,12 +152,12 @@ def test_damaged_features_are_passed_over_and_made_anew(images, tiny_backbone, t
         with pytest.warns(DamageWarning, match=shard.name):
             again = encode_split(tiny_backbone, images, workers=0, cache=cache)
         assert torch.equal(again.features, true.features)
-        # The same content has the same name: the shard is whole again.
+        # The same content has the same name, so the shard is replaced.
         assert shard.read_bytes() == whole
 
 
-def test_every_damage_of_settings_is_refused_or_reads_as_an_edit(run, tiny_backbone, tmp_path):
-    """config.json has no checksum, since people may edit it; but what it says must make sense, and the weights stay."""
+def test_damage_of_settings_is_refused_or_reads_as_an_edit(run, tiny_backbone, tmp_path):
+    """config.json has no checksum, since users may edit it, but its content must be valid and the weights unchanged."""
     for name in ("config.json", "prompt.safetensors"):
         (tmp_path / name).write_bytes((run / name).read_bytes())
     whole = (run / "config.json").read_bytes()
@@ -165,26 +165,26 @@ def test_every_damage_of_settings_is_refused_or_reads_as_an_edit(run, tiny_backb
     refused = 0
     for content in damaged(whole, seed=5):
         (tmp_path / "config.json").write_bytes(content)
-        message, method = refusal(lambda: cocoop.from_pretrained(tmp_path, backbone=tiny_backbone))
+        message, method = try_read(lambda: cocoop.from_pretrained(tmp_path, backbone=tiny_backbone))
         refused += message is not None
         if method is not None:
-            assert len(content) >= len(whole) - 1, "a file that was cut is refused"
+            assert len(content) >= len(whole) - 1, "a truncated file must be refused"
             assert torch.equal(method.context, true.context)
     assert refused >= DAMAGES
 
 
-def test_every_damage_of_a_description_of_an_export_is_noticed(tmp_path):
-    """The graph is known by the checksum in it; see test_export.py for the graph."""
+def test_damage_of_an_export_description_is_noticed(tmp_path):
+    """The description holds the checksum of the graph; test_onnx.py tests the graph."""
     description = {"format": 1, "classnames": ["ant", "bee"], "sha256": {"model.onnx": "0" * 64}}
     write_json(tmp_path / "export.json", description, with_checksum=True)
     whole = (tmp_path / "export.json").read_bytes()
     for content in damaged(whole, seed=6):
         (tmp_path / "export.json").write_bytes(content)
-        message, found = refusal(lambda: read_json(tmp_path / "export.json"))
+        message, found = try_read(lambda: read_json(tmp_path / "export.json"))
         assert found == description if message is None else "export.json" in message
 
 
-def test_every_damage_of_labels_in_bulk_is_named(tmp_path):
+def test_damage_of_bulk_labels_is_named(tmp_path):
     from cocoop.inference.bulk.job_directory import JobDirectory
 
     job = JobDirectory(str(tmp_path))
@@ -194,12 +194,12 @@ def test_every_damage_of_labels_in_bulk_is_named(tmp_path):
     assert len(true) == 200
     for content in damaged(whole, seed=7):
         part.write_bytes(content)
-        message, found = refusal(lambda: job.labelled_in(["files-1.parquet"]))
+        message, found = try_read(lambda: job.labelled_in(["files-1.parquet"]))
         # What does not concern the paths is not read when a job goes on.
         assert found == true if message is None else "files-1.parquet' is damaged" in message
 
 
-def test_every_damage_of_the_index_of_a_shard_is_told_and_made_anew(tmp_path, monkeypatch):
+def test_damaged_shard_index_is_made_again_with_a_warning(tmp_path, monkeypatch):
     import tarfile
 
     monkeypatch.setenv("COCOOP_CACHE", str(tmp_path / "cache"))
@@ -219,7 +219,7 @@ def test_every_damage_of_the_index_of_a_shard_is_told_and_made_anew(tmp_path, mo
         assert index.read_bytes() == whole
 
 
-def test_every_damage_of_a_part_of_a_download_is_fetched_anew(tmp_path, monkeypatch):
+def test_damaged_partial_download_is_downloaded_again(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     whole = random.Random(9).randbytes(20_000)
     checksum = f"sha256:{hashlib.sha256(whole).hexdigest()}"
@@ -233,28 +233,28 @@ def test_every_damage_of_a_part_of_a_download_is_fetched_anew(tmp_path, monkeypa
             target.unlink()
 
 
-def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
-    """What a loss of power needs: content, then name, then the folder that holds the name, each synced in turn."""
+def test_content_is_flushed_before_the_rename(tmp_path, monkeypatch):
+    """A power failure loses nothing: the content, the name and the directory are flushed in this order."""
     path, order = tmp_path / "a.json", []
     sync, replace = os.fsync, Path.replace
 
-    def note_sync(descriptor):
-        place = Path(f"/proc/self/fd/{descriptor}").readlink()
-        order.append(("sync", "folder" if place.is_dir() else "content", path.exists()))
+    def record_sync(descriptor):
+        target = Path(f"/proc/self/fd/{descriptor}").readlink()
+        order.append(("sync", "directory" if target.is_dir() else "content", path.exists()))
         sync(descriptor)
 
-    def note_replace(source, target):
+    def record_replace(source, target):
         order.append(("rename", target.name, path.exists()))
         return replace(source, target)
 
-    monkeypatch.setattr(os, "fsync", note_sync)
-    monkeypatch.setattr(Path, "replace", note_replace)
+    monkeypatch.setattr(os, "fsync", record_sync)
+    monkeypatch.setattr(Path, "replace", record_replace)
     write_json(path, {"epoch": 1})
-    assert order == [("sync", "content", False), ("rename", "a.json", False), ("sync", "folder", True)]
+    assert order == [("sync", "content", False), ("rename", "a.json", False), ("sync", "directory", True)]
     assert read_json(path) == {"epoch": 1}
 
 
-def test_settings_may_be_edited_and_records_not(run, tiny_backbone, tmp_path):
+def test_settings_can_be_edited_but_not_records(run, tiny_backbone, tmp_path):
     config = json.loads((run / "config.json").read_text())
     assert "checksum" not in config
     record = tmp_path / "record.json"
@@ -264,13 +264,13 @@ def test_settings_may_be_edited_and_records_not(run, tiny_backbone, tmp_path):
     record.write_text(edited)
     with pytest.raises(CocoopError, match=r"record.json' is damaged: its checksum does not match"):
         read_json(record)
-    # Who means it takes the checksum out, and files of older versions have none.
+    # A record without a checksum can be edited.
     without = {name: value for name, value in json.loads(edited).items() if name != "checksum"}
     record.write_text(json.dumps(without))
     assert read_json(record) == {"accuracy": 91.25}
 
 
-def test_a_prompt_without_a_checksum_is_read(run, tiny_backbone, tmp_path):
+def test_prompt_without_a_checksum_is_read(run, tiny_backbone, tmp_path):
     from safetensors.torch import load_file, save_file
 
     for name in ("config.json", "prompt.safetensors"):

@@ -1,4 +1,4 @@
-"""A full disk: one line that names the file, the last good state stays, and the work goes on once there is room."""
+"""A full disk: the error names the file, the last state is kept, and the work continues once there is space."""
 
 import contextlib
 import hashlib
@@ -36,7 +36,7 @@ FULL = "(No space left on device|File too large)"
 
 
 class Disk:
-    """A disk of two MB of its own; without the right to mount one, a folder in which the process may write no byte."""
+    """A file system of two MB; without the right to mount one, a directory with a limit on the size of files."""
 
     def __init__(self, directory: Path, *, mounted: bool) -> None:
         self.directory = directory
@@ -46,9 +46,9 @@ class Disk:
         return self.directory / name
 
     def fill(self, *_) -> None:
-        """Take all that is left."""
+        """Use up all space."""
         if not self.mounted:
-            limit(0)
+            limit_file_size(0)
             return
         with (self / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
             while True:
@@ -58,10 +58,10 @@ class Disk:
         if self.mounted:
             (self / "filler").unlink()
         else:
-            limit(resource.RLIM_INFINITY)
+            limit_file_size(resource.RLIM_INFINITY)
 
 
-def limit(size: int) -> None:
+def limit_file_size(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
@@ -72,12 +72,12 @@ def disk(request, tmp_path):
     command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", directory]
     mounted = request.param == "mounted"
     if mounted and subprocess.run(command, capture_output=True).returncode != 0:
-        pytest.skip("nobody but root may mount a small disk; a limit on the size of files stands for it")
+        pytest.skip("only root can mount a small disk; the test with a limit on file sizes replaces it")
     yield Disk(directory, mounted=mounted)
     if mounted:
         subprocess.run(["umount", directory], check=True)
     else:
-        limit(resource.RLIM_INFINITY)
+        limit_file_size(resource.RLIM_INFINITY)
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def train(backbone, data, run, **options):
     return method, fit(method, data, config, run=run, resume=True, **options)
 
 
-def test_a_training_stops_with_its_last_epoch_and_goes_on(disk, data, tiny_backbone, tmp_path):
+def test_training_stops_with_its_last_epoch_and_resumes(disk, data, tiny_backbone, tmp_path):
     def fill_after_two(entry):
         if entry["epoch"] == 2:
             disk.fill()
@@ -109,7 +109,7 @@ def test_a_training_stops_with_its_last_epoch_and_goes_on(disk, data, tiny_backb
         assert torch.equal(resumed.learned()[name], tensor), name
 
 
-def test_a_sweep_keeps_its_runs_and_goes_on_with_the_rest(disk, data, tiny_backbone):
+def test_sweep_keeps_its_runs_and_continues_with_the_rest(disk, data, tiny_backbone):
     few = {"seeds": (1,), "shots": (2,), "changes": {"epochs": 2}}
     plan = base_to_new(data, Grid(methods=("zero-shot", "coop"), preset="cached", **few))
     with pytest.raises(CocoopError, match=rf"^Cannot write '{disk / 'sweep'}/.*': {FULL}\.$"):
@@ -121,7 +121,7 @@ def test_a_sweep_keeps_its_runs_and_goes_on_with_the_rest(disk, data, tiny_backb
     assert read_sweep(disk / "sweep").failures == []
 
 
-def test_features_and_prompts_are_whole_or_not_there(disk, data, tiny_backbone):
+def test_features_and_prompts_are_written_completely_or_not_at_all(disk, data, tiny_backbone):
     method = CoCoOp(tiny_backbone, data.classnames, seed=1)
     method.save_pretrained(disk / "prompt")
     before = {path.name: path.read_bytes() for path in (disk / "prompt").iterdir()}
@@ -139,7 +139,7 @@ def test_features_and_prompts_are_whole_or_not_there(disk, data, tiny_backbone):
     encode_split(tiny_backbone, data, workers=0, cache=cache)
 
 
-def test_labels_in_bulk_go_on_once_there_is_room(disk, data, tmp_path):
+def test_bulk_labelling_continues_once_there_is_space(disk, data, tmp_path):
     save_open_clip(tmp_path / "tiny", "vit")
 
     CoCoOp(load_backbone(f"local-dir:{tmp_path / 'tiny'}"), data.classnames, seed=1).save_pretrained(
@@ -154,12 +154,12 @@ def test_labels_in_bulk_go_on_once_there_is_room(disk, data, tmp_path):
     assert label_images(model, [str(tmp_path / "photos")], str(disk / "labels")).images == 18
 
 
-def test_a_download_goes_on_once_there_is_room(disk, monkeypatch):
+def test_download_continues_once_there_is_space(disk, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     content = random.Random(0).randbytes(300_000)
     checksum = f"sha256:{hashlib.sha256(content).hexdigest()}"
     with serve() as web:
-        # Of a length that the server does not say, or it would not be begun.
+        # The server does not report the length; otherwise the download would not be started.
         url = web.put("/a.zip", content, chunked=True)
         disk.fill()
         with pytest.raises(DataError, match=rf"^Cannot write '.*a\.zip\.part.*': {FULL}\.$"):
@@ -170,11 +170,11 @@ def test_a_download_goes_on_once_there_is_room(disk, monkeypatch):
     assert (disk / "a.zip").read_bytes() == content
 
 
-def test_the_command_line_says_it_in_one_line(disk, data, tmp_path):
+def test_command_line_prints_one_line(disk, data, tmp_path):
     save_open_clip(tmp_path / "tiny", "vit")
     disk.fill()
     options = ("--backbone", f"local-dir:{tmp_path / 'tiny'}", "--shots", "2", "--epochs", "1", "--compare", "none")
-    # The processes that decode photos need files in memory, which the limit is on as well.
+    # Worker processes need files in shared memory, to which the limit also applies.
     options += ("--workers", "0")
     done = cocoop("train", tmp_path / "photos", *options, "--output", disk / "run", cwd=tmp_path)
     disk.free()

@@ -1,4 +1,4 @@
-"""What holds for any input: hypothesis looks for one that shows the opposite."""
+"""Properties that hold for any input; hypothesis searches for counterexamples."""
 
 import csv
 import json
@@ -38,8 +38,8 @@ quick = settings(max_examples=60, deadline=None, derandomize=True, suppress_heal
 slow = settings(quick, max_examples=12)
 
 
-def refusal(do):
-    """The message of what is refused, or what came out."""
+def try_call(do):
+    """Return the error message and None, or None and the result."""
     try:
         return None, do()
     except CocoopError as error:
@@ -60,7 +60,7 @@ BACKBONE = make_tiny_backbone(layers=2)
 @given(
     names, st.integers(1, 4), st.sampled_from([10, 25, 2048]), st.sampled_from([0, 30_000, 10**9]), st.integers(0, 99)
 )
-def test_any_names_images_chunks_and_budget_give_the_published_function(names, batch, rows, budget, seed):
+def test_logits_and_gradients_match_the_published_function(names, batch, rows, budget, seed):
     before, BACKBONE.text_tower.memory_budget = tree_module.CPU_ROWS, budget
     tree_module.CPU_ROWS = rows
     try:
@@ -82,14 +82,14 @@ def test_any_names_images_chunks_and_budget_give_the_published_function(names, b
         tree_module.CPU_ROWS, BACKBONE.text_tower.memory_budget = before, None
 
 
-# Any characters at all: lone surrogates, controls, emoji, right-to-left.
+# Any characters: lone surrogates, control characters, emoji, right-to-left text.
 anything = st.text(st.characters(exclude_categories=[]), max_size=300)
 
 
 @quick
 @given(st.lists(anything, min_size=1, max_size=5))
-def test_any_text_is_a_class_name_or_an_error_that_says_which(texts):
-    message, method = refusal(lambda: CoCoOp(BACKBONE, texts, seed=1))
+def test_any_text_is_a_class_name_or_refused(texts):
+    message, method = try_call(lambda: CoCoOp(BACKBONE, texts, seed=1))
     if message is not None:
         assert len(message) > 10
         return
@@ -100,18 +100,18 @@ def test_any_text_is_a_class_name_or_an_error_that_says_which(texts):
 
 @quick
 @given(st.text(st.characters(exclude_categories=[]), min_size=20, max_size=200).filter(clean_name))
-def test_a_name_longer_than_the_tower_is_named_with_its_length(name):
+def test_too_long_names_are_refused_with_their_length(name):
     tokens = 1 + 4 + len(BACKBONE.tokenizer.encode(f"{clean_name(name)}.")) + 1
-    message, _ = refusal(lambda: CoCoOp(BACKBONE, ["cat", name]))
+    message, _ = try_call(lambda: CoCoOp(BACKBONE, ["cat", name]))
     if tokens > 77:
         told = f"The prompt of class {name!r} has {tokens} tokens, more than the text tower's 77; shorten the name,"
-        # The middle of a name as long as a page is left out.
+        # Long messages are shortened in the middle.
         assert message == str(CocoopError(f"{told} the template or the context."))
     else:
         assert message is None
 
 
-def test_ten_thousand_names():
+def test_ten_thousand_class_names():
     many = [f"name {number} of many" for number in range(10_000)]
     method = CoCoOp(BACKBONE, many, seed=1)
     with torch.no_grad():
@@ -123,7 +123,7 @@ def test_ten_thousand_names():
 
 @quick
 @given(st.text())
-def test_the_tokenizer_takes_any_text(text):
+def test_tokenizer_accepts_any_text(text):
     tokens = clip_tokenizer().encode(text)
     assert all(0 <= token < 49406 for token in tokens)
 
@@ -133,7 +133,7 @@ counts = st.lists(st.integers(1, 30), min_size=1, max_size=8)
 
 @quick
 @given(counts, st.integers(1, 20), st.integers(0, 2**40))
-def test_any_draw_is_as_large_as_it_can_be_and_the_same_again(counts, shots, seed):
+def test_few_shot_samples_have_the_right_size_and_are_reproducible(counts, shots, seed):
     train = [Item(f"{label}/{number}.jpg", label) for label, count in enumerate(counts) for number in range(count)]
     val = [Item(f"val/{item.path}", item.label) for item in train]
     drawn, drawn_val = sample_few_shot(train, val, shots, seed)
@@ -143,13 +143,13 @@ def test_any_draw_is_as_large_as_it_can_be_and_the_same_again(counts, shots, see
         assert set(some) <= set(source)
         for label, count in enumerate(counts):
             assert sum(item.label == label for item in some) == min(most, count)
-    # The photos of a class that is left out later do not change those of the others.
+    # Selecting classes after sampling does not change the samples of the others.
     assert [item.label for item in drawn] == sorted(item.label for item in drawn)
 
 
 @quick
 @given(st.integers(4, 500))
-def test_base_and_new_are_halves_of_all(count):
+def test_base_and_new_are_the_halves_of_all(count):
     base, new = (list(chosen_labels(count, which)) for which in ("base", "new"))
     assert base + new == list(chosen_labels(count, "all")) == list(range(count))
     assert len(base) - len(new) in (0, 1)
@@ -160,7 +160,7 @@ words = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_
 
 @quick
 @given(st.lists(words, min_size=2, max_size=5, unique_by=lambda word: word.strip().casefold().replace("_", " ")))
-def test_any_class_names_come_through_a_manifest(classes):
+def test_any_class_names_can_be_read_from_a_manifest(classes):
     with TemporaryDirectory() as directory:
         path = Path(directory) / "list.csv"
         with path.open("w", newline="", encoding="utf-8") as file:
@@ -175,7 +175,7 @@ def test_any_class_names_come_through_a_manifest(classes):
             for split in ("train", "test")
         ]
         (Path(directory) / "list.jsonl").write_text("\n".join(lines), encoding="utf-8")
-        message, data = refusal(lambda: load_data(path))
+        message, data = try_call(lambda: load_data(path))
         if message is not None:
             assert len(message) > 10
             return
@@ -193,9 +193,9 @@ setting = st.one_of(
 
 @quick
 @given(setting)
-def test_any_setting_is_taken_or_refused_by_its_flag(setting):
+def test_any_setting_is_accepted_or_refused_by_name(setting):
     field, value = setting
-    message, config = refusal(lambda: TrainConfig(**{field: value}))
+    message, config = try_call(lambda: TrainConfig(**{field: value}))
     if message is not None:
         assert f"--{field.replace('_', '-')}" in message
     elif config.epochs < 1000:
@@ -207,8 +207,8 @@ def test_any_setting_is_taken_or_refused_by_its_flag(setting):
 
 @quick
 @given(st.text(max_size=12))
-def test_any_size_is_bytes_or_refused(text):
-    message, size = refusal(lambda: parse_bytes("memory_budget", text))
+def test_parse_bytes_returns_bytes_or_refuses(text):
+    message, size = try_call(lambda: parse_bytes("memory_budget", text))
     assert size >= 0 if message is None else "--memory-budget" in message
 
 
@@ -222,7 +222,7 @@ objects = st.dictionaries(st.text(max_size=8).filter(lambda key: key != "checksu
 
 @quick
 @given(objects, st.lists(objects, max_size=3), st.booleans())
-def test_any_record_comes_back_as_it_was(content, rows, with_checksum):
+def test_any_record_is_read_as_written(content, rows, with_checksum):
     with TemporaryDirectory() as directory:
         write_json(Path(directory) / "a.json", content, with_checksum=with_checksum)
         assert read_json(Path(directory) / "a.json") == content
@@ -231,7 +231,7 @@ def test_any_record_comes_back_as_it_was(content, rows, with_checksum):
 
 
 def places(node):
-    """All places of values in plain JSON: container and key."""
+    """Return container and key of every value in plain JSON."""
     for key in list(node) if isinstance(node, dict) else range(len(node)):
         yield node, key
         if isinstance(node[key], dict | list):
@@ -239,7 +239,7 @@ def places(node):
 
 
 def edited(content, data):
-    """Plain JSON in which one value is another, or is missing."""
+    """Return plain JSON with one value replaced or removed."""
     copied = json.loads(json.dumps(content))
     container, key = data.draw(st.sampled_from(list(places(copied))))
     if data.draw(st.booleans()):
@@ -258,13 +258,13 @@ def saved(tmp_path_factory):
 
 @quick
 @given(st.data())
-def test_any_edit_of_a_config_is_refused_or_loads_what_it_says(saved, data):
+def test_edited_config_is_refused_or_loaded_as_edited(saved, data):
     whole = read_json(saved / "config.json")
     changed = edited(whole, data)
     with TemporaryDirectory() as directory:
         (Path(directory) / "prompt.safetensors").write_bytes((saved / "prompt.safetensors").read_bytes())
         (Path(directory) / "config.json").write_text(json.dumps(changed), encoding="utf-8")
-        message, method = refusal(lambda: from_pretrained(directory, backbone=BACKBONE))
+        message, method = try_call(lambda: from_pretrained(directory, backbone=BACKBONE))
     if message is None:
         assert list(method.classnames) == changed["classnames"]
         assert torch.equal(method.context, from_pretrained(saved, backbone=BACKBONE).context)
@@ -274,10 +274,10 @@ def test_any_edit_of_a_config_is_refused_or_loads_what_it_says(saved, data):
 
 @quick
 @given(st.data())
-def test_any_edit_of_a_record_is_refused_or_reported(data):
+def test_edited_record_is_refused_or_reported(data):
     changed = edited(record("cocoop", {"base": 80, "new": 60}), data)
     with TemporaryDirectory() as directory:
-        message, sweep = refusal(lambda: read_sweep(write_sweep(Path(directory), [changed])))
+        message, sweep = try_call(lambda: read_sweep(write_sweep(Path(directory), [changed])))
     if message is None:
         assert sweep.records == [changed]
         tables = sweep_tables(sweep, "match")
@@ -292,7 +292,7 @@ answers = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.floats(0, 
 
 @quick
 @given(answers)
-def test_measures_are_those_of_scikit_learn(answers):
+def test_metrics_match_scikit_learn(answers):
     labels, predicted, confidences = map(tuple, zip(*answers, strict=True))
     found = Evaluation(tuple("abcde"), labels, predicted, confidences, tuple(map(str, range(len(labels)))))
     assert found.accuracy == pytest.approx(100 * accuracy_score(labels, predicted))
@@ -306,13 +306,13 @@ def test_measures_are_those_of_scikit_learn(answers):
 
 @quick
 @given(st.floats(0, 100), st.floats(0, 100))
-def test_the_harmonic_mean_lies_between_and_never_above_the_mean(base, new):
+def test_harmonic_mean_lies_between_its_arguments(base, new):
     h = harmonic_mean(base, new)
     assert min(base, new) - 1e-9 <= h <= (base + new) / 2 + 1e-9
 
 
 class Tags(HTMLParser):
-    """All elements, and all text."""
+    """Collect all elements and all text."""
 
     def __init__(self):
         super().__init__()
@@ -331,7 +331,7 @@ class Tags(HTMLParser):
         ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "</title><b>", '"><svg onload=x>', "&lt;b&gt;"]
     )
 )
-def test_names_with_markup_are_text_in_a_page(name):
+def test_markup_in_names_is_escaped_in_pages(name):
     def page(word):
         record = {
             "cocoop": "1",

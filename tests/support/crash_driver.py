@@ -1,6 +1,6 @@
-"""Work that is killed at random moments, again and again: python crash_driver.py WORK FOLDER KILLS WORKERS.
+"""Kill work at random moments, repeatedly: python crash_driver.py WORK DIRECTORY KILLS WORKERS.
 
-Each attempt is a process, a fork of this one, which has imported PyTorch for all of them. Prints how many were killed.
+Each attempt is a fork of this process, so that PyTorch is imported only once. Prints the number of killed attempts.
 """
 
 import os
@@ -24,11 +24,11 @@ from cocoop.training.fit import fit
 from conftest import make_tiny_backbone
 
 CASES = [("cocoop", True), ("coop", False), ("cocoop", False), ("coop", True)]
-"""Method, and whether photos are encoded once; runs take turns."""
+"""Method and `cache_features` of each run, in turn."""
 
 
-def begin(work, *arguments) -> int:
-    """The number of a process that does the work."""
+def start(work, *arguments) -> int:
+    """Start a process that does the work, and return its id."""
     child = os.fork()
     if child:
         return child
@@ -41,17 +41,16 @@ def begin(work, *arguments) -> int:
     os._exit(code)
 
 
-def killed(processes: list[int], after: float) -> int:
-    """Kill processes after some seconds; how many were still at work."""
-    until = time.monotonic() + after
+def kill_after(processes: list[int], seconds: float) -> int:
+    """Kill processes after some seconds, and return the number of those that were still running."""
+    until = time.monotonic() + seconds
     codes = []
     for process in processes:
-        # The time of all ends at once, but who is done before is not waited for.
         while not (ended := os.waitpid(process, os.WNOHANG))[0] and time.monotonic() < until:
             time.sleep(0.002)
         if not ended[0]:
-            for still_there in processes[len(codes) :]:
-                os.kill(still_there, signal.SIGKILL)
+            for running in processes[len(codes) :]:
+                os.kill(running, signal.SIGKILL)
             ended = os.waitpid(process, 0)
         codes.append(os.waitstatus_to_exitcode(ended[1]))
     assert set(codes) <= {0, -signal.SIGKILL}, codes
@@ -69,20 +68,20 @@ def train(backbone, data, run: Path, workers: int, key: str, cached: bool) -> No
 
 
 def trainings(home: Path, kills: int, workers: int, chance: random.Random) -> int:
-    """Runs that end in HOME/NUMBER, and undisturbed ones in HOME/undisturbed-CASE; at least so many kills in all."""
+    """Train in HOME/NUMBER with at least this many kills, and in HOME/undisturbed-CASE with none."""
     backbone = make_tiny_backbone()
     data = load_data(home / "photos").few_shot(3, seed=1)
     seconds = []
     for number, case in enumerate(CASES):
         started = time.monotonic()
-        finish(begin(train, backbone, data, home / f"undisturbed-{number}", workers, *case))
+        finish(start(train, backbone, data, home / f"undisturbed-{number}", workers, *case))
         seconds.append(time.monotonic() - started)
     done = run = 0
     while done < kills:
         number = run % len(CASES)
         work = (train, backbone, data, home / str(run), workers, *CASES[number])
-        # An epoch is what a kill costs: attempts are as long as some of them, or none would ever get on.
-        while killed([begin(*work)], chance.uniform(0, 0.6) * seconds[number]):
+        # A kill loses one epoch, so an attempt must last several epochs on average to make progress.
+        while kill_after([start(*work)], chance.uniform(0, 0.6) * seconds[number]):
             done += 1
         run += 1
     return done
@@ -96,19 +95,19 @@ def run_all(backbone, data, directory: Path) -> None:
 
 
 def sweeps(home: Path, kills: int, _workers: int, chance: random.Random) -> int:
-    """Sweeps that end in HOME/NUMBER, and an undisturbed one in HOME/undisturbed; at least so many kills in all."""
+    """Sweep in HOME/NUMBER with at least this many kills, and in HOME/undisturbed with none."""
     backbone = make_tiny_backbone()
     data = load_data(home / "photos")
     started = time.monotonic()
-    finish(begin(run_all, backbone, data, home / "undisturbed"))
+    finish(start(run_all, backbone, data, home / "undisturbed"))
     seconds = time.monotonic() - started
     done = number = 0
     while done < kills:
         directory = home / str(number)
         number += 1
-        # One at a time, or two that share the runs; some live long enough to finish one.
-        while lost := killed(
-            [begin(run_all, backbone, data, directory) for _ in range(chance.randint(1, 2))],
+        # One process, or two that share the runs; some live long enough to finish a run.
+        while lost := kill_after(
+            [start(run_all, backbone, data, directory) for _ in range(chance.randint(1, 2))],
             chance.uniform(0, 1.5) * seconds,
         ):
             done += lost
@@ -120,32 +119,32 @@ def encode(backbone, data, cache: Path) -> None:
 
 
 def encodings(home: Path, kills: int, _workers: int, chance: random.Random) -> int:
-    """Two processes at a time that fill HOME/cache; at least so many kills."""
+    """Fill HOME/cache with two processes at a time and at least this many kills."""
     backbone = make_tiny_backbone()
     data = load_data(home / "photos")
     started = time.monotonic()
-    finish(begin(encode, backbone, data, home / "elsewhere"))
+    finish(start(encode, backbone, data, home / "elsewhere"))
     seconds = time.monotonic() - started
     done = 0
     while done < kills:
-        both = [begin(encode, backbone, data, home / "cache") for _ in range(2)]
-        if lost := killed(both, chance.uniform(0, 1) * seconds):
+        both = [start(encode, backbone, data, home / "cache") for _ in range(2)]
+        if lost := kill_after(both, chance.uniform(0, 1) * seconds):
             done += lost
         else:
-            # It is full: from the beginning.
+            # The cache is complete: start again.
             for shard in (home / "cache").rglob("*.safetensors"):
                 shard.unlink()
-    finish(begin(encode, backbone, data, home / "cache"))
+    finish(start(encode, backbone, data, home / "cache"))
     return done
 
 
 def downloads(home: Path, kills: int, _workers: int, chance: random.Random) -> int:
-    """A file from the address in HOME/address, until it is there; at least so many kills, over several files."""
+    """Download the file at the address in HOME/address several times, with at least this many kills."""
     address, checksum = (home / "address").read_text().split()
     done = number = 0
     while done < kills:
         target = home / f"{number}.bin"
-        while killed([begin(lambda: download(address, target, checksum=checksum))], chance.uniform(0, 0.3)):  # noqa: B023
+        while kill_after([start(lambda: download(address, target, checksum=checksum))], chance.uniform(0, 0.3)):  # noqa: B023
             done += 1
         number += 1
     return done

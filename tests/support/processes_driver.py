@@ -1,7 +1,7 @@
-"""What one process or several do together, for `test_processes.py`.
+"""Train and evaluate in one process or several, for `test_processes.py`.
 
-torchrun --nproc-per-node N processes_driver.py PHOTOS OUT [RUN]: each case's losses, learned tensors and measurements
-go to OUT. In RUN a training is begun, and stopped by Ctrl-C in one process; where it stands already, it goes on.
+torchrun --nproc-per-node N processes_driver.py IMAGES OUT [RUN]: writes the losses, learned tensors and metrics of each
+case to OUT. In RUN, a training is started and interrupted in one process; if it exists already, it is resumed.
 """
 
 import json
@@ -22,18 +22,18 @@ from cocoop.training.fit import fit
 from conftest import make_tiny_backbone
 
 CASES = {
-    "coop, photos": ("coop", {}, {"batch_size": 5, "workers": 1}, False),
-    "cocoop, fewer photos than processes": ("cocoop", {}, {"batch_size": 2, "cache_features": True}, False),
+    "coop, images": ("coop", {}, {"batch_size": 5, "workers": 1}, False),
+    "cocoop, fewer images than processes": ("cocoop", {}, {"batch_size": 2, "cache_features": True}, False),
     "cocoop, classes": ("cocoop", {}, {"batch_size": 1, "cache_features": True}, True),
     "cocoop, classes, augmented": ("cocoop", {}, {"batch_size": 3}, True),
-    "coop, classes with contexts of their own": (
+    "coop, class-specific classes": (
         "coop",
         {"context": None, "context_length": 4, "class_specific": True},
         {"batch_size": 4, "cache_features": True},
         True,
     ),
 }
-"""Method, its settings, the training, whether classes are shared out instead of photos."""
+"""Method, its settings, the training configuration, and `class_parallel`."""
 
 
 def train(data, engine, method, settings, training, class_parallel, **options):
@@ -45,43 +45,43 @@ def train(data, engine, method, settings, training, class_parallel, **options):
 
 
 def work(images: Path, out: Path, run: Path | None, engine) -> None:
-    """All cases; the process that is the first writes what came out."""
+    """Run all cases; the first process writes the results."""
     processes = Processes(engine)
     data = load_data(images).few_shot(3, seed=1)
     out.mkdir(parents=True, exist_ok=True)
     for name, case in CASES.items():
         learner, result = train(data, engine, *case)
         measured = evaluate(learner, data, workers=0, skip_unreadable=True, batch_size=4, engine=engine)
-        everyones = processes.gather((result, measured, {n: t.detach() for n, t in learner.learned().items()}))
-        for other, other_measured, tensors in everyones:
+        gathered = processes.gather((result, measured, {n: t.detach() for n, t in learner.learned().items()}))
+        for other, other_measured, tensors in gathered:
             assert [e["loss"] for e in other.history] == [e["loss"] for e in result.history]
             assert (other_measured, other.unreadable) == (measured, result.unreadable)
             assert all(torch.equal(tensors[n], t) for n, t in learner.learned().items())
         if processes.is_first:
             save_file({n: t.detach().contiguous() for n, t in learner.learned().items()}, out / f"{name}.safetensors")
-            facts = {
+            results = {
                 "history": [[e["loss"], e["accuracy"], e["images"]] for e in result.history],
                 "unreadable": [image.path for image in result.unreadable],
                 "test": [measured.paths, measured.labels, measured.predicted, measured.confidences, measured.skipped],
             }
-            (out / f"{name}.json").write_text(json.dumps(facts))
+            (out / f"{name}.json").write_text(json.dumps(results))
     if run is not None:
-        stop_and_go_on(data, run, engine, processes)
+        interrupt_or_resume(data, run, engine, processes)
 
 
-def stop_and_go_on(data, run, engine, processes):
-    """A training of six epochs that is stopped in the third, in the last process; if it was stopped, the rest of it."""
-    # Asked before any process may have made the folder, or the last one might take a new run for an old one.
-    begun = processes.gather(run.exists())[0]
+def interrupt_or_resume(data, run, engine, processes):
+    """Train for six epochs: interrupt the last process in the third epoch, or resume an interrupted run."""
+    # Checked before any process can create the directory.
+    exists = processes.gather(run.exists())[0]
 
     def on_step(report):
-        if not begun and report.epoch == 3 and processes.index == processes.count - 1:
+        if not exists and report.epoch == 3 and processes.index == processes.count - 1:
             os.kill(os.getpid(), signal.SIGINT)
 
     case = ("cocoop", {}, {"batch_size": 3, "epochs": 6}, False)
     _, result = train(data, engine, *case, run=run, resume=True, on_step=on_step)
-    assert result.interrupted is not begun
-    assert [e["epoch"] for e in result.history] == [1, 2] if not begun else [1, 2, 3, 4, 5, 6]
+    assert result.interrupted is not exists
+    assert [e["epoch"] for e in result.history] == [1, 2] if not exists else [1, 2, 3, 4, 5, 6]
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Training runs in processes of their own, which stop themselves in the middle of an epoch if they are told to.
+"""Train in separate processes, some of which stop themselves in the middle of an epoch.
 
-python resume_driver.py PHOTOS FOLDER: for each case, FOLDER/CASE/undisturbed, and FOLDER/CASE/stopped; its exit codes
-are in FOLDER/CASE/codes.json. Each run is a process; they are forks of this one, which has imported PyTorch
-for all of them.
+python resume_driver.py IMAGES DIRECTORY: writes the runs DIRECTORY/CASE/undisturbed and DIRECTORY/CASE/stopped of each
+case, and their exit codes to DIRECTORY/CASE/codes.json. Each run is a fork of this process, so that PyTorch is imported
+only once.
 """
 
 import json
@@ -27,11 +27,11 @@ CASES = {
     "coop-cached-SIGINT": ("coop", True, signal.SIGINT),
 }
 STOP_AT = (3, 2)
-"""The epoch and the step after which a run is stopped."""
+"""Epoch and step after which a run is stopped."""
 
 
 def train(backbone, images: Path, run: Path, key: str, cached: bool, stop: signal.Signals | None) -> int:
-    """Four epochs of three steps; returns an exit code as the command line's."""
+    """Train for four epochs of three steps; return an exit code like that of the command line."""
     data = load_data(images).few_shot(3, seed=1)
     method = METHODS[key](backbone, data.classnames, context="a photo of a", seed=3)
     config = TrainConfig(epochs=4, batch_size=4, cache_features=cached, workers=1, seed=2, learning_rate=0.05)
@@ -44,7 +44,7 @@ def train(backbone, images: Path, run: Path, key: str, cached: bool, stop: signa
 
 
 def in_a_process(*arguments) -> int:
-    """The exit code of `train`; minus the signal that ended it."""
+    """Run `train` in a fork; return its exit code, or minus the signal that ended it."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -59,7 +59,7 @@ def in_a_process(*arguments) -> int:
 
 
 if __name__ == "__main__":
-    # Whoever runs the tests in the background may ignore Ctrl-C, which children inherit.
+    # Shells start background jobs with Ctrl-C ignored, which children inherit.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     images, directory = map(Path, sys.argv[1:])

@@ -304,7 +304,7 @@ def test_fit_refuses_an_engine_that_scales_gradients_itself(data, tiny_backbone)
 def test_fit_refuses_methods_and_data_that_cannot_be_trained(data, tiny_backbone):
     with pytest.raises(ConfigError, match="zero-shot has nothing to train; use coop or cocoop"):
         fit(ZeroShot(tiny_backbone, data.classnames), data)
-    with pytest.raises(DataError, match=r"knows 2 classes \('cherry', ...\) and the data has 4"):
+    with pytest.raises(DataError, match=r"has 2 classes \('cherry', ...\) and the data 4"):
         fit(CoOp(tiny_backbone, ["cherry", "leaf"]), data)
     with pytest.raises(ConfigError, match="`resume=True` needs a run directory"):
         fit(make("coop", tiny_backbone, data), data, resume=True)

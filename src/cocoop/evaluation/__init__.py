@@ -1,1 +1,1 @@
-"""Evaluation: measure a method, and interpret what it learned."""
+"""Evaluation: metrics of a method, and interpretation of its learned prompt."""

@@ -5,7 +5,7 @@ Shapes: N images, C classes, e joint embedding size.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any
 
 from cocoop.config import check_int
 from cocoop.data import Dataset
@@ -13,7 +13,7 @@ from cocoop.errors import DataError
 from cocoop.evaluation.metrics import Evaluation, Shortlist
 from cocoop.methods import Method
 from cocoop.training.distributed import Engine, Processes
-from cocoop.training.features import Features, Progress, encode_split
+from cocoop.training.features import Features, Progress, check_same_classes, encode_split
 
 __all__ = ["evaluate"]
 
@@ -50,6 +50,7 @@ def evaluate(
         DataError: if the class names differ, there are no test images, or images cannot be read.
 
     Example:
+        ```python
         import cocoop
 
         backbone = cocoop.load_backbone("lite")
@@ -57,13 +58,10 @@ def evaluate(
         method = cocoop.ZeroShot(backbone, data.classnames)
         result = cocoop.evaluate(method, data)
         print(result.accuracy, result.macro_f1, result.ece)
+        ```
     """
     check_int("batch_size", batch_size, 1)
-    if tuple(method.classnames) != tuple(data.classnames):
-        raise DataError(
-            f"The method knows {len(method.classnames)} classes ({method.classnames[0]!r}, ...) and the data has "
-            f"{len(data.classnames)} ({data.classnames[0]!r}, ...); call set_classes(data.classnames) first."
-        )
+    check_same_classes(method, data.classnames)
     processes = Processes(engine)
     if isinstance(data, Dataset):
         data = encode_split(
@@ -80,37 +78,27 @@ def evaluate(
         raise DataError("There are no images to evaluate on; mark some as 'test'.")
     scorer = method.scorer()
     short_scorer = None if shortlist is None else method.shortlist_scorer(shortlist)
-    answers: list[_Answer] = []
+    # One row per image: label and confidence; with a shortlist, also its label and True if it lacks the exact answer.
+    answers: list[tuple[Any, ...]] = []
     own = data.features[list(processes.share(range(len(data.labels))))]
     for features in own.split(batch_size):
         features = features.to(method.backbone.device)
         logits = scorer(features).float()
-        predicted = logits.argmax(-1)
-        columns = [predicted, logits.softmax(-1).amax(-1)]
+        best = logits.argmax(-1)
+        columns = [best, logits.softmax(-1).amax(-1)]
         if short_scorer is not None:
-            short = short_scorer(features)
-            columns += [short.argmax(-1), short.gather(1, predicted.unsqueeze(1)).isinf()[:, 0]]
-        answers += [_Answer(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+            short_logits = short_scorer(features)
+            columns += [short_logits.argmax(-1), short_logits.gather(1, best.unsqueeze(1)).isinf()[:, 0]]
+        answers += zip(*(column.tolist() for column in columns), strict=True)
         if on_progress:
             on_progress(len(answers), len(own))
-    answers = processes.gather_in_order(answers)
+    predicted, confidences, *short = zip(*processes.gather_in_order(answers), strict=True)
     return Evaluation(
         classnames=data.classnames,
         labels=tuple(data.labels.tolist()),
-        predicted=tuple(a.predicted for a in answers),
-        confidences=tuple(a.confidence for a in answers),
+        predicted=predicted,
+        confidences=confidences,
         paths=data.paths,
         skipped=len(data.unreadable),
-        shortlist=None
-        if shortlist is None
-        else Shortlist(shortlist, tuple(a.short for a in answers), sum(a.outside for a in answers)),
+        shortlist=None if shortlist is None else Shortlist(shortlist, short[0], sum(short[1])),
     )
-
-
-class _Answer(NamedTuple):
-    """Answer for one image."""
-
-    predicted: int
-    confidence: float
-    short: int = 0
-    outside: bool = False

@@ -1,4 +1,4 @@
-"""Measure a saved prompt on a data set, without the images that it was trained on."""
+"""Evaluation of a saved prompt, without the images that it was trained on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RunEvaluation:
     """Evaluation of a saved prompt."""
 
     evaluation: Evaluation
-    """Accuracy and the answer for each image."""
+    """Metrics and answers."""
     method: str
     """Key of the method, such as `cocoop`."""
     data: str
@@ -65,14 +65,14 @@ def evaluate_run(
         data: a data set, or a source that `load_data` reads.
         classes: classes to measure on: all, the base ones (first half) or the new ones.
         all_images: measure on every image, not only on the test split.
-        batch_size: images at once.
-        workers: processes that decode images.
+        batch_size: images per batch.
+        workers: processes that read and decode images.
         skip_unreadable: leave unreadable images out and count them, instead of failing.
         shortlist: number K of classes of CoCoOp's shortlist, to measure its effect too.
         precision: number type of the frozen towers; None: as in training.
         device: device to compute on.
         engine: engine of several processes, such as an `accelerate.Accelerator`.
-        progress: function from a label to a context that gives a progress callback.
+        progress: function from a label to a context manager that yields a progress callback or None.
 
     Raises:
         CocoopError: for data or a run that cannot be used, or unreadable images.

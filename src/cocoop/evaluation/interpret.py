@@ -23,7 +23,7 @@ from cocoop.backbones.backbone import Backbone
 from cocoop.config import check_int
 from cocoop.errors import ConfigError, DataError
 from cocoop.methods import CoCoOp, CoOp, Method
-from cocoop.training.features import Features, Progress
+from cocoop.training.features import Features, Progress, check_same_classes
 
 __all__ = [
     "ContextWords",
@@ -222,8 +222,7 @@ def control_study(
     """
     check_int("seeds", seeds, 1)
     _check_enough(features)
-    if tuple(method.classnames) != tuple(features.classnames):
-        raise DataError("The method has other class names than the data; call set_classes(features.classnames) first.")
+    check_same_classes(method, features.classnames)
     images, labels = _images(method, features), features.labels
     mean = F.normalize(images.mean(0, keepdim=True), dim=-1).expand_as(images)
     inputs: dict[str, list[Callable[[], Tensor]]] = {

@@ -1,1 +1,1 @@
-"""Training: the loop, image features, run directories and several processes."""
+"""Training: the loop, its steps, image features, run directories and several processes."""

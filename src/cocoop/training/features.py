@@ -5,7 +5,7 @@ Shapes: N images of a split, B images of a batch, e joint embedding size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -31,6 +31,7 @@ from cocoop.data import (
 from cocoop.data.few_shot import chosen_labels
 from cocoop.data.images import hash_image
 from cocoop.errors import DataError
+from cocoop.methods import Method
 from cocoop.training.distributed import SINGLE_PROCESS, Processes
 from cocoop.training.feature_cache import FeatureCache
 
@@ -39,6 +40,7 @@ __all__ = [
     "Features",
     "Progress",
     "TrainingFeatures",
+    "check_same_classes",
     "encode_split",
     "find_training_images",
     "hash_training_images",
@@ -139,6 +141,20 @@ def unreadable_message(unreadable: Collection[UnreadableImage]) -> str:
     return f"{len(unreadable)} image{'s' * (len(unreadable) > 1)} could not be read ({shown}{more})"
 
 
+def check_same_classes(method: Method, classnames: Sequence[str]) -> None:
+    """Check that a method has the class names of the data.
+
+    Raises:
+        DataError: with the first class name of both.
+    """
+    if tuple(method.classnames) != tuple(classnames):
+        raise DataError(
+            f"The method has {len(method.classnames)} classes ({method.classnames[0]!r}, ...) and the data "
+            f"{len(classnames)} ({classnames[0]!r}, ...); call method.set_classes(data.classnames) first, or "
+            "create the method with data.classnames."
+        )
+
+
 def encode_split(
     backbone: Backbone,
     data: Dataset,
@@ -201,9 +217,7 @@ def encode_split(
     encoded = _gather_encoded(encoded, processes)
     unreadable = sorted((image for part in processes.gather(unreadable) for image in part), key=lambda u: u.position)
     if unreadable and not skip_unreadable:
-        raise DataError(
-            f"{unreadable_message(unreadable)}. Fix or delete them, or skip them with `skip_unreadable=True`."
-        )
+        raise _unreadable_error(unreadable)
     if not encoded:
         raise DataError(f"{unreadable_message(unreadable)}, and no {split} image of {data.name!r} is left.")
     readable = sorted(encoded)
@@ -339,10 +353,7 @@ class TrainingFeatures:
         for group, batch in zip(groups, loader, strict=True):
             features, rows_of_features = self._encode(batch)
             if self._unreadable and not self._config.skip_unreadable:
-                raise DataError(
-                    f"{unreadable_message(self.unreadable)}. Fix or delete them, or skip them with "
-                    "`skip_unreadable=True`."
-                )
+                raise _unreadable_error(self.unreadable)
             position = {row: i for i, row in enumerate(rows_of_features)}
             for rows in group:
                 readable = [row for row in rows if row in position]
@@ -377,6 +388,10 @@ class TrainingFeatures:
     def _order(self, epoch: int) -> list[list[int]]:
         count = len(self._data.train if self._encoded_once is None else self._encoded_once.labels)
         return epoch_order(count, self._config.batch_size, self._config.seed, epoch)
+
+
+def _unreadable_error(unreadable: Collection[UnreadableImage]) -> DataError:
+    return DataError(f"{unreadable_message(unreadable)}. Fix or delete them, or skip them with `skip_unreadable=True`.")
 
 
 def _gather_encoded(encoded: dict[int, tuple[str, Tensor]], processes: Processes) -> dict[int, tuple[str, Tensor]]:

@@ -17,11 +17,11 @@ from typing import Any
 from cocoop.checkpoints.pretrained import write_method
 from cocoop.config import TrainConfig
 from cocoop.data import Dataset, UnreadableImage
-from cocoop.errors import CocoopError, ConfigError, DataError, TrainingError
+from cocoop.errors import CocoopError, ConfigError, TrainingError
 from cocoop.methods import Method
 from cocoop.training.distributed import Engine, Processes
 from cocoop.training.feature_cache import FeatureCache
-from cocoop.training.features import Progress, TrainingFeatures, unreadable_message
+from cocoop.training.features import Progress, TrainingFeatures, check_same_classes, unreadable_message
 from cocoop.training.interrupts import defer_interrupts
 from cocoop.training.run_directory import RunDirectory, check_run, open_run
 from cocoop.training.step import Learner, Step
@@ -109,6 +109,7 @@ def fit(
             last completed epoch.
 
     Example:
+        ```python
         import cocoop
 
         backbone = cocoop.load_backbone("lite")
@@ -117,6 +118,7 @@ def fit(
         config = cocoop.TrainConfig(epochs=2, cache_features=True)
         result = cocoop.fit(method, data, config, run="run")
         print(result.history[-1]["loss"])
+        ```
     """
     config = config or TrainConfig()
     _check_trainable(method, data, run=run, resume=resume)
@@ -239,11 +241,7 @@ def _check_trainable(method: Method, data: Dataset, *, run: str | Path | None, r
         raise ConfigError(f"The method {method.key} has nothing to train; use coop or cocoop, or evaluate it as it is.")
     if resume and run is None:
         raise ConfigError("`resume=True` needs a run directory; pass `run`.")
-    if tuple(method.classnames) != tuple(data.classnames):
-        raise DataError(
-            f"The method knows {len(method.classnames)} classes ({method.classnames[0]!r}, ...) and the data has "
-            f"{len(data.classnames)} ({data.classnames[0]!r}, ...); create the method with data.classnames."
-        )
+    check_same_classes(method, data.classnames)
     data.check_trainable()
     data.check_files(["train"])
 
