@@ -193,16 +193,16 @@ def test_controls_match_the_published_function_of_another_input(method, features
         return torch.cat(rows).argmax(1)
 
     with torch.no_grad():
-        wanted = conditional_logits(method.backbone, NAMES, unit, method.context, method.meta_net).argmax(1)
-    assert true.accuracies[0] == pytest.approx(100 * float((wanted == labels).float().mean()))
+        expected = conditional_logits(method.backbone, NAMES, unit, method.context, method.meta_net).argmax(1)
+    assert true.accuracies[0] == pytest.approx(100 * float((expected == labels).float().mean()))
     average = F.normalize(unit.mean(0), dim=0).expand_as(unit)
     swapped = unit[_derangement(24, 1)]
     for control, seed, inputs in ((mean, 0, average), (other, 1, swapped)):
         answers = with_input(inputs)
         assert control.accuracies[seed] == pytest.approx(100 * float((answers == labels).float().mean()))
-        assert control.changed[seed] == pytest.approx(100 * float((answers != wanted).float().mean()))
+        assert control.changed[seed] == pytest.approx(100 * float((answers != expected).float().mean()))
     answers = with_input(average)
-    better = (wanted == labels).double() - (answers == labels).double()
+    better = (expected == labels).double() - (answers == labels).double()
     assert mean.loss == pytest.approx(100 * float(better.mean()))
     assert mean.standard_error == pytest.approx(100 * float(better.std()) / 24**0.5)
     assert max(*noise.changed, *other.changed) > 0, "the control of this test must do something"

@@ -69,10 +69,12 @@ def test_logits_and_gradients_match_the_published_function(names, batch, rows, b
         labels = torch.arange(batch) % len(names)
         plain = conditional_logits(BACKBONE, names, images, method.context, method.meta_net)
         torch.testing.assert_close(method.logits(images), plain, rtol=0, atol=1e-4)
-        wanted = torch.autograd.grad(torch.nn.functional.cross_entropy(plain, labels), list(method.learned().values()))
+        expected = torch.autograd.grad(
+            torch.nn.functional.cross_entropy(plain, labels), list(method.learned().values())
+        )
         for loss, _ in method.losses(images, labels):
             loss.backward()
-        for tensor, gradient in zip(method.learned().values(), wanted, strict=True):
+        for tensor, gradient in zip(method.learned().values(), expected, strict=True):
             torch.testing.assert_close(tensor.grad, gradient, rtol=1e-4, atol=1e-5)
         some = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))[
             : max(1, len(names) // 2)
@@ -104,9 +106,9 @@ def test_too_long_names_are_refused_with_their_length(name):
     tokens = 1 + 4 + len(BACKBONE.tokenizer.encode(f"{clean_name(name)}.")) + 1
     message, _ = try_call(lambda: CoCoOp(BACKBONE, ["cat", name]))
     if tokens > 77:
-        told = f"The prompt of class {name!r} has {tokens} tokens, more than the text tower's 77; shorten the name,"
+        start = f"The prompt of class {name!r} has {tokens} tokens, more than the text tower's 77; shorten the name,"
         # Long messages are shortened in the middle.
-        assert message == str(CocoopError(f"{told} the template or the context."))
+        assert message == str(CocoopError(f"{start} the template or the context."))
     else:
         assert message is None
 
@@ -297,8 +299,8 @@ def test_metrics_match_scikit_learn(answers):
     found = Evaluation(tuple("abcde"), labels, predicted, confidences, tuple(map(str, range(len(labels)))))
     assert found.accuracy == pytest.approx(100 * accuracy_score(labels, predicted))
     present = sorted(set(labels))
-    wanted = f1_score(labels, predicted, labels=present, average="macro", zero_division=0)
-    assert found.macro_f1 == pytest.approx(100 * wanted)
+    expected = f1_score(labels, predicted, labels=present, average="macro", zero_division=0)
+    assert found.macro_f1 == pytest.approx(100 * expected)
     assert 0 <= found.ece <= 100 + 1e-9
     assert sum(images for images, _, _ in found.reliability) == len(labels)
     assert sum(count for *_, count in found.confusions) == sum(a != b for a, b in zip(labels, predicted, strict=True))

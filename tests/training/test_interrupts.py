@@ -58,17 +58,17 @@ def test_ignored_ctrl_c_stays_ignored():
 
 
 def test_other_threads_do_not_handle_signals():
-    seen = []
+    handlers = []
 
     def work():
         with defer_interrupts() as check_interrupt:
-            seen.append(signal.getsignal(signal.SIGINT))
+            handlers.append(signal.getsignal(signal.SIGINT))
             check_interrupt()
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert seen == [signal.default_int_handler]
+    assert handlers == [signal.default_int_handler]
 
 
 @pytest.fixture(scope="module")

@@ -91,7 +91,7 @@ def small(data, backbone, **changes):
 
 def test_ctrl_c_returns_the_method_of_the_last_completed_epoch(data, tiny_backbone, tmp_path):
     reference, config = small(data, tiny_backbone, epochs=3)
-    seen = {}
+    after_epoch = {}
 
     def stop_in_epoch_2(report):
         if report.epoch == 2 and report.images == 4:
@@ -99,15 +99,15 @@ def test_ctrl_c_returns_the_method_of_the_last_completed_epoch(data, tiny_backbo
 
     def remember(report):
         if report.epoch == 1:
-            seen["context"] = reference.context.detach().clone()
+            after_epoch["context"] = reference.context.detach().clone()
 
     fit(reference, data, config, on_step=remember)
     method, config = small(data, tiny_backbone, epochs=3)
     result = fit(method, data, config, run=tmp_path, on_step=stop_in_epoch_2)
     assert result.interrupted
     assert [epoch["epoch"] for epoch in result.history] == [1]
-    assert torch.equal(method.context, seen["context"])
-    assert torch.equal(cocoop.from_pretrained(tmp_path, backbone=tiny_backbone).context, seen["context"])
+    assert torch.equal(method.context, after_epoch["context"])
+    assert torch.equal(cocoop.from_pretrained(tmp_path, backbone=tiny_backbone).context, after_epoch["context"])
 
 
 def test_run_without_a_completed_epoch_can_be_started_again(data, tiny_backbone, tmp_path):

@@ -33,14 +33,14 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
                 "same classes in other styles. Rename the classes with `renames`, or leave them out."
             )
 
-    def items_of(wanted: Split) -> tuple[Item, ...]:
+    def items_of(name: Split) -> tuple[Item, ...]:
         return tuple(
             Item(
                 _path(data, item).relative_to(root).as_posix(),
                 label_of[data.classnames[item.label].casefold()],
             )
             for data, split, item in rows
-            if split == wanted
+            if split == name
         )
 
     return replace(
