@@ -219,5 +219,5 @@ def test_an_unreadable_image_is_named(images, tmp_path):
         DataError, match=r"1 image could not be read \('.*bad.png': it is empty, damaged or not in a supported format\)"
     ):
         estimator().fit([*paths[:-1], str(tmp_path / "bad.png")], labels)
-    with pytest.raises(DataError, match=r"photos\[1\]: Cannot read the image '.*bad.png': it is empty, damaged or not"):
+    with pytest.raises(DataError, match=r"images\[1\]: Cannot read the image '.*bad.png': it is empty, damaged or not"):
         estimator().fit(paths, labels).predict([paths[0], str(tmp_path / "bad.png")])
