@@ -1,4 +1,4 @@
-"""Sweeps in real processes: each run once, whoever comes by, and however often it is killed."""
+"""Sweeps in real processes: each run is done once, by several processes and however often they are killed."""
 
 import json
 import os
@@ -12,8 +12,9 @@ from made_images import cocoop, environment, make_images
 
 import cocoop as package
 from cocoop.errors import DamageWarning
-from cocoop.experiments import Grid, base_to_new, sweep
+from cocoop.experiments.plans import Grid, base_to_new
 from cocoop.experiments.records import read_record
+from cocoop.experiments.sweep import sweep
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -31,7 +32,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(home):
-    """The records of a sweep that nothing happened to, by run."""
+    """The records of an undisturbed sweep, by run."""
     done = cocoop(*COMMAND[:-1], "undisturbed", cwd=home)
     assert done.returncode == 0, done.stderr
     assert f"Done now: {RUNS}; before: 0; failed: 0." in done.stderr
@@ -43,7 +44,7 @@ def files(directory, name="record.json"):
 
 
 def numbers(directory):
-    """What must be the same however often a run was stopped: all but time, memory and machine."""
+    """Return what must not depend on interruptions: everything but time, memory and machine."""
     records = {name: read_record(path) for name, path in files(directory).items()}
     for record in records.values():
         for key in ("seconds", "peak_memory_bytes", "finished"):
@@ -65,7 +66,7 @@ def start(home, output):
     )
 
 
-def test_a_record_says_all_that_the_numbers_belong_to(undisturbed, home):
+def test_a_record_describes_the_run_and_its_tests(undisturbed, home):
     assert len(undisturbed) == RUNS
     record = next(record for record in undisturbed.values() if (record["method"], record["seed"]) == ("cocoop", 2))
     data = package.load_data(home / "photos")
@@ -88,6 +89,7 @@ def test_a_record_says_all_that_the_numbers_belong_to(undisturbed, home):
     assert len(record["history"]) == 30
     assert set(record["versions"]) == {"cocoop", "python", "torch", "torchvision", "open_clip_torch"}
     assert set(record["machine"]) == {"processor", "threads", "device"}
+    assert set(record["tests"]) == {"base", "new"}
     for test in record["tests"].values():
         assert (test["images"], test["skipped"], test["overlap"], test["data"]) == (6, 0, 0, "photos")
         mistakes = sum(count for *_, count in test["confusions"])
@@ -95,18 +97,17 @@ def test_a_record_says_all_that_the_numbers_belong_to(undisturbed, home):
         assert sum(count for count, *_ in test["reliability"]) == 6
 
 
-def test_a_run_directory_is_a_model(home, undisturbed):
+def test_a_run_directory_can_be_loaded(home, undisturbed):
     (run,) = (home / "undisturbed" / "runs").glob("base-to-new-photos-cocoop-*seed1-*")
     done = cocoop("predict", run, "photos/sea/00.png", "--classes", "sea, sun", cwd=home)
     assert done.returncode == 0, done.stderr
 
 
-def test_killed_again_and_again_no_run_is_lost_and_none_done_twice(home, undisturbed):
+def test_a_sweep_that_is_killed_repeatedly_loses_no_run_and_repeats_none(home, undisturbed):
     sweep_directory, finished = home / "killed", {}
     for kills in range(1, 6):
         process = start(home, "killed")
-        # Killed when the first record of this life is there, or, every other time, as soon as it has begun to learn;
-        # in the end it is left alone.
+        # Kill it after its first record, or every other time as soon as it has started training; leave the last alone.
         before = len(files(sweep_directory))
         deadline = time.monotonic() + (120 if kills < 5 else 0)
         while process.poll() is None and time.monotonic() < deadline:
@@ -124,11 +125,11 @@ def test_killed_again_and_again_no_run_is_lost_and_none_done_twice(home, undistu
             break
     assert kills == 5
     assert process.returncode == 0
-    # To the last digit, as if nothing had happened.
+    # To the last digit, as if undisturbed.
     assert numbers(sweep_directory) == undisturbed
 
 
-def test_ctrl_c_is_one_line_and_the_same_command_goes_on(home):
+def test_ctrl_c_prints_one_line_and_keeps_finished_runs(home):
     process = start(home, "stopped")
     deadline = time.monotonic() + 120
     while not files(home / "stopped", "training.json") and time.monotonic() < deadline:
@@ -136,7 +137,7 @@ def test_ctrl_c_is_one_line_and_the_same_command_goes_on(home):
     process.send_signal(signal.SIGINT)
     told = process.communicate(timeout=60)[1]
     assert process.returncode == 130, told
-    assert told.splitlines()[-1] == "cocoop: Stopped. What is done stays; the same command goes on."
+    assert told.splitlines()[-1] == "cocoop: Interrupted. Finished runs are kept; the same command continues."
     assert "Traceback" not in told
     assert 1 <= len(files(home / "stopped")) < RUNS
     assert not files(home / "stopped", "failure.json")
@@ -151,7 +152,7 @@ def test_two_processes_share_a_sweep(home, undisturbed):
     assert numbers(home / "shared") == undisturbed
 
 
-def test_what_is_configured_differently_is_another_run(home, tiny_backbone):
+def test_other_settings_make_another_run(home, tiny_backbone):
     data = package.load_data(home / "photos")
     quick = {"methods": ["coop"], "shots": [2], "seeds": [1], "preset": "cached"}
     directory = home / "changed"
@@ -168,7 +169,7 @@ def test_what_is_configured_differently_is_another_run(home, tiny_backbone):
         0,
     ]
     assert len(files(directory)) == 3
-    # A test photo less: what was learned stays, and is measured anew.
+    # With one test image less, the training stays and is evaluated again.
     fewer = package.Dataset(data.classnames, data.train, data.val, data.test[:-1], data.image_root, data.name)
     fewer = base_to_new(fewer, Grid(**quick))
     assert sweep(directory, fewer, tiny_backbone, workers=0)["done"] == 1
@@ -183,13 +184,13 @@ def test_a_damaged_record_is_made_again_from_its_training(home, tiny_backbone):
     (record,) = files(directory).values()
     record.write_text(record.read_text()[:100])
     weights = record.with_name("training.safetensors").stat().st_mtime_ns
-    with pytest.warns(DamageWarning, match=rf"'{record}' is damaged: .*\. It is made anew\."):
+    with pytest.warns(DamageWarning, match=rf"'{record}' is damaged: .*\. It is written again\."):
         assert sweep(directory, runs, tiny_backbone, workers=0) == {"done": 1, "done before": 0, "failed": 0}
     assert numbers(directory) == before
     assert record.with_name("training.safetensors").stat().st_mtime_ns == weights
 
 
-def test_a_failed_run_is_recorded_the_rest_goes_on_and_it_is_tried_again(home):
+def test_a_failed_run_is_recorded_and_tried_again(home):
     target = make_images(home / "target", per_class=4, seed=3)
     unreadable = target / "sun" / "00.png"
     good = unreadable.read_bytes()
@@ -207,7 +208,7 @@ def test_a_failed_run_is_recorded_the_rest_goes_on_and_it_is_tried_again(home):
     content = json.loads(failure.read_text())
     assert content["reason"].startswith("1 photo could not be read ('sun/00.png'")
     assert (content["details"], content["method"], content["seed"], content["backbone"]) == ("", "coop", 1, "lite")
-    # Mended, and one that worked all along beside it.
+    # Repaired, and with another method that never failed.
     unreadable.write_bytes(good)
     done = cocoop(*command, *lists, "--output", "failing", "--methods", "coop", "zero-shot", cwd=home)
     assert done.returncode == 0, done.stderr
@@ -221,10 +222,10 @@ def test_a_failed_run_is_recorded_the_rest_goes_on_and_it_is_tried_again(home):
     [
         (("base-to-new", "nowhere"), "There is no 'nowhere'"),
         (("base-to-new", "photos", "--shots", "0"), "--shots is 0; it must be at least 1."),
-        (("base-to-new", "photos", "--seeds", "1", "1"), "--seeds is [1, 1]; give one or more, each once."),
+        (("base-to-new", "photos", "--seeds", "1", "1"), "--seeds is [1, 1]; give one or more values, each once."),
         (
             ("domain", "photos", "--targets", "photos"),
-            "The target 'photos' is the source itself; it is measured anyway",
+            "The target 'photos' is the source itself, which is tested anyway",
         ),
         (("few-shot", "photos", "--learning-rate", "-1"), "--learning-rate is -1.0; it must be a positive number."),
     ],
@@ -237,7 +238,7 @@ def test_mistakes_are_one_line_before_anything_is_computed(home, arguments, mess
     assert not (home / "bench").exists()
 
 
-def test_bench_names_its_experiments(home):
+def test_bench_help_lists_the_experiments(home):
     done = cocoop("bench", "--help")
     for name in ("base-to-new", "cross-dataset", "domain", "few-shot", "together", "speed"):
         assert f"• {name} " in done.stdout

@@ -17,8 +17,9 @@ from cocoop.config import TrainConfig
 from cocoop.data import load_data
 from cocoop.data.catalog.download import download
 from cocoop.errors import CocoopError, DamageWarning
-from cocoop.experiments import Grid, base_to_new, sweep
+from cocoop.experiments.plans import Grid, base_to_new
 from cocoop.experiments.records import read_sweep
+from cocoop.experiments.sweep import sweep
 from cocoop.inference.predictor import Prediction
 from cocoop.methods import CoCoOp
 from cocoop.storage.json_files import read_json, write_json

@@ -19,8 +19,9 @@ from cocoop.config import TrainConfig
 from cocoop.data import load_data
 from cocoop.data.catalog.download import download
 from cocoop.errors import CheckpointError, CocoopError, DataError
-from cocoop.experiments import Grid, Watch, base_to_new, sweep
+from cocoop.experiments.plans import Grid, base_to_new
 from cocoop.experiments.records import read_sweep
+from cocoop.experiments.sweep import SweepCallbacks, sweep
 from cocoop.inference.bulk.job import label_images
 from cocoop.inference.predictor import ModelSpec
 from cocoop.methods import CoCoOp
@@ -110,10 +111,14 @@ def test_training_stops_with_its_last_epoch_and_resumes(disk, data, tiny_backbon
 
 
 def test_sweep_keeps_its_runs_and_continues_with_the_rest(disk, data, tiny_backbone):
+    class FillAfterRun(SweepCallbacks):
+        def finished(self, *_):
+            disk.fill()
+
     few = {"seeds": (1,), "shots": (2,), "changes": {"epochs": 2}}
     plan = base_to_new(data, Grid(methods=("zero-shot", "coop"), preset="cached", **few))
     with pytest.raises(CocoopError, match=rf"^Cannot write '{disk / 'sweep'}/.*': {FULL}\.$"):
-        sweep(disk / "sweep", plan, tiny_backbone, workers=0, watch=Watch(run=disk.fill))
+        sweep(disk / "sweep", plan, tiny_backbone, workers=0, callbacks=FillAfterRun())
     assert [record["method"] for record in read_sweep(disk / "sweep").records] == ["zero-shot"]
     disk.free()
     counts = sweep(disk / "sweep", plan, tiny_backbone, workers=0)

@@ -16,7 +16,8 @@ import torch
 from cocoop.config import TrainConfig
 from cocoop.data import load_data
 from cocoop.data.catalog.download import download
-from cocoop.experiments import Grid, base_to_new, sweep
+from cocoop.experiments.plans import Grid, base_to_new
+from cocoop.experiments.sweep import sweep
 from cocoop.methods import METHODS
 from cocoop.training.feature_cache import FeatureCache
 from cocoop.training.features import encode_split

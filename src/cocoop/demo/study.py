@@ -21,7 +21,7 @@ from cocoop.data.demo_images import TEST_IMAGES, TRAIN_IMAGES
 from cocoop.demo.crew import Crew, Task, Tell
 from cocoop.errors import ConfigError
 from cocoop.evaluation.metrics import Evaluation
-from cocoop.experiments import Trial, run_trial
+from cocoop.experiments.trial import Trial, run_trial
 from cocoop.methods import METHODS, ZeroShot
 from cocoop.training.feature_cache import FeatureCache
 from cocoop.training.features import Features, encode_split

@@ -12,14 +12,14 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def reset_peak_memory() -> None:
-    """Count the peak from now on; only Linux can do so, elsewhere it stays that of the whole process."""
+    """Start measuring the peak anew (Linux only; elsewhere it remains that of the whole process)."""
     with contextlib.suppress(OSError):
         if _CLEAR.exists():
             _CLEAR.write_text("5")
 
 
 def peak_memory() -> int:
-    """Largest resident memory since `forget_peak`, in bytes; 0 where the system does not tell."""
+    """Return the largest resident memory since `reset_peak_memory`, in bytes; 0 where the system does not report it."""
     with contextlib.suppress(OSError):
         for line in _STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):

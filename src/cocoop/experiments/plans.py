@@ -1,6 +1,6 @@
-"""The papers' experiments, as lists of runs; nothing is computed here, and all that can be wrong beforehand is said.
+"""The papers' experiments as lists of runs. Nothing is trained here, but everything is checked that can be.
 
-References: CoCoOp, CVPR 2022 (arXiv 2203.05557), and CoOp, IJCV 2022 (arXiv 2109.01134), by section below.
+References: CoCoOp, CVPR 2022 (arXiv 2203.05557), and CoOp, IJCV 2022 (arXiv 2109.01134); the sections are named below.
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ PAPER_CURVE = (1, 2, 4, 8, 16)
 
 @dataclass(frozen=True, kw_only=True)
 class TestImages:
-    """Photos to measure on."""
+    """Images of one test of an experiment."""
 
     name: str
-    """Of the test, within its experiment."""
+    """Name of the test."""
     data: Dataset
-    """Its test split is used."""
+    """Data set whose test split is used."""
     images: ClassSubset = "all"
-    """Of which classes."""
+    """Classes whose images are used."""
     classes: ClassSubset = "all"
-    """The classes to choose among."""
+    """Classes to choose from."""
 
     def key(self, images: str, *, template: bool) -> str:
-        """A hash of all that decides what is measured.
+        """Return a hash of everything that decides what is measured.
 
         Args:
-            photos: a hash of the bytes of all test photos of the data set, in order.
-            template: whether the data set's own template counts, as for zero-shot.
+            images: hash of the bytes of all test images of the data set, in order.
+            template: include the template of the data set, which zero-shot uses.
         """
         labels = [item.label for item in self.data.test]
         own = [self.data.template] if template else []
@@ -65,86 +65,79 @@ class TestImages:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """One run: what is learned, how, and what it is measured on."""
+    """One run of an experiment: its training and its tests."""
 
     protocol: str
-    """Which experiment of the papers it belongs to."""
+    """Name of the experiment."""
     method: str
     """Key of the method."""
     data: Dataset
-    """Where the few-shot draw is made: all classes, all photos."""
-    learn: ClassSubset = "all"
-    """The classes that are learned."""
+    """Data set to sample training images from: all classes, all images."""
+    train_classes: ClassSubset = "all"
+    """Classes to train on."""
     tests: tuple[TestImages, ...]
-    """What is measured."""
+    """Tests."""
     shots: int | None
-    """Training photos a class; None for a method that learns nothing."""
+    """Training images per class; None for zero-shot."""
     seed: int | None
-    """Of the draw, the start values, the batch order and the augmentation; None for a method that learns nothing."""
+    """Seed of the sampling, the initial values, the batch order and the augmentation; None for zero-shot."""
     preset: Preset
-    """Which settings the changes are made to."""
+    """Settings that the changes apply to."""
     settings: Settings
-    """What the method is made with, and how it is trained."""
+    """Settings of the method and the training."""
 
     @property
-    def learns(self) -> bool:
-        """Whether the method learns anything."""
+    def trains(self) -> bool:
+        """True unless the method is zero-shot."""
         return self.shots is not None
 
     @functools.cached_property
-    def drawn(self) -> Dataset:
-        """What is learned from; for a method that learns nothing, the classes count alone."""
-        drawn = self.data
+    def sampled(self) -> Dataset:
+        """The few-shot sample of the training classes; for zero-shot only the classes matter."""
+        sampled = self.data
         if self.shots is not None and self.seed is not None:
-            drawn = drawn.few_shot(self.shots, self.seed)
-        return drawn.select(self.learn)
+            sampled = sampled.few_shot(self.shots, self.seed)
+        return sampled.select(self.train_classes)
 
     def check(self) -> None:
-        """Check photos and classes, so that a long sweep does not find out half-way.
+        """Check images and classes before a long sweep begins.
 
         Raises:
-            DataError: if photos are missing or classes do not fit.
+            DataError: if images are missing or classes do not fit.
         """
-        if self.learns:
-            self.drawn.check_trainable()
-            self.drawn.check_files(["train"])
+        if self.trains:
+            self.sampled.check_trainable()
+            self.sampled.check_files(["train"])
         for test in self.tests:
             test.data.select(test.classes)
             if not test.data.select(test.images).test:
-                which = "" if test.images == "all" else f"of {test.images} classes "
-                raise DataError(f"{test.data.name!r} has no test photos {which}to measure on; mark some as 'test'.")
+                subset = "" if test.images == "all" else f" of {test.images} classes"
+                raise DataError(f"{test.data.name!r} has no test images{subset}; mark some as 'test'.")
             test.data.check_files(["test"])
 
     def key(self, backbone: str, images: str) -> str:
-        """A hash of all that decides what is learned; what is measured has keys of its own (`TestPhotos.key`).
+        """Return a hash of everything that decides the trained prompt; tests have keys of their own.
 
         Args:
-            backbone: a hash of the model.
-            photos: a hash of the training photos' bytes, in order.
+            backbone: hash of the model.
+            images: hash of the bytes of the training images, in order.
         """
         train = dataclasses.asdict(self.settings.train)
-        # They change nothing that is learned from readable photos.
+        # These do not change what is learned from readable images.
         del train["workers"], train["skip_unreadable"]
-        learned = [
-            self.shots,
-            self.seed,
-            [item.label for item in self.drawn.train],
-            images,
-            self.settings.method,
-            train,
-        ]
-        about = [self.protocol, self.method, self.data.name, self.drawn.classnames, backbone]
-        return _hash([*about, learned if self.learns else None])
+        labels = [item.label for item in self.sampled.train]
+        training = [self.shots, self.seed, labels, images, self.settings.method, train] if self.trains else None
+        return _hash([self.protocol, self.method, self.data.name, self.sampled.classnames, backbone, training])
 
     @property
     def title(self) -> str:
-        """A few words for people and for the run's folder."""
+        """A short name for messages and the run directory."""
         changes = "".join(f"-{name.replace('_', '-')}-{value}" for name, value in self.settings.changes.items())
-        draw = "" if self.shots is None else f"-{self.shots}shot-seed{self.seed}"
-        return re.sub(r"[^\w+.-]+", "-", f"{self.protocol}-{self.data.name}-{self.method}{changes}{draw}")[:120]
+        sample = "" if self.shots is None else f"-{self.shots}shot-seed{self.seed}"
+        return re.sub(r"[^\w+.-]+", "-", f"{self.protocol}-{self.data.name}-{self.method}{changes}{sample}")[:120]
 
     def about(self) -> dict[str, Any]:
-        """What identifies the run in records."""
+        """Return the facts that identify the run in records."""
         return {
             "protocol": self.protocol,
             "data": self.data.name,
@@ -161,42 +154,40 @@ class Grid:
     """The lists that all experiments share: one run for each method, number of shots and seed.
 
     Raises:
-        ConfigError: for an empty list, a value that is given twice, or one out of range.
+        ConfigError: for an empty list, a repeated value, or a value out of range.
     """
 
     methods: Sequence[str] = tuple(METHODS)
-    """What is compared: keys of methods."""
+    """Keys of the methods to compare."""
     shots: Sequence[int] | None = None
-    """Training photos a class; None: the papers' own, 16, or 1, 2, 4, 8 and 16 for few-shot curves."""
+    """Training images per class; None: as in the papers, 16, or 1, 2, 4, 8 and 16 for few-shot curves."""
     seeds: Sequence[int] = (1, 2, 3)
-    """One draw and training each."""
+    """Seeds, one sample and training each."""
     preset: Preset = "paper"
-    """`paper`: as published; `cached`: the same from photos encoded once."""
+    """`paper`: as published; `cached`: the same with images encoded once."""
     changes: Mapping[str, Any] = field(default_factory=dict)
-    """Settings other than published, for all methods that learn (see `cocoop.experiments.presets.CHANGEABLE`)."""
+    """Settings that differ from the published ones (see `cocoop.experiments.presets.CHANGEABLE`)."""
 
     def __post_init__(self) -> None:
         """Check every list."""
         lists: dict[str, Sequence[object] | None] = {"methods": self.methods, "shots": self.shots, "seeds": self.seeds}
         for name, values in lists.items():
-            if values is None:
-                continue
-            if not values or len(set(values)) != len(values):
-                raise ConfigError(f"--{name} is {list(values)}; give one or more, each once.")
+            if values is not None and (not values or len(set(values)) != len(values)):
+                raise ConfigError(f"`{name}` is {list(values)}; give one or more values, each once.")
         for shots in self.shots or ():
             check_int("shots", shots, 1)
         for seed in self.seeds:
             check_int("seeds", seed, 0)
 
     def runs(
-        self, protocol: str, data: Dataset, tests: Sequence[TestImages], learn: ClassSubset = "all"
+        self, protocol: str, data: Dataset, tests: Sequence[TestImages], train_classes: ClassSubset = "all"
     ) -> Iterator[Experiment]:
-        """All runs on one data set; those that learn nothing once, not for each draw."""
+        """Yield all runs on one data set; zero-shot runs once, not for each sample."""
         all_shots = self.shots or (PAPER_CURVE if protocol == "few-shot" else (PAPER_SHOTS,))
         for method in self.methods:
-            learns = method != "zero-shot"
-            draws = [(shots, seed) for shots in all_shots for seed in self.seeds]
-            for shots, seed in draws if learns else draws[:1]:
+            trains = method != "zero-shot"
+            samples = [(shots, seed) for shots in all_shots for seed in self.seeds]
+            for shots, seed in samples if trains else samples[:1]:
                 settings = settings_for(
                     protocol,
                     method,
@@ -211,10 +202,10 @@ class Grid:
                     protocol=protocol,
                     method=method,
                     data=data,
-                    learn=learn,
+                    train_classes=train_classes,
                     tests=tuple(tests),
-                    shots=shots if learns else None,
-                    seed=seed if learns else None,
+                    shots=shots if trains else None,
+                    seed=seed if trains else None,
                     preset=self.preset,
                     settings=settings,
                 )
@@ -225,13 +216,16 @@ PAPER = Grid()
 
 
 def base_to_new(data: Dataset, grid: Grid = PAPER) -> list[Experiment]:
-    """Learn the base classes; measure on base and on new classes, each within its own label space.
+    """Train on the base classes; test on base and on new classes, each among its own classes.
 
     Reference: CoCoOp, section 4.1 and table 1.
 
     Args:
-        data: all classes, all photos; the draw is made here.
+        data: all classes, all images; the few-shot sampling happens here.
         grid: methods, shots, seeds and settings.
+
+    Returns:
+        The runs, for `sweep`.
 
     Raises:
         ConfigError: for an unknown method, preset or setting, or a value out of range.
@@ -246,20 +240,20 @@ def base_to_new(data: Dataset, grid: Grid = PAPER) -> list[Experiment]:
 
 
 def together(data: Dataset, grid: Grid = PAPER) -> list[Experiment]:
-    """Learn the base classes; measure among all classes at once, on base, new and all photos.
+    """Train on the base classes; test among all classes at once, on base, new and all images.
 
-    Reference: CoCoOp, section 4.4 (class-incremental test). Args and Raises: as `base_to_new`.
+    Reference: CoCoOp, section 4.4 (class-incremental test). Args, Returns and Raises: as `base_to_new`.
     """
     data.select("base")
-    images: tuple[ClassSubset, ...] = ("base", "new", "all")
-    tests = [TestImages(name=which, data=data, images=which) for which in images]
+    subsets: tuple[ClassSubset, ...] = ("base", "new", "all")
+    tests = [TestImages(name=subset, data=data, images=subset) for subset in subsets]
     return list(grid.runs("together", data, tests, "base"))
 
 
 def few_shot(data: Dataset, grid: Grid = PAPER) -> list[Experiment]:
-    """Learn all classes from a growing number of photos; measure on all.
+    """Train on all classes from a growing number of images; test on all classes.
 
-    Reference: CoOp, section 4.2 and figure 3. Args and Raises: as `base_to_new`.
+    Reference: CoOp, section 4.2 and figure 3. Args, Returns and Raises: as `base_to_new`.
     """
     return list(grid.runs("few-shot", data, [TestImages(name="test", data=data)]))
 
@@ -267,53 +261,56 @@ def few_shot(data: Dataset, grid: Grid = PAPER) -> list[Experiment]:
 def cross_dataset(
     source: Dataset, targets: Sequence[Dataset], grid: Grid = PAPER, *, all_images: bool = False
 ) -> list[Experiment]:
-    """Learn all classes of one data set; measure on it and on others, each with its own classes.
+    """Train on all classes of one data set; test on it and on others, each with its own classes.
 
     Reference: CoCoOp, section 4.2 and table 2.
 
     Args:
-        source: all classes, all photos; the draw is made here.
-        targets: measured on their test photos.
+        source: all classes, all images; the few-shot sampling happens here.
+        targets: data sets to test on.
         grid: methods, shots, seeds and settings.
-        all_photos: measure targets on every photo: training sees none of them.
+        all_images: test on every image of the targets, not only on test images; training sees none of them.
+
+    Returns:
+        The runs, for `sweep`.
 
     Raises:
         ConfigError: as `base_to_new`.
-        DataError: if targets are missing, not told apart by their names, or the source itself.
+        DataError: if there are no targets, two of the same name, or one that is the source.
     """
-    return list(grid.runs("cross-dataset", source, _source_and(source, targets, all_images)))
+    return list(grid.runs("cross-dataset", source, _source_and_targets(source, targets, all_images)))
 
 
 def domain(
     source: Dataset, targets: Sequence[Dataset], grid: Grid = PAPER, *, all_images: bool = False
 ) -> list[Experiment]:
-    """Learn the classes in one style; measure in others.
+    """Train on the classes in one style; test in others.
 
-    A target may have a part of the source's classes in any order, as ImageNet-A and -R have; as in the paper, it is
-    measured among those. Reference: CoCoOp, section 4.3 and table 3.
+    A target may have only some of the source's classes, in any order, such as ImageNet-A and -R; as in the paper, its
+    images are classified among those. Reference: CoCoOp, section 4.3 and table 3.
 
-    Args and Raises: as `cross_dataset`; DataError also for a class that the source does not have.
+    Args, Returns and Raises: as `cross_dataset`; DataError also for a class that the source does not have.
     """
-    known = {name.casefold() for name in source.classnames}
+    names = {name.casefold() for name in source.classnames}
     for target in targets:
-        unknown = [name for name in target.classnames if name.casefold() not in known]
+        unknown = [name for name in target.classnames if name.casefold() not in names]
         if unknown:
             raise DataError(
                 f"{target.name!r} has classes that {source.name!r} does not have ({len(unknown)}): "
-                f"{join_names(unknown)}. Domains are the same classes in other styles; for other classes there is "
-                "cross-dataset."
+                f"{join_names(unknown)}. Domains have the same classes in other styles; for other classes use the "
+                "cross-dataset experiment."
             )
-    return list(grid.runs("domain", source, _source_and(source, targets, all_images)))
+    return list(grid.runs("domain", source, _source_and_targets(source, targets, all_images)))
 
 
 def leave_one_out(domains: Sequence[Dataset], grid: Grid = PAPER, *, all_images: bool = False) -> list[Experiment]:
-    """Learn from all domains but one, the shots of a class drawn from these together; measure on the one left out.
+    """Train on all domains but one, sampling the shots of a class from these together; test on the one left out.
 
-    Args and Raises: as `domain`; DataError also for fewer than three domains, or if they differ in their classes.
+    Args, Returns and Raises: as `domain`; DataError also for fewer than three domains, or different classes.
     """
     if len(domains) < 3:
-        raise DataError(f"Leaving one domain out takes three domains or more; {len(domains)} are given.")
-    # A domain that is given twice would be learned from while it is left out.
+        raise DataError(f"Leaving one domain out needs three or more domains; there are {len(domains)}.")
+    # A domain that is given twice would be trained on while it is left out.
     check_names_differ([data.name for data in domains], "domains")
     return [
         experiment
@@ -324,27 +321,27 @@ def leave_one_out(domains: Sequence[Dataset], grid: Grid = PAPER, *, all_images:
     ]
 
 
-def _source_and(source: Dataset, targets: Sequence[Dataset], all_images: bool) -> list[TestImages]:
+def _source_and_targets(source: Dataset, targets: Sequence[Dataset], all_images: bool) -> list[TestImages]:
     if not targets:
-        raise DataError(f"There is no target to carry over to from {source.name!r}; give one or more with --targets.")
+        raise DataError(f"There is no target for {source.name!r}; give one or more in `targets`.")
     for target in targets:
         if target == source:
-            raise DataError(f"The target {target.name!r} is the source itself; it is measured anyway, as 'source'.")
+            raise DataError(f"The target {target.name!r} is the source itself, which is tested anyway, as 'source'.")
     names = ["source", *(target.name for target in targets)]
     check_names_differ(names, "targets")
-    measured = [source, *(target.all_for_testing() if all_images else target for target in targets)]
-    return [TestImages(name=name, data=data) for name, data in zip(names, measured, strict=True)]
+    data = [source, *(target.all_for_testing() if all_images else target for target in targets)]
+    return [TestImages(name=name, data=one) for name, one in zip(names, data, strict=True)]
 
 
 def check_names_differ(names: Sequence[str], things: str) -> None:
-    """Refuse several data sets of one name, which nothing would tell apart in records and tables.
+    """Check that data sets have different names, by which records and tables tell them apart.
 
     Raises:
-        DataError: naming it.
+        DataError: naming the repeated one.
     """
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DataError(f"Several {things} are called {twice[0]!r}; give each once, or rename its folder or file.")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise DataError(f"Several {things} are named {repeated[0]!r}; give each once, or rename its directory or file.")
 
 
 def _hash(content: object) -> str:

@@ -1,7 +1,7 @@
-"""The papers' settings of each method in each experiment, with changes.
+"""The papers' settings of each method and experiment, and changes of them.
 
 References: CoOp, IJCV 2022, section 4.1 (few-shot: 16 random context vectors, 50 to 200 epochs); CoCoOp, CVPR 2022,
-section 4 (all else: the context begins as "a photo of a").
+section 4 (everything else: the context starts as "a photo of a").
 """
 
 from __future__ import annotations
@@ -15,14 +15,40 @@ from cocoop.config import TrainConfig, check_int, paper_config
 from cocoop.errors import ConfigError
 from cocoop.methods import METHODS
 
-__all__ = ["CHANGEABLE", "PRESETS", "Preset", "Settings", "method_defaults", "settings_for"]
+__all__ = [
+    "CHANGEABLE",
+    "PAPER_DATA",
+    "PAPER_SHIFTS",
+    "PRESETS",
+    "Preset",
+    "Settings",
+    "method_defaults",
+    "settings_for",
+]
+
+PAPER_DATA = (
+    "imagenet",
+    "caltech101",
+    "oxford-pets",
+    "stanford-cars",
+    "flowers102",
+    "food101",
+    "fgvc-aircraft",
+    "sun397",
+    "dtd",
+    "eurosat",
+    "ucf101",
+)
+"""The eleven data sets of the papers, in the order of their tables."""
+PAPER_SHIFTS = ("imagenetv2", "imagenet-sketch", "imagenet-a", "imagenet-r")
+"""The domains of ImageNet's classes in the CoCoOp paper."""
 
 PAPER_CONTEXT = "a photo of a"
 RANDOM_LENGTH = {"coop": 16, "cocoop": 4}
-"""Context vectors of a random start (CoOp, section 4.1; CoCoOp, section 4)."""
+"""Number of context vectors of a random start (CoOp, section 4.1; CoCoOp, section 4)."""
 
 Preset = Literal["paper", "cached"]
-"""`paper`: as published; `cached`: the same, but each photo is encoded once, without augmentation."""
+"""`paper`: as published; `cached`: the same, but each image is encoded once, without augmentation."""
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 
 PROMPT_CHANGES = ("context", "context_length")
@@ -37,29 +63,29 @@ CHANGEABLE = PROMPT_CHANGES + TRAIN_CHANGES
 
 @dataclass(frozen=True)
 class Settings:
-    """What a method is made with, and how it is trained."""
+    """Settings of one run."""
 
     method: dict[str, Any]
     """Keyword arguments of the method."""
     train: TrainConfig
-    """Of no use to a method that learns nothing."""
+    """Settings of the training; unused by zero-shot."""
     changes: dict[str, Any]
-    """What differs from the published settings."""
+    """Settings that differ from the published ones."""
 
 
 def method_defaults(method: str, *, seed: int, template: str | None = None) -> dict[str, Any]:
-    """Keyword arguments of a method as the CoCoOp paper uses it: the context begins as "a photo of a".
+    """Return the keyword arguments of a method in the CoCoOp paper: the context starts as "a photo of a".
 
     Args:
-        method: its key.
-        seed: of the start values.
-        template: the data set's own, for zero-shot (`Dataset.template`); None: "a photo of a {}."
+        method: key of the method.
+        seed: seed of the initial values.
+        template: template of the data set for zero-shot (`Dataset.template`); None: "a photo of a {}."
 
     Raises:
         ConfigError: for an unknown method.
     """
     if method not in METHODS:
-        raise ConfigError(f"There is no method {method!r}; choose among {', '.join(METHODS)}.")
+        raise ConfigError(f"There is no method {method!r}; choose one of {', '.join(METHODS)}.")
     if method == "zero-shot":
         return {} if template is None else {"templates": template}
     return {"context": PAPER_CONTEXT, "seed": seed}
@@ -76,23 +102,23 @@ def settings_for(
     preset: Preset = "paper",
     changes: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """The published settings of one run, with changes.
+    """Return the published settings of one run, with changes.
 
     Args:
-        protocol: which experiment (see `cocoop.experiments.plans`).
-        method: its key.
-        data: name of the data set that is learned from; ImageNet has settings of its own.
-        shots: training photos a class.
-        seed: of start values, batch order and augmentation.
-        template: of the data set, for zero-shot.
-        preset: `paper`, or `cached` for photos encoded once.
-        changes: other values by the names in `CHANGEABLE`; `context=""` is a random start.
+        protocol: name of the experiment (see `cocoop.experiments.plans`).
+        method: key of the method.
+        data: name of the training data set; ImageNet has settings of its own.
+        shots: training images per class.
+        seed: seed of the initial values, the batch order and the augmentation.
+        template: template of the data set, for zero-shot.
+        preset: `paper`, or `cached` for images encoded once.
+        changes: changed values by the names in `CHANGEABLE`; `context=""` is a random start.
 
     Raises:
         ConfigError: for an unknown method, preset or setting, or a value out of range.
     """
     if preset not in PRESETS:
-        raise ConfigError(f"--preset is {preset!r}; choose among {', '.join(PRESETS)}.")
+        raise ConfigError(f"`preset` is {preset!r}; choose one of {', '.join(PRESETS)}.")
     check_int("shots", shots, 1)
     prompt = method_defaults(method, seed=seed, template=template)
     published: dict[str, Any] = {}
@@ -109,19 +135,18 @@ def settings_for(
     given: dict[str, Any] = {}
     for name, value in (changes or {}).items():
         if name not in CHANGEABLE:
-            raise ConfigError(f"There is no setting {name!r} to change; choose among {', '.join(CHANGEABLE)}.")
+            raise ConfigError(f"There is no setting {name!r} to change; choose one of {', '.join(CHANGEABLE)}.")
         value = value or None if name == "context" else value
         if value != before[name]:
             given[name] = value
     if given.get("context") and "context_length" not in given:
         prompt.pop("context_length", None)
     if given.get("context_length") is not None and (prompt | given)["context"] is not None:
-        raise ConfigError('--context-length goes with a random start: add --context "".')
+        raise ConfigError('`context_length` needs a random start; add `context=""`.')
     prompt |= {name: value for name, value in given.items() if name in PROMPT_CHANGES}
     if prompt["context"] is None:
-        # Said, so that a record means the same when a default has changed.
+        # Explicit, so that records keep their meaning when a default changes.
         prompt.setdefault("context_length", RANDOM_LENGTH[method])
     train = dataclasses.replace(train, **{name: value for name, value in given.items() if name in TRAIN_CHANGES})
-    # A random start is the word for None.
-    told = {name: "" if value is None else value for name, value in given.items()}
-    return Settings(prompt, train, told)
+    # Records write the empty context for a random start.
+    return Settings(prompt, train, {name: "" if value is None else value for name, value in given.items()})

@@ -1,54 +1,54 @@
-"""What an experiment leaves behind: one JSON record a run, from which all tables and plots are made. No PyTorch.
+"""Records: one JSON file per run of an experiment, from which all tables and charts are made. No PyTorch.
 
-A sweep is a folder of runs; each run has a folder of its own, `runs/NAME/`, with `record.json` when it is done, or
-`failure.json` when it has failed, beside what training leaves there. Its tests may have been measured at several times:
-a sweep adds to a record what is missing.
+A sweep is a directory of runs. Each run has its own directory, `runs/NAME/`, with `record.json` when it is finished or
+`failure.json` when it failed, beside the files of its training. The tests of a record may have been measured at
+different times: a sweep adds those that are missing.
 
 A record holds
 
     format              1
     protocol            base-to-new, cross-dataset, domain, few-shot or together
-    data                name of the data set that was trained on; for several domains, their names with + between
+    data                name of the training data set; for several domains, their names joined by +
     method              zero-shot, coop or cocoop
-    seed, shots         null for zero-shot, which draws and learns nothing
-    preset              paper, or cached: the same from photos encoded once
-    changes             {setting: value} that differ from the published ones, as {"learning_rate": 0.02}
+    seed, shots         null for zero-shot, which samples and trains nothing
+    preset              paper, or cached: the same with images encoded once
+    changes             {setting: value} that differ from the published ones, such as {"learning_rate": 0.02}
     backbone, precision
-    settings            of the method: context, context_length, ...
-    train               of the training: epochs, batch_size, learning_rate, ...; null for zero-shot
-    classes             number of classes that were learned (for zero-shot: that would have been)
-    train_photos        number of training photos; 0 for zero-shot
-    train_skipped       training photos that could not be read
-    split_sha256        of class names and lists of the data set that was drawn from; not of the photos' bytes
-    key                 of all that decides what was learned, the photos' bytes included
-    backbone_sha256     of the weights of both towers and all else that decides a logit
+    settings            settings of the method: context, context_length, ...
+    train               settings of the training: epochs, batch_size, learning_rate, ...; null for zero-shot
+    classes             number of training classes (for zero-shot: of the classes that others train on)
+    train_images        number of training images; 0 for zero-shot
+    train_skipped       unreadable training images
+    split_sha256        hash of the class names and image lists of the data set, not of the images
+    key                 hash of everything that decides the trained prompt, images included
+    backbone_sha256     hash of the weights of both towers and of everything else that decides a logit
     tests               {test: numbers}; base-to-new and together: base, new (and all); few-shot: test; cross-dataset
                         and domain: source, then the name of each target
-    harmonic_mean       H of base and new in percent; null where there are none
-    history             one entry an epoch: epoch, loss, accuracy, learning_rate, photos, seconds
-    seconds             {"training": ..., "evaluation": ...} of wall time; encoding test photos not included
+    harmonic_mean       H of base and new accuracy in percent; null without these tests
+    history             one entry per epoch: epoch, loss, accuracy, learning_rate, images, seconds
+    seconds             {"training": ..., "evaluation": ...} of wall time, without encoding test images
     peak_memory_bytes   largest resident memory of the process during the run
-    versions            of cocoop, python, torch, torchvision, open_clip_torch
+    versions            versions of cocoop, python, torch, torchvision, open_clip_torch
     machine             processor, threads, device
-    finished            time of day, ISO 8601, UTC
+    finished            time, ISO 8601, UTC
 
 and the numbers of a test are
 
-    data                name of the data set of its photos
-    split_sha256        of that data set
-    template            of the prompts, for zero-shot; null for what learns its context
-    key                 of all that decides what was measured, the photos' bytes included
-    classes             number of classes to choose among
-    photos, skipped     measured, and unreadable
-    overlap             test photos that were also trained on, by their content; they are not measured
+    data                name of the data set of its images
+    split_sha256        hash of that data set
+    template            template of the prompts for zero-shot; null for methods that learn a context
+    key                 hash of everything that decides the measurement, images included
+    classes             number of classes to choose from
+    images, skipped     images measured, and unreadable images
+    overlap             test images with the bytes of a training image; they are not measured
     accuracy, macro_f1  in percent
     ece                 expected calibration error in percent, 15 bins of equal width
-    per_class           {class name: accuracy in percent}, classes with photos only
-    confusions          [[true name, named, photos], ...] of the mistakes, most frequent first
-    reliability         [[photos, mean confidence, accuracy], ...] of the 15 bins, in percent; [0, 0, 0] for empty ones
+    per_class           {class name: accuracy in percent}, for classes with images
+    confusions          [[true class, predicted class, images], ...], most frequent first
+    reliability         [[images, mean confidence, accuracy], ...] of the 15 bins, in percent; [0, 0, 0] for empty bins
 
 A failure holds protocol, data, method, seed, shots, preset, changes and backbone as a record does, and `reason` (one
-line), `details` (a traceback, empty for an explained error) and `failed` (time of day).
+line), `details` (a traceback; empty for an error that explains itself) and `failed` (time).
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class _Machine(Schema):
     device: str
 
 
-class _Measured(_Run):
+class _Record(_Run):
     precision: str
     settings: dict[str, Any]
     classes: NonNegativeInt
@@ -136,13 +136,13 @@ class _Measured(_Run):
     finished: str
 
 
-class _Learned(_Measured):
+class _TrainedRecord(_Record):
     seed: NonNegativeInt
     shots: NonNegativeInt
     train: _Training
 
 
-class _NotLearned(_Measured):
+class _ZeroShotRecord(_Record):
     seed: NonNegativeInt | None
     shots: NonNegativeInt | None
     train: _Training | None
@@ -157,26 +157,28 @@ class _Failure(_Run):
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep folder holds so far."""
+    """The records of a sweep so far."""
 
     records: list[dict[str, Any]]
-    """Of the runs that are done, by the names of their folders."""
+    """Records of finished runs, ordered by the name of the run directory."""
     failures: list[dict[str, Any]]
-    """Of the runs that failed and are not done."""
+    """Failures of runs that did not finish later."""
 
 
 def read_sweep(directory: Path) -> Sweep:
     """Read all records of a sweep.
 
     Args:
-        folder: as `cocoop bench` writes it.
+        directory: directory of the sweep.
 
     Raises:
-        CheckpointError: if it is no sweep, or a record is damaged or of another version.
+        CheckpointError: if there is no sweep, or a record is damaged or of another format.
     """
     runs = directory / RUNS
     if not runs.is_dir():
-        raise CheckpointError(f"There is no sweep at '{directory}'; give a folder written by `cocoop bench`.")
+        raise CheckpointError(
+            f"There is no sweep in '{directory}'; give a directory written by `cocoop bench` or `cocoop.sweep`."
+        )
     records, failures = [], []
     for run in sorted(entry for entry in runs.iterdir() if entry.is_dir()):
         if (run / RECORD).exists():
@@ -190,14 +192,14 @@ def read_record(path: Path) -> dict[str, Any]:
     """Read a record or a failure.
 
     Raises:
-        CheckpointError: if it is missing, damaged or of another version.
+        CheckpointError: if it is missing, damaged or of another format.
     """
     record = read_json(path)
     if record.get("format") != FORMAT:
         raise CheckpointError(
-            f"'{path}' is a record of format {record.get('format')!r}, and this cocoop reads {FORMAT}; "
-            "measure again in another folder, or use the cocoop that wrote it."
+            f"'{path}' has record format {record.get('format')!r}, and this version of cocoop reads {FORMAT}; measure "
+            "again in another directory, or use the version that wrote it."
         )
-    form = _NotLearned if record.get("method") == "zero-shot" else _Learned
-    check_schema(record, _Failure if path.name == FAILURE else form, path)
+    schema = _ZeroShotRecord if record.get("method") == "zero-shot" else _TrainedRecord
+    check_schema(record, _Failure if path.name == FAILURE else schema, path)
     return record

@@ -1,10 +1,10 @@
-"""A sweep: a folder of runs, of which each is done once, whoever comes by, and however often it is stopped.
+"""A sweep: a directory of runs, each done once, by however many processes and however often they are stopped.
 
     SWEEP/runs/TITLE-HASH/     record.json or failure.json (see `records`), and the run's training files
 
-The hash is that of all that decides what is learned, so a run that is configured differently is another run; each test
-in its record has a key of its own, so a test that is new, or whose photos have changed, is measured without learning
-again. A process holds a run while it works on it; if it dies, the next one goes on where it stopped.
+The hash covers everything that decides the trained prompt, so other settings make another run. Each test in a record
+has a key of its own, so a new test, or one whose images have changed, is measured without training again. A process
+locks a run while it works on it; if the process dies, the next one continues where it stopped.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import platform
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -44,51 +44,55 @@ from cocoop.training.features import Features, Progress, encode_split, find_trai
 from cocoop.training.fit import StepReport
 from cocoop.version import __version__
 
-__all__ = ["Outcome", "Watch", "sweep"]
+__all__ = ["Outcome", "SweepCallbacks", "sweep"]
 
-CLAIM = ".claim"
-SECONDS_BETWEEN_LOOKS = 1.0
+LOCK = ".claim"
+POLL_SECONDS = 1.0
 
 Outcome = Literal["done", "done before", "failed"]
-"""What became of a run."""
+"""Outcome of a run: done by this call, done by an earlier call or another process, or failed."""
 
 TrainingProgress = tuple[Callable[[StepReport], None] | None, Progress | None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Watch:
-    """What wants to know how a sweep goes on; each part may be left out."""
+class SweepCallbacks:
+    """Receiver of progress; this base class ignores it."""
 
-    encoding: Callable[[str], AbstractContextManager[Progress | None]] = lambda _: nullcontext()
-    """Around encoding the test photos of the named data set."""
-    training: Callable[[str], AbstractContextManager[TrainingProgress]] = lambda _: nullcontext((None, None))
-    """Around a run, by its title: for each step, and for photos encoded once."""
-    run: Callable[[Experiment, Outcome, dict[str, Any]], None] = lambda *_: None
-    """After each run, with its record or failure."""
-    waiting: Callable[[int], None] = lambda _: None
-    """Once, with the number of runs that only wait for other processes."""
+    def encoding(self, data: str) -> AbstractContextManager[Progress | None]:  # noqa: ARG002
+        """Return a context around encoding the test images of a data set; it gives the progress callback."""
+        return nullcontext()
+
+    def training(self, title: str) -> AbstractContextManager[TrainingProgress]:  # noqa: ARG002
+        """Return a context around a run; it gives the callbacks for training steps and for encoding images."""
+        return nullcontext((None, None))
+
+    def finished(self, experiment: Experiment, outcome: Outcome, content: dict[str, Any]) -> None:
+        """Receive the outcome of a run with its record or failure."""
+
+    def waiting(self, runs: int) -> None:
+        """Receive, once, the number of runs that other processes still work on."""
 
 
 @dataclass
 class _Lab:
-    """What the runs of a sweep share: the model, and what photos are and look like to it."""
+    """What the runs of a sweep share: the model, and the features and hashes of images."""
 
     backbone: Backbone
     model: str
     cache: FeatureCache
     workers: int
     skip_unreadable: bool
-    watch: Watch
-    encoded: dict[int, Features] = field(default_factory=dict)
-    bytes_of: dict[ImagePath, str | None] = field(default_factory=dict)
+    callbacks: SweepCallbacks
+    features: dict[int, Features] = field(default_factory=dict)
+    hashes: dict[ImagePath, str | None] = field(default_factory=dict)
 
-    def images(self, test: TestImages) -> Features:
-        """Features of a test; each data set is encoded once for all runs."""
-        # By identity: data sets of the same names and lists may lie in different folders.
-        place = id(test.data)
-        if place not in self.encoded:
-            with self.watch.encoding(test.data.name) as progress:
-                features = self.encoded[place] = encode_split(
+    def encode(self, test: TestImages) -> Features:
+        """Return the features of a test; each data set is encoded once for all runs."""
+        # By identity: data sets with the same names and lists can lie in different directories.
+        key = id(test.data)
+        if key not in self.features:
+            with self.callbacks.encoding(test.data.name) as progress:
+                features = self.features[key] = encode_split(
                     self.backbone,
                     test.data,
                     workers=self.workers,
@@ -97,169 +101,170 @@ class _Lab:
                     on_progress=progress,
                 )
             root = test.data.image_root
-            self.bytes_of |= {root / path: sha256 for path, sha256 in zip(features.paths, features.hashes, strict=True)}
-            self.bytes_of |= {root / image.path: image.sha256 for image in features.unreadable}
-        return self.encoded[place].images_of(test.images).select(test.classes)
+            self.hashes |= {root / path: sha256 for path, sha256 in zip(features.paths, features.hashes, strict=True)}
+            self.hashes |= {root / image.path: image.sha256 for image in features.unreadable}
+        return self.features[key].images_of(test.images).select(test.classes)
 
     def run_key(self, experiment: Experiment) -> str:
-        """Of all that decides what is learned."""
-        learned = experiment.drawn.train if experiment.learns else ()
-        return experiment.key(self.model, self._bytes(experiment.drawn, learned))
+        """Return a hash of everything that decides the trained prompt."""
+        items = experiment.sampled.train if experiment.trains else ()
+        return experiment.key(self.model, self._hash_all(experiment.sampled, items))
 
     def test_keys(self, experiment: Experiment) -> dict[str, str]:
-        """Of all that decides what is measured, by test."""
+        """Return a hash of everything that decides a measurement, by test."""
         return {
-            test.name: test.key(self._bytes(test.data, test.data.test), template=not experiment.learns)
+            test.name: test.key(self._hash_all(test.data, test.data.test), template=not experiment.trains)
             for test in experiment.tests
         }
 
-    def overlap(self, learned: Dataset, images: Features) -> set[str]:
-        """Paths of test photos that are, byte for byte, photos that were learned from."""
-        return find_training_images(images, hash_training_images(learned, self._key))
+    def overlap(self, train: Dataset, images: Features) -> set[str]:
+        """Return the paths of test images with the bytes of a training image."""
+        return find_training_images(images, hash_training_images(train, self._hash))
 
-    def _bytes(self, data: Dataset, items: Sequence[Item]) -> str:
-        keys = [self._key(data.path_of(item)) for item in items]
-        return hash_content("".join(map(str, keys)))
+    def _hash_all(self, data: Dataset, items: Sequence[Item]) -> str:
+        return hash_content("".join(str(self._hash(data.path_of(item))) for item in items))
 
-    def _key(self, path: ImagePath) -> str | None:
-        if path not in self.bytes_of:
-            self.bytes_of[path] = hash_image(path)
-        return self.bytes_of[path]
+    def _hash(self, path: ImagePath) -> str | None:
+        if path not in self.hashes:
+            self.hashes[path] = hash_image(path)
+        return self.hashes[path]
 
 
 def sweep(
-    directory: Path,
+    directory: str | Path,
     experiments: Sequence[Experiment],
     backbone: Backbone,
     *,
     cache: FeatureCache | None = None,
     workers: int = 2,
     skip_unreadable: bool = False,
-    watch: Watch | None = None,
+    callbacks: SweepCallbacks | None = None,
 ) -> dict[Outcome, int]:
-    """Do the runs that are not done yet. Several processes may do so at once, in the same folder.
+    """Do all runs that are not done yet. Several processes may work on the same directory at once.
 
-    A run that fails is recorded with its reason, and the rest goes on; it is tried again by the next sweep. A run
-    that is done and lacks some of the tests is only measured on these.
+    A failed run is recorded with its reason and does not stop the others; the next call tries it again. A finished run
+    that lacks tests is only evaluated on these.
 
     Args:
-        folder: of the sweep; made if missing.
-        experiments: what to do (see `cocoop.experiments.plans`).
+        directory: directory of the sweep; it is created if missing.
+        experiments: the runs, from `base_to_new`, `cross_dataset`, `domain`, `few_shot`, `leave_one_out`, `together`.
         backbone: the frozen model.
-        cache: features on disk, of test photos and of training photos that are encoded once; None: in memory.
-        workers: processes that decode photos.
-        skip_bad_images: leave unreadable test photos out and count them, instead of failing. Training always does.
-        watch: told how it goes on.
+        cache: features on disk, of test images and of training images that are encoded once; None: in memory.
+        workers: processes that decode images.
+        skip_unreadable: leave unreadable test images out and count them, instead of failing; training always does.
+        callbacks: receiver of progress.
 
     Returns:
-        How many runs came to what.
+        The number of runs by outcome.
 
     Raises:
-        CocoopError: for what can be known beforehand, before anything is computed.
-        KeyboardInterrupt: on Ctrl-C; what is done stays, and the same call goes on.
+        CocoopError: for everything that can be checked in advance, before anything is computed.
+        KeyboardInterrupt: on Ctrl-C; finished work stays, and the same call continues.
+
+    Example:
+        ```python
+        import cocoop
+
+        data = cocoop.load_data("photos")
+        grid = cocoop.Grid(methods=["zero-shot", "coop"], shots=[2], seeds=[1], preset="cached", changes={"epochs": 2})
+        runs = cocoop.base_to_new(data, grid)
+        print(cocoop.sweep("bench", runs, cocoop.load_backbone("lite"), workers=0))
+        cocoop.write_report("bench")
+        ```
     """
     check_int("workers", workers, 0)
     _check(experiments, backbone)
-    watch = watch or Watch()
+    callbacks = callbacks or SweepCallbacks()
     cache = cache or FeatureCache(None, backbone)
-    lab = _Lab(backbone, model_key(backbone), cache, workers, skip_unreadable, watch)
-    began, told = time.time(), False
+    lab = _Lab(backbone, model_key(backbone), cache, workers, skip_unreadable, callbacks)
+    started, has_waited = time.time(), False
     counts: dict[Outcome, int] = {"done": 0, "done before": 0, "failed": 0}
     left = list(experiments)
     while left:
-        held_by_others = []
+        locked = []
         for experiment in left:
-            run = directory / RUNS / f"{experiment.title}-{lab.run_key(experiment)[:8]}"
-            with _claimed(run) as mine:
-                if not mine:
-                    held_by_others.append(experiment)
+            run = Path(directory) / RUNS / f"{experiment.title}-{lab.run_key(experiment)[:8]}"
+            with try_lock(run / LOCK) as is_ours:
+                if not is_ours:
+                    locked.append(experiment)
                     continue
-                outcome, content = _outcome_before(run, experiment, lab, began) or _do(run, experiment, lab)
+                remove_temporary_files(run, (RECORD, FAILURE))
+                outcome, content = _earlier_outcome(run, experiment, lab, started) or _do(run, experiment, lab)
             counts[outcome] += 1
-            watch.run(experiment, outcome, content)
-        if len(held_by_others) == len(left):
-            if not told:
-                told = True
-                watch.waiting(len(left))
-            time.sleep(SECONDS_BETWEEN_LOOKS)
-        left = held_by_others
+            callbacks.finished(experiment, outcome, content)
+        if len(locked) == len(left):
+            if not has_waited:
+                has_waited = True
+                callbacks.waiting(len(left))
+            time.sleep(POLL_SECONDS)
+        left = locked
     return counts
 
 
 def _check(experiments: Sequence[Experiment], backbone: Backbone) -> None:
-    """All that can be known to be wrong beforehand.
+    """Check everything that can be checked in advance.
 
     Raises:
-        DataError: if photos are missing, classes do not fit, or two data sets have the same name.
-        PromptError: if a class name and a context do not fit the text tower.
+        DataError: if images are missing, classes do not fit, or two data sets have the same name.
+        PromptError: if a class name and a context do not fit into the text tower.
     """
     sources = {(e.protocol, id(e.data)): e.data.name for e in experiments}
     for protocol in {e.protocol for e in experiments}:
         check_names_differ([name for (other, _), name in sources.items() if other == protocol], "data sets")
-    prompts_checked = set()
+    checked = set()
     for experiment in experiments:
         experiment.check()
-        # A prompt's length does not depend on seed or shots; what learns nothing has the same names in its prompts.
-        own = {name: value for name, value in experiment.settings.method.items() if name != "seed"}
-        prompts = experiment.method, id(experiment.data), str(own), tuple(id(test.data) for test in experiment.tests)
-        if experiment.learns and prompts not in prompts_checked:
-            prompts_checked.add(prompts)
-            method = METHODS[experiment.method](backbone, experiment.drawn.classnames, **experiment.settings.method)
+        # The length of a prompt does not depend on seed or shots; zero-shot has the same class names.
+        settings = {name: value for name, value in experiment.settings.method.items() if name != "seed"}
+        prompts = experiment.method, id(experiment.data), str(settings), tuple(id(t.data) for t in experiment.tests)
+        if experiment.trains and prompts not in checked:
+            checked.add(prompts)
+            method = METHODS[experiment.method](backbone, experiment.sampled.classnames, **experiment.settings.method)
             for test in experiment.tests:
                 method.set_classes(test.data.select(test.classes).classnames)
 
 
-@contextmanager
-def _claimed(run: Path) -> Iterator[bool]:
-    """Hold a run against other processes, unless one of them holds it."""
-    with try_lock(run / CLAIM) as is_ours:
-        if is_ours:
-            remove_temporary_files(run, (RECORD, FAILURE))
-        yield is_ours
-
-
-def _outcome_before(
-    run: Path, experiment: Experiment, lab: _Lab, began: float
+def _earlier_outcome(
+    run: Path, experiment: Experiment, lab: _Lab, started: float
 ) -> tuple[Outcome, dict[str, Any]] | None:
-    """What an earlier sweep, or another process of this one, left of a run; None if there is something to do."""
-    failure = run / FAILURE
-    record = _record_before(run)
-    if record and not _missing(record, experiment, lab):
+    """Return the outcome of a run from an earlier call or another process; None if there is work left."""
+    failure, record = run / FAILURE, _earlier_record(run)
+    if record and not _missing_tests(record, experiment, lab):
         return "done before", record
     try:
-        # A failure is tried again, but not by a process that was there when it happened.
-        if failure.exists() and failure.stat().st_mtime >= began:
+        # A failure is tried again, but not by a process that was running when it happened.
+        if failure.exists() and failure.stat().st_mtime >= started:
             return "failed", read_record(failure)
     except CheckpointError:
         return None
     return None
 
 
-def _record_before(run: Path) -> dict[str, Any] | None:
-    """The record of a run; None if there is none, or a damaged one, which is made again from the run's training."""
+def _earlier_record(run: Path) -> dict[str, Any] | None:
+    """Return the record of a run; None if there is none, or a damaged one, which is made again from the training."""
     try:
         return read_record(run / RECORD) if (run / RECORD).exists() else None
     except CheckpointError as error:
-        # From one place, so that it is shown once.
-        warnings.warn(f"{error} It is made anew.", DamageWarning, stacklevel=1)
+        # A constant location, so that Python shows the warning once.
+        warnings.warn(f"{error} It is written again.", DamageWarning, stacklevel=1)
         return None
 
 
-def _missing(record: dict[str, Any], experiment: Experiment, lab: _Lab) -> set[str]:
-    """The tests of an experiment that a record does not have, or has of other photos."""
-    measured = record["tests"]
-    return {name for name, key in lab.test_keys(experiment).items() if measured.get(name, {}).get("key") != key}
+def _missing_tests(record: dict[str, Any], experiment: Experiment, lab: _Lab) -> set[str]:
+    """Return the tests of an experiment that a record lacks, or has for other images."""
+    tests = record["tests"]
+    return {name for name, key in lab.test_keys(experiment).items() if tests.get(name, {}).get("key") != key}
 
 
 def _do(run: Path, experiment: Experiment, lab: _Lab) -> tuple[Outcome, dict[str, Any]]:
     try:
         record = _record(experiment, lab, run)
         write_json(run / RECORD, record, with_checksum=True)
-    except Exception as error:  # Whatever goes wrong in one run, the others go on.
+    except Exception as error:  # One failed run does not stop the others.
         explained = isinstance(error, CocoopError)
         reason = str(error) if explained else about_memory(error) or f"{type(error).__name__}: {error}"
         if isinstance(error, CheckpointError):
-            reason += f" To begin this run anew, delete '{run}'."
+            reason += f" To start this run again, delete '{run}'."
         failure = {
             "format": FORMAT,
             **experiment.about(),
@@ -275,26 +280,39 @@ def _do(run: Path, experiment: Experiment, lab: _Lab) -> tuple[Outcome, dict[str
 
 
 def _record(experiment: Experiment, lab: _Lab, run: Path) -> dict[str, Any]:
-    """Do one run, or what is missing of it."""
-    before = _record_before(run)
-    missing = {test.name for test in experiment.tests} if before is None else _missing(before, experiment, lab)
+    """Do one run, or the tests that it lacks, and return its record."""
+    before = _earlier_record(run)
+    missing = {test.name for test in experiment.tests} if before is None else _missing_tests(before, experiment, lab)
     wanted = [test for test in experiment.tests if test.name in missing]
     images, overlaps = {}, {}
     for test in wanted:
-        all_images = lab.images(test)
-        overlaps[test.name] = lab.overlap(experiment.drawn, all_images) if experiment.learns else set()
-        images[test.name] = all_images.without(overlaps[test.name])
-    with lab.watch.training(experiment.title) as (on_step, on_encode):
-        if experiment.learns:
-            trial = _learned(experiment, lab, run, images, on_step, on_encode)
+        features = lab.encode(test)
+        overlaps[test.name] = lab.overlap(experiment.sampled, features) if experiment.trains else set()
+        images[test.name] = features.without(overlaps[test.name])
+    with lab.callbacks.training(experiment.title) as (on_step, on_encode):
+        if experiment.trains:
+            trial = run_trial(
+                lab.backbone,
+                experiment.method,
+                experiment.sampled,
+                images,
+                replace(experiment.settings.train, workers=lab.workers),
+                settings=experiment.settings.method,
+                run=run,
+                resume=True,
+                about={"shots": experiment.shots, "classes": experiment.train_classes},
+                cache=lab.cache,
+                on_step=on_step,
+                on_encode=on_encode,
+            )
         else:
             trial = _zero_shot(wanted, lab, images)
     keys = lab.test_keys(experiment)
-    measured = {
+    tests = {
         test.name: {
             "data": test.data.name,
             "split_sha256": test.data.fingerprint,
-            "template": None if experiment.learns else test.data.template,
+            "template": None if experiment.trains else test.data.template,
             "key": keys[test.name],
             "classes": len(trial.tests[test.name].classnames),
             "overlap": len(overlaps[test.name]),
@@ -302,9 +320,12 @@ def _record(experiment: Experiment, lab: _Lab, run: Path) -> dict[str, Any]:
         }
         for test in wanted
     }
+    skipped = len(trial.training.unreadable) if trial.training else 0
     if before is not None:
-        # What else this run was measured on before stays.
-        measured = {name: measured.get(name, test) for name, test in before["tests"].items()} | measured
+        # Other tests of this run stay. A training that was already complete opens no images, so it counts none.
+        tests = {name: tests.get(name, test) for name, test in before["tests"].items()} | tests
+        skipped = before.get("train_skipped", 0)
+    halves = [tests[half]["accuracy"] for half in ("base", "new")] if experiment.protocol == "base-to-new" else None
     return {
         "format": FORMAT,
         **experiment.about(),
@@ -312,19 +333,14 @@ def _record(experiment: Experiment, lab: _Lab, run: Path) -> dict[str, Any]:
         "backbone_sha256": lab.model,
         "precision": lab.backbone.precision,
         "settings": experiment.settings.method,
-        "train": asdict(experiment.settings.train) if experiment.learns else None,
-        "classes": len(experiment.drawn.classnames),
-        "train_images": len(experiment.drawn.train) if experiment.learns else 0,
-        # Photos are not opened again where all epochs are learned already.
-        "train_skipped": before.get("train_skipped", 0)
-        if before
-        else len(trial.training.unreadable)
-        if trial.training
-        else 0,
+        "train": asdict(experiment.settings.train) if experiment.trains else None,
+        "classes": len(experiment.sampled.classnames),
+        "train_images": len(experiment.sampled.train) if experiment.trains else 0,
+        "train_skipped": skipped,
         "split_sha256": experiment.data.fingerprint,
         "key": lab.run_key(experiment),
-        "tests": measured,
-        "harmonic_mean": _harmonic_mean(measured) if experiment.protocol == "base-to-new" else None,
+        "tests": tests,
+        "harmonic_mean": harmonic_mean(*halves) if halves else None,
         "history": trial.history,
         "seconds": {"training": round(trial.training_seconds, 2), "evaluation": round(trial.evaluation_seconds, 2)},
         "peak_memory_bytes": trial.peak_memory,
@@ -338,36 +354,8 @@ def _record(experiment: Experiment, lab: _Lab, run: Path) -> dict[str, Any]:
     }
 
 
-def _harmonic_mean(measured: dict[str, Any]) -> float:
-    return harmonic_mean(measured["base"]["accuracy"], measured["new"]["accuracy"])
-
-
-def _learned(
-    experiment: Experiment,
-    lab: _Lab,
-    run: Path,
-    tests: dict[str, Features],
-    on_step: Callable[[StepReport], None] | None,
-    on_encode: Progress | None,
-) -> Trial:
-    return run_trial(
-        lab.backbone,
-        experiment.method,
-        experiment.drawn,
-        tests,
-        replace(experiment.settings.train, workers=lab.workers),
-        settings=experiment.settings.method,
-        run=run,
-        resume=True,
-        about={"shots": experiment.shots, "classes": experiment.learn},
-        cache=lab.cache,
-        on_step=on_step,
-        on_encode=on_encode,
-    )
-
-
 def _zero_shot(tests: Sequence[TestImages], lab: _Lab, images: dict[str, Features]) -> Trial:
-    """Zero-shot CLIP on each test with the template of that test's own data set, as the papers have it."""
+    """Run zero-shot CLIP on each test with the template of that test's data set, as in the papers."""
     trials = {
         test.name: run_trial(lab.backbone, "zero-shot", test.data.select(test.classes), {test.name: images[test.name]})
         for test in tests

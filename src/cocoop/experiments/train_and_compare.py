@@ -184,7 +184,7 @@ def train_and_compare(
         if not isinstance(backbone, Backbone):
             backbone = load_backbone(backbone) if isinstance(backbone, str) else backbone()
         method: Method = METHODS[settings.method](
-            backbone, chosen.classnames, **settings.prompt | {"seed": settings.seed}
+            backbone, chosen.classnames, **{**settings.prompt, "seed": settings.seed}
         )
         check_fit(method, chosen, settings.config(), run=run.directory, resume=settings.resume, about=run.about)
         callbacks.note(

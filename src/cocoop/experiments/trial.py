@@ -1,4 +1,4 @@
-"""One trial: a method learns from a data set, and is measured on photos of classes it knows or has never seen."""
+"""One trial: train a method on a data set and measure it on the images of known or new classes."""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ __all__ = ["Trial", "run_trial"]
 
 @dataclass(frozen=True)
 class Trial:
-    """One method, trained and measured."""
+    """A method, trained and measured."""
 
     method: Method
-    """As trained; it knows the classes it learned."""
+    """The trained method, with the classes it was trained on."""
     tests: Mapping[str, Evaluation]
-    """What was measured, by name."""
+    """Evaluations by the name of the test."""
     training: TrainResult | None
-    """None for zero-shot."""
+    """Result of the training; None for zero-shot."""
     training_seconds: float
-    """Wall time of all epochs, whenever they were learned."""
+    """Wall time of all epochs, including those of earlier processes."""
     evaluation_seconds: float
-    """Wall time of all measurements; encoding photos not included."""
+    """Wall time of all evaluations, without encoding images."""
     peak_memory: int
-    """Largest resident memory of the process meanwhile, in bytes (see `cocoop.experiments.peak_memory`)."""
+    """Largest resident memory of the process during the trial, in bytes (see `cocoop.experiments.peak_memory`)."""
 
     @property
     def harmonic_mean(self) -> float | None:
-        """H of the accuracies on base and new classes, in percent; None if these were not measured."""
+        """H of base and new accuracy, in percent; None without these tests."""
         if not {"base", "new"} <= set(self.tests):
             return None
         return harmonic_mean(self.tests["base"].accuracy, self.tests["new"].accuracy)
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """One entry an epoch (see `TrainResult`)."""
+        """One entry per epoch (see `TrainResult`)."""
         return [] if self.training is None else self.training.history
 
     def record(self) -> dict[str, Any]:
-        """The numbers as plain JSON."""
+        """Return the numbers as plain JSON."""
         return {
             "method": self.method.key,
             **{name: test.record() for name, test in self.tests.items()},
@@ -82,27 +82,27 @@ def run_trial(
     on_step: Callable[[StepReport], None] | None = None,
     on_encode: Progress | None = None,
 ) -> Trial:
-    """Train one method and measure it on several sets of photos, each among its own classes.
+    """Train one method and evaluate it on several sets of images, each among its own classes.
 
     Args:
         backbone: the frozen model.
         method: `zero-shot`, `coop` or `cocoop`.
-        data: what is learned from, usually a few-shot draw.
-        tests: encoded photos by name, such as `base` and `new`.
-        config: how to train; the published settings by default.
-        settings: keyword arguments of the method; those of the paper by default.
-        run: folder for checkpoints.
-        resume: go on with the run in that folder.
-        about: facts of the run to record.
-        engine: what takes the gradients, in one process or many (see `fit`).
-        class_parallel: share out classes instead of photos (see `fit`).
-        cache: features of this backbone on disk, for photos that are encoded once.
+        data: training images, usually a few-shot sample.
+        tests: encoded images by the name of the test, such as `base` and `new`.
+        config: training settings; None: the published ones.
+        settings: keyword arguments of the method; None: those of the paper.
+        run: run directory.
+        resume: continue the run in that directory.
+        about: facts to record with the run.
+        engine: engine of several processes (see `fit`).
+        class_parallel: divide the classes among the processes instead of the images (see `fit`).
+        cache: features of this backbone on disk, for images that are encoded once.
         on_step: called after each training step.
-        on_encode: called while training photos are encoded once.
+        on_encode: called while training images are encoded.
 
     Raises:
         CocoopError: as the method, `fit` and `evaluate` do.
-        KeyboardInterrupt: on Ctrl-C; a run folder keeps the last whole epoch.
+        KeyboardInterrupt: on Ctrl-C; the run directory keeps the last complete epoch.
     """
     config = config or paper_config(method)
     reset_peak_memory()
@@ -126,11 +126,11 @@ def run_trial(
         if training.interrupted:
             raise KeyboardInterrupt
     started = time.perf_counter()
-    measured = {}
+    evaluations = {}
     for name, images in tests.items():
         learner.set_classes(images.classnames)
-        measured[name] = evaluate(learner, images, engine=engine)
+        evaluations[name] = evaluate(learner, images, engine=engine)
     learner.set_classes(data.classnames)
     evaluation_seconds = time.perf_counter() - started
     training_seconds = sum(epoch["seconds"] for epoch in training.history) if training else 0.0
-    return Trial(learner, measured, training, training_seconds, evaluation_seconds, peak_memory())
+    return Trial(learner, evaluations, training, training_seconds, evaluation_seconds, peak_memory())
