@@ -18,7 +18,7 @@ from cocoop.cli.explain import ExplainCommand
 from cocoop.errors import CocoopError, ConfigError, DataError
 from cocoop.evaluation.interpret import _derangement, control_study, nearest_words, prompt_shifts, word_distance
 from cocoop.methods import CoCoOp, CoOp, ZeroShot
-from cocoop.report.explain_page import explanation_page, verdict
+from cocoop.report.explain_page import control_rows, explanation_page
 from cocoop.training.features import Features
 from conftest import make_tiny_backbone
 
@@ -174,8 +174,8 @@ def test_controls_change_nothing_if_the_shift_is_constant(method, features):
         assert set(control.accuracies) == set(true.accuracies)
         assert set(control.changed) == {0.0}
         assert (control.loss, control.standard_error) == (0, 0)
-    sentence = "No answer changes, whatever Meta-Net is given: on these data the prompt is as good as static."
-    assert verdict([asdict(c) for c in (true, *others)]) == sentence
+    rows = control_rows({"control": [asdict(c) for c in (true, *others)]})
+    assert [row[2:] for row in rows[1:]] == [["0.0 ± 0.0", "no", "0.0 ± 0.0"]] * 2 + [["0.0 ± 0.0", "no", "0.0"]]
 
 
 def test_controls_match_the_published_function_of_another_input(method, features):
@@ -218,38 +218,30 @@ def test_derangement_has_no_fixed_points(count):
     assert len(found) > 1 or count == 2
 
 
-def control(name, loss, error, changed=5.0):
-    return {"name": name, "loss": loss, "standard_error": error, "changed": [changed], "accuracies": [50.0]}
-
-
 @pytest.mark.parametrize(
-    ("losses", "sentence"),
-    [
-        ((5.0, 3.0, 4.0), "The photo itself is better than all of the others: conditioning on it helps on these data."),
-        ((5.0, 1.0, 4.0), "The photo itself is better than noise and the mean of all photos, but the rest is no worse"),
-        ((1.0, -1.0, 0.0), "none of it is beyond 2 standard errors: on these data, conditioning on the photo shows no"),
-        ((5.0, -3.0, 0.0), "Meta-Net does better with another photo than with the photo itself: conditioning harms"),
-    ],
+    ("loss", "change", "significant"),
+    [(2.1, "\N{MINUS SIGN}2.1 ± 1.0", "yes"), (-2.1, "+2.1 ± 1.0", "yes"), (1.9, "\N{MINUS SIGN}1.9 ± 1.0", "no")],
 )
-def test_verdict_needs_differences_beyond_chance(losses, sentence):
-    controls = [control(name, loss, 1.0) for name, loss in zip(("noise", "other", "mean"), losses, strict=True)]
-    assert sentence in verdict([control("true", 0.0, 0.0, 0.0), *controls])
+def test_a_change_is_significant_beyond_two_standard_errors(loss, change, significant):
+    true, noise = ({"accuracies": [50.0], "changed": [5.0], "loss": x, "standard_error": 1.0} for x in (0.0, loss))
+    rows = control_rows({"control": [{"name": "true", **true}, {"name": "noise", **noise}]})
+    assert rows == [["the image itself", "50.0", "", "", ""], ["noise", "50.0", change, significant, "5.0"]]
 
 
-def test_one_image_and_other_classes_are_refused(method, features):
+def test_one_image_or_other_classes_are_refused(method, features):
     one = Features(features.features[:1], features.labels[:1], tuple(NAMES), ("0.png",))
     for study in (prompt_shifts, control_study):
         with pytest.raises(DataError, match="There is 1 image; at least two are needed"):
             study(method, one)
     method.set_classes(["a", "b"])
-    with pytest.raises(DataError, match=r"The method has .* classes .*; call method.set_classes\(data.classnames"):
+    with pytest.raises(DataError, match=r"The method has other class names than the data; call set_classes\(features"):
         control_study(method, features)
 
 
 NASTY = """<img src="http://evil.example/x.png"/> & 'Co' $1 _"""
 
 
-def test_page_shows_many_classes_with_any_names(method):
+def test_the_page_shows_many_classes_with_any_names(method):
     generator = torch.Generator().manual_seed(1)
     names = [NASTY, "_private", *(f"class {i}" for i in range(20))]
     labels = torch.arange(66) % 22
@@ -268,18 +260,18 @@ def test_page_shows_many_classes_with_any_names(method):
         "shifts": shifts.record(),
         "control": [asdict(c) for c in study],
     }
-    # What is read from the file is what the page is made from.
+    # The page is made from what explain.json holds.
     page = Page(explanation_page(json.loads(json.dumps(record))))
     assert page.fetched() == []
     assert page.broken_links() == []
-    assert "runs/<b>: cocoop on tiny, looked at with 66 photos of photos." in page.words()
+    assert "runs/<b>: cocoop on tiny, with 66 images of photos." in page.words()
     words, controls = page.tables()
     assert words[1][:3] == ["1", f"{record['context'][0]['norm']:.2f}", "a 0.000"]
     assert [row[0] for row in controls[1:]] == [
-        "the photo itself",
+        "the image itself",
         "noise",
-        "another photo",
-        "the mean of all photos",
+        "another image",
+        "the mean of all images",
     ]
     assert controls[1][1] == f"{study[0].accuracies[0]:.1f}"
     texts = [page.words(text).strip("\u200b") for text in page.all("text")]
@@ -305,16 +297,15 @@ def test_explain_prints_and_writes_everything(home):
     assert [v["words"][0]["text"] for v in record["context"]] == ["a", "photo", "of", "a"]
     assert [v["words"][0]["distance"] for v in record["context"]] == [0.0] * 4
     assert record["word_distance"] > 0.1
-    assert (record["data"], record["shifts"]["images"], record["shifts"]["classnames"]) == ("images", 12, NAMES)
+    assert (record["data"], record["shifts"]["images"], record["shifts"]["classnames"]) == ("photos", 12, NAMES)
     data = package.load_data(home / "photos").all_for_testing()
     method = package.from_pretrained(home / "cocoop")
     method.set_classes(NAMES)
     result = package.evaluate(method, data, workers=0)
     assert record["control"][0]["accuracies"] == [pytest.approx(result.accuracy)]
     assert [len(c["accuracies"]) for c in record["control"]] == [1, 2, 2, 1]
-    for words in ("photo 0.000", "Control on 12 photos", "the mean of all photos", f"{result.accuracy:.1f}"):
+    for words in ("photo 0.000", "Control on 12 images", "the mean of all images", f"{result.accuracy:.1f}"):
         assert words in done.stdout
-    assert verdict(record["control"]) in " ".join(done.stderr.split())
     page = Page((home / "cocoop" / "explain" / "explain.html").read_text())
     assert page.fetched() == []
     assert len(page.tables()) == 2
@@ -334,7 +325,7 @@ def test_explain_without_images_shows_words_only(home):
     [
         (
             {"source": "coop", "data": "photos"},
-            "'coop' is of coop: its prompt is the same for every photo. Leave D",
+            "'coop' uses coop, whose prompt does not depend on images; omit `data`",
         ),
         ({"source": "zero"}, "The method zero-shot has no learned context; use a run of coop or cocoop."),
         ({"source": "nowhere"}, "There is no directory 'nowhere'"),

@@ -146,7 +146,7 @@ def nearest_words(method: Method, count: int = 5) -> tuple[ContextWords, ...]:
                 position=row % method.context_length + 1,
                 classname=method.saved_classnames[row // method.context_length] if is_class_specific else None,
                 norm=float(vectors[row].norm()),
-                words=tuple(starmap(NearWord, zip(texts, ids, distances, strict=True))),
+                words=tuple(NearWord(*word) for word in zip(texts, ids, distances, strict=True)),
             )
         )
     return tuple(found)

@@ -1,8 +1,10 @@
-"""The page of `cocoop explain`, made from its record alone: words near the context, its shifts, and the control."""
+"""The page of `cocoop explain`, made from its record alone: words near the context, shifts by images, the control."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
@@ -10,43 +12,64 @@ from markupsafe import Markup
 
 from cocoop.report import blocks, charts
 from cocoop.report.page import Section, page
+from cocoop.report.tables import signed, summary
+from cocoop.storage.atomic import write_atomic
+from cocoop.storage.json_files import write_json
 
-__all__ = ["CONTROL_NAMES", "explanation_page", "percent_with_spread", "verdict", "word_rows"]
+__all__ = ["CONTROL_HEAD", "control_rows", "explanation_page", "word_head", "word_rows", "write_explanation"]
 
 CONTROL_NAMES = {
-    "true": "the photo itself",
+    "true": "the image itself",
     "noise": "noise",
-    "other": "another photo",
-    "mean": "the mean of all photos",
+    "other": "another image",
+    "mean": "the mean of all images",
 }
-"""What Meta-Net was given, in words."""
+"""Names of the inputs of Meta-Net."""
+CONTROL_HEAD = ("input of Meta-Net", "accuracy %", "change", "significant", "answers changed %")
 
-CHANCE = 2.0
-"""Standard errors beyond which a difference is not taken for chance."""
+SIGNIFICANT = 2.0
+"""Number of standard errors beyond which a difference counts as significant."""
+
+
+def write_explanation(record: Mapping[str, Any], output: str | Path) -> tuple[Path, Path]:
+    """Write explain.json and explain.html.
+
+    Args:
+        record: result of `cocoop.explain`.
+        output: directory to write to.
+    """
+    json_file, page_file = Path(output) / "explain.json", Path(output) / "explain.html"
+    write_json(json_file, record)
+    # A class or file name can hold bytes that are not UTF-8.
+    write_atomic(page_file, explanation_page(record).encode(errors="backslashreplace"))
+    return json_file, page_file
 
 
 def explanation_page(record: Mapping[str, Any]) -> str:
-    """The page.
+    """Return the page as HTML.
 
     Args:
-        record: what `explain.json` holds.
+        record: result of `cocoop.explain`, or what explain.json holds.
     """
     sections = [Section(title="Words near the context", lead=_words_lead(record), body=_words(record))]
+    images = ""
     if "shifts" in record:
+        images = f", with {record['shifts']['images']} images of {record['data']}"
         sections += [
             Section(
-                title="How far photos move the prompt",
+                title="How far images shift the prompt",
                 lead=(
-                    "CoCoOp adds a shift to every context vector, which Meta-Net makes from the photo. What all shifts "
-                    "have in common is no more than another static context; only what differs can tell photos apart."
+                    "CoCoOp adds a shift to every context vector, which Meta-Net computes from the image. What all "
+                    "shifts have in common is just another static context; only their differences can tell images "
+                    "apart."
                 ),
                 body=_shifts(record["shifts"]),
             ),
             Section(
-                title="Does conditioning change anything?",
+                title="Does conditioning matter?",
                 lead=(
-                    "The control: photos and classes stay as they are, and Meta-Net alone is given something else. If "
-                    "accuracy stays the same, looking at the photo does nothing on these data."
+                    "The control: images and classes stay the same, and only the input of Meta-Net is replaced. If the "
+                    "accuracy stays the same, conditioning on the image does nothing on these data."
                 ),
                 body=_control(record["control"]),
             ),
@@ -54,21 +77,20 @@ def explanation_page(record: Mapping[str, Any]) -> str:
     return page(
         title="What the prompt learned",
         kicker="cocoop explain",
-        lead=(
-            f"{record['run']}: {record['method']} on {record['backbone']}"
-            + (
-                f", looked at with {record['shifts']['images']} photos of {record['data']}."
-                if "shifts" in record
-                else "."
-            )
-        ),
+        lead=f"{record['run']}: {record['method']} on {record['backbone']}{images}.",
         sections=sections,
-        footer=f"Made by cocoop {record['cocoop']}. Nothing on this page is fetched.",
+        footer=f"Made by cocoop {record['cocoop']}. This page loads nothing from the network.",
     )
 
 
+def word_head(record: Mapping[str, Any]) -> list[str]:
+    """Return the headings of `word_rows`."""
+    count = max(len(vector["words"]) for vector in record["context"])
+    return ["vector", "length", "nearest", *(f"{number}." for number in range(2, count + 1))]
+
+
 def word_rows(record: Mapping[str, Any]) -> list[list[str]]:
-    """A row for each context vector: its number (and class), its length, and words with their distances."""
+    """Return a row for each context vector: its number (and class), its length, and words with their distances."""
     return [
         [
             f"{vector['place']}" if vector["classname"] is None else f"{vector['classname']} {vector['place']}",
@@ -79,113 +101,90 @@ def word_rows(record: Mapping[str, Any]) -> list[list[str]]:
     ]
 
 
-def percent_with_spread(values: list[float]) -> str:
-    """Mean, and standard deviation (n - 1) where there are several: `71.3 ± 0.4`."""
-    return f"{fmean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
-
-
-def verdict(control: list[Mapping[str, Any]]) -> str:
-    """Whether conditioning does anything on these data, in a sentence."""
-    others = [c for c in control if c["name"] != "true"]
-    better = [c for c in others if c["loss"] > CHANCE * c["standard_error"]]
-    worse = [c for c in others if c["loss"] < -CHANCE * c["standard_error"]]
-    if not any(max(c["changed"]) for c in others):
-        return "No answer changes, whatever Meta-Net is given: on these data the prompt is as good as static."
-    if len(better) == len(others):
-        return "The photo itself is better than all of the others: conditioning on it helps on these data."
-    if better and not worse:
-        names = " and ".join(CONTROL_NAMES[c["name"]] for c in better)
-        return f"The photo itself is better than {names}, but the rest is no worse within {CHANCE:g} standard errors."
-    if worse:
-        names = " and ".join(CONTROL_NAMES[c["name"]] for c in worse)
-        return f"Meta-Net does better with {names} than with the photo itself: conditioning harms on these data."
-    return (
-        f"Some answers change, but none of it is beyond {CHANCE:g} standard errors: on these data, conditioning on the "
-        "photo shows no effect on accuracy."
-    )
+def control_rows(record: Mapping[str, Any]) -> list[list[str]]:
+    """Return a row for each input of Meta-Net, below `CONTROL_HEAD`."""
+    rows = []
+    for one in record["control"]:
+        change, error = -one["loss"], one["standard_error"]
+        compared = [
+            f"{signed(change)} ± {error:.1f}",
+            "yes" if abs(change) > SIGNIFICANT * error else "no",
+            summary(one["changed"]),
+        ]
+        names = [CONTROL_NAMES[one["name"]], summary(one["accuracies"])]
+        rows.append([*names, *(compared if one["name"] != "true" else [""] * 3)])
+    return rows
 
 
 def _words_lead(record: Mapping[str, Any]) -> str:
     return (
         "The vocabulary words nearest to each learned context vector, with their Euclidean distances. Such words "
-        "seldom mean what the vector means: a word of the vocabulary lies "
-        f"{record['word_distance']:.2f} from the nearest other word (median), and vectors that lie further out than "
-        "that have no word beside them."
+        f"seldom carry the meaning of the vector: the nearest other word of a word is {record['word_distance']:.2f} "
+        "away (median), and a vector that is further away than that has no word beside it."
     )
 
 
 def _words(record: Mapping[str, Any]) -> Markup:
-    count = max(len(vector["words"]) for vector in record["context"])
-    head = ["vector", "length", "nearest", *(f"{number}." for number in range(2, count + 1))]
-    return blocks.table(head, word_rows(record), caption="Word and distance; a dash follows a part of a word.")
+    caption = "Word and distance; a dash follows a part of a word."
+    return blocks.table(word_head(record), word_rows(record), caption=caption)
 
 
 def _shifts(shifts: Mapping[str, Any]) -> Markup:
-    length = shifts["context_norm"]
-    between = shifts["between_classes"]
+    length, between = shifts["context_norm"], shifts["between_classes"]
+
+    def share(part: float) -> str:
+        return f"{part / length:.1%} of the context's"
+
     values = {
         "Context vectors": f"length {length:.3f} (mean)",
-        "Shift": f"length {shifts['norm_mean']:.3f} ± {shifts['norm_std']:.3f}: "
-        f"{_of(shifts['norm_mean'], length)} of the context's",
-        "The same for all photos": f"length {shifts['constant']:.3f}: {_of(shifts['constant'], length)}",
-        "Different from photo to photo": f"{shifts['spread']:.3f} (root mean square): {_of(shifts['spread'], length)}",
-        "Of this difference": "none"
-        if between is None
-        else f"{between:.0%} between classes, {1 - between:.0%} among photos of one class",
+        "Shift": f"length {shifts['norm_mean']:.3f} ± {shifts['norm_std']:.3f}: {share(shifts['norm_mean'])}",
+        "Common to all images": f"length {shifts['constant']:.3f}: {share(shifts['constant'])}",
+        "Different from image to image": f"{shifts['spread']:.3f} (root mean square): {share(shifts['spread'])}",
+        "Variance between classes": "none" if between is None else f"{between:.0%}, the rest within classes",
     }
     explained = shifts["explained"]
     chart = charts.points(
         _by_class(shifts),
-        title="Shifts of the photos",
+        title="Shifts of the images",
         x_label=f"first component ({explained[0]:.0%} of the variance)",
         y_label=f"second component ({explained[1]:.0%})",
-        description=f"Each point is the shift of one of {shifts['images']} photos, coloured by class.",
+        description=f"Each point is the shift of one of {shifts['images']} images, coloured by class.",
     )
-    caption = "Each point is a photo; the two directions in which shifts differ most (principal components)."
+    caption = "Each point is an image; the axes are the first two principal components of the shifts."
     return Markup("\n").join([blocks.facts(values), blocks.chart(chart, caption)])
 
 
-def _of(part: float, whole: float) -> str:
-    return f"{part / whole:.1%}"
-
-
 def _by_class(shifts: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:
-    """Points by class, those of most photos first."""
-    found: dict[int, list[tuple[float, float]]] = {}
+    """Group the points by class, classes with most images first."""
+    points: dict[int, list[tuple[float, float]]] = {}
     for label, (x, y) in zip(shifts["labels"], shifts["components"], strict=True):
-        found.setdefault(label, []).append((x, y))
-    order = sorted(found, key=lambda label: (-len(found[label]), label))
-    return {shifts["classnames"][label]: found[label] for label in order}
+        points.setdefault(label, []).append((x, y))
+    order = sorted(points, key=lambda label: (-len(points[label]), label))
+    return {shifts["classnames"][label]: points[label] for label in order}
 
 
 def _control(control: list[Mapping[str, Any]]) -> Markup:
-    rows = [
+    seeds = max(len(one["accuracies"]) for one in control)
+    caption = (
+        f"Noise and other images are drawn {seeds} times: mean ± standard deviation. The change is in percentage "
+        f"points, ± its standard error over the images; it is significant beyond {SIGNIFICANT:g} standard errors."
+    )
+    accuracies = {CONTROL_NAMES[one["name"]]: one["accuracies"] for one in control}
+    chart = charts.horizontal_bars(
         [
-            CONTROL_NAMES[c["name"]],
-            percent_with_spread(c["accuracies"]),
-            ""
-            if c["name"] == "true"
-            else f"{-c['loss']:+.1f} ± {c['standard_error']:.1f}".replace("-", "\N{MINUS SIGN}"),
-            "" if c["name"] == "true" else percent_with_spread(c["changed"]),
-        ]
-        for c in control
-    ]
-    seeds = max(len(c["accuracies"]) for c in control)
-    chart = charts.level_bars(
-        [charts.Bars("CoCoOp", {CONTROL_NAMES[c["name"]]: c["accuracies"] for c in control}, 2)],
-        title="Accuracy by what Meta-Net is given",
+            charts.Bars(
+                "CoCoOp",
+                {name: (fmean(v), stdev(v) if len(v) > 1 else math.nan) for name, v in accuracies.items()},
+                2,
+            )
+        ],
+        title="Accuracy by input of Meta-Net",
         x_label="accuracy in %",
-        description="; ".join(f"{CONTROL_NAMES[c['name']]}: {percent_with_spread(c['accuracies'])} %" for c in control),
+        description="; ".join(f"{name}: {summary(values)} %" for name, values in accuracies.items()),
     )
     return Markup("\n").join(
         [
-            blocks.findings([verdict(control)]),
-            blocks.table(
-                ["Meta-Net is given", "accuracy %", "change", "answers changed %"],
-                rows,
-                caption=f"Noise and other photos are drawn {seeds} times: mean ± standard deviation. The change is in "
-                "percentage points, ± its standard error over the photos.",
-            ),
-            blocks.chart(chart, "Thin lines reach one standard deviation to either side."),
+            blocks.table(CONTROL_HEAD, control_rows({"control": control}), caption=caption),
+            blocks.chart(chart, "Thin lines extend one standard deviation to either side."),
         ]
     )
