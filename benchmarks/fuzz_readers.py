@@ -29,14 +29,15 @@ from cocoop.data import open_image
 from cocoop.data.catalog.archives import unpack
 from cocoop.data.class_names import read_renames
 from cocoop.data.shards.scan import read_shard
-from cocoop.experiments import Grid, few_shot, sweep
+from cocoop.experiments.plans import Grid, few_shot
 from cocoop.experiments.records import read_sweep
+from cocoop.experiments.sweep import sweep
 from cocoop.inference.bulk.job_directory import JobDirectory
 from cocoop.inference.onnx import OnnxPrompt, export_onnx
 from cocoop.inference.predictor import Prediction
 from cocoop.report.sweep_page import sweep_page
 from cocoop.report.sweep_tables import sweep_tables
-from cocoop.report.sweep_text import failure_rows, sweep_csv, sweep_latex, sweep_markdown
+from cocoop.report.sweep_text import failure_table, sweep_csv, sweep_latex, sweep_markdown
 from cocoop.storage.json_files import read_json_lines
 from cocoop.training.feature_cache import FeatureCache
 from cocoop.training.run_directory import epochs_done, trained_image_hashes
@@ -163,7 +164,7 @@ def reported(path: Path) -> object:
     run.mkdir(parents=True)
     path.rename(run / "record.json")
     sweep = read_sweep(path.parent)
-    tables, failures = sweep_tables(sweep, "match"), failure_rows(sweep)
+    tables, failures = sweep_tables(sweep, "match"), failure_table(sweep)
     made = sweep_page(sweep, "match"), sweep_csv(tables)
     return made, sweep_markdown(tables, failures), sweep_latex(tables, failures)
 

@@ -27,7 +27,7 @@ from cocoop.experiments.records import read_sweep
 from cocoop.methods import CoCoOp
 from cocoop.report.explain_page import explanation_page
 from cocoop.report.sweep_tables import sweep_tables
-from cocoop.report.sweep_text import sweep_csv, sweep_markdown
+from cocoop.report.sweep_text import failure_table, sweep_csv, sweep_markdown
 from cocoop.storage.json_files import read_json, read_json_lines, write_json, write_json_lines
 from cocoop.text.prompts import clean_name
 from conftest import make_tiny_backbone
@@ -284,7 +284,7 @@ def test_edited_record_is_refused_or_reported(data):
         assert sweep.records == [changed]
         tables = sweep_tables(sweep, "match")
         assert sweep_csv(tables)
-        assert sweep_markdown(tables, [])
+        assert sweep_markdown(tables, failure_table(sweep))
     else:
         assert "record.json" in message
 

@@ -1,4 +1,4 @@
-"""Blocks of a page: what stands in them, and that nothing a user names becomes markup."""
+"""Blocks of a page: their content, and that no name becomes markup."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def shown(*bodies: Markup, title="A page") -> Page:
     return Page(page(title=title, kicker="test", lead="", sections=sections, footer=""))
 
 
-def test_every_block_escapes_what_it_is_given():
+def test_every_block_escapes_its_content():
     image = blocks.Image("data:image/jpeg;base64,AAAA", NASTY, NASTY)
     made = {
         "prose": blocks.prose(NASTY),
@@ -53,7 +53,7 @@ def test_a_page_links_to_its_sections():
     assert Section(title="Über & ältere", body=Markup()).anchor == "ber-ltere"
 
 
-def test_a_template_that_misses_a_value_is_an_error():
+def test_a_missing_value_of_a_template_is_an_error():
     with pytest.raises(UndefinedError, match="'caption' is undefined"):
         render("table.html", head=[], rows=[], best={})
 
@@ -80,14 +80,7 @@ def test_bars_of_changes_share_one_scale():
     assert [row[1:] for row in result.tables()[0][2:]] == [["50", "+40"], ["80", f"{minus}20"], ["3", "0"]]
 
 
-@pytest.mark.parametrize(
-    ("change", "text"), [(0.4, "0"), (-0.4, "0"), (0.0, "0"), (12.6, "+13"), (-0.6, "\N{MINUS SIGN}1")]
-)
-def test_signs(change, text):
-    assert blocks.signed(change) == text
-
-
-def test_right_and_wrong_are_said_in_words_too():
+def test_right_and_wrong_have_words_for_screen_readers():
     guesses = [blocks.Guess("CoOp", "kite", True), blocks.Guess("CoCoOp", "moon", False)]
     result = shown(blocks.samples([blocks.Sample(blocks.Image("data:,", "a kite"), "kite", guesses)]))
     assert [result.words(item) for item in result.all("li", within=result.all("li", "sample")[0])[1:]] == [
@@ -96,24 +89,24 @@ def test_right_and_wrong_are_said_in_words_too():
     ]
 
 
-def test_a_picture_is_its_middle_square_upright_and_small(tmp_path):
+def test_a_thumbnail_is_the_upright_central_square(tmp_path):
     image = Image.new("RGB", (300, 200), "white")
     image.paste("red", (0, 0, 50, 200))
     exif = image.getexif()
-    exif[274] = 6  # to be turned clockwise by a quarter
+    exif[274] = 6  # rotate clockwise by 90 degrees
     image.save(tmp_path / "photo.png", exif=exif)
     source = picture_source(tmp_path / "photo.png", edge=100)
     kind, _, content = source.partition(",")
     assert kind == "data:image/jpeg;base64"
     small = Image.open(io.BytesIO(base64.b64decode(content)))
     assert small.size == (100, 100)
-    # The red stripe at the left came to the top, and a square from the middle leaves it out.
+    # The red stripe at the left is at the top now, outside the central square.
     assert min(small.getpixel((50, 2))) > 240
     kept = picture_source(tmp_path / "photo.png", edge=1000).partition(",")[2]
     assert Image.open(io.BytesIO(base64.b64decode(kept))).size == (200, 200)
 
 
-def test_a_picture_that_cannot_be_read_is_named(tmp_path):
+def test_an_unreadable_image_is_named(tmp_path):
     (tmp_path / "broken.jpg").write_text("no picture")
     with pytest.raises(DataError, match=r"broken\.jpg' cannot be shown in the report: "):
         picture_source(tmp_path / "broken.jpg")

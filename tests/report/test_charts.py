@@ -1,4 +1,4 @@
-"""Charts within a page: in its colours, without anything that reaches beyond them."""
+"""Charts within a page: in its colours, and without effects on the rest of it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def shown(*svgs: Markup) -> Page:
 
 
 def heights(svg: Markup, method: int) -> list[float]:
-    """Heights of the bars of a method's colour, in points; its key in the legend is not one of them."""
+    """Return the heights of the bars of a method's colour, in points, without its key in the legend."""
     paths = re.findall(rf'<path d="([^"]*)"[^>]*style="fill: var\(--method-{method}\)', svg)
     found = []
     for path in paths:
@@ -40,14 +40,14 @@ def test_bars_are_as_high_as_the_means():
     assert second == pytest.approx([90 * unit, 20 * unit], rel=1e-3)
 
 
-def test_colours_are_the_pages_and_none_is_fixed():
+def test_all_colours_are_variables_of_the_page():
     for svg in (bars(), curve()):
         assert "var(--method-1)" in svg
         assert "var(--soft)" in svg
         assert re.findall(r"#[0-9a-fA-F]{6}\b", svg) == []
 
 
-def test_names_are_text_and_never_formulas_or_markup():
+def test_names_are_neither_formulas_nor_markup():
     result = shown(bars())
     texts = [result.words(text) for text in result.all("text")]
     assert "$x_<b>" in texts
@@ -55,8 +55,10 @@ def test_names_are_text_and_never_formulas_or_markup():
     assert result.all("b") == []
 
 
-def test_charts_can_stand_on_one_page():
+def test_charts_on_one_page_share_no_ids():
     result = shown(bars(), bars({"a": {"base": [1.0]}}, "Another."), curve())
+    links = [element.get("href") for element in result.all("use")]
+    assert links
     assert result.broken_links() == []
     assert result.fetched() == []
     assert len(result.all("style")) == 1

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
-from cocoop.report.tables import base_to_new_caption, base_to_new_table, base_to_new_values, summary
+from cocoop.report.tables import base_to_new_caption, base_to_new_table, base_to_new_values, signed, summary
 
 
 def record(method, base, new):
@@ -36,14 +37,14 @@ def test_h_is_the_mean_of_the_seeds_h():
     assert "H is the mean of the seeds' H" in base_to_new_caption(RECORDS)
 
 
-def test_one_value_has_no_deviation_and_two_have_that_of_a_sample():
+def test_one_value_has_no_deviation_and_two_have_the_sample_deviation():
     assert summary([61.25]) == "61.2"
     assert summary([60.0, 62.0]) == "61.0 ± 1.4"
     assert "±" not in base_to_new_caption(RECORDS[:2])
     assert "mean ± standard deviation (n - 1) over 2 seeds" in base_to_new_caption(RECORDS)
 
 
-def test_the_terminal_shows_names_numbers_and_what_they_are():
+def test_the_terminal_shows_names_numbers_and_a_caption():
     text = printed(RECORDS)
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
     assert rows == [
@@ -54,5 +55,25 @@ def test_the_terminal_shows_names_numbers_and_what_they_are():
     assert text.splitlines()[-1] == base_to_new_caption(RECORDS)
 
 
-def test_a_method_of_another_name_is_shown_by_it():
+def test_an_unknown_method_is_shown_by_its_key():
     assert "my [bold]method" in printed([record("my [bold]method", 1.0, 1.0)])
+
+
+MINUS = "\N{MINUS SIGN}"
+
+
+@pytest.mark.parametrize(
+    ("change", "decimals", "text"),
+    [
+        (0.04, 1, "0.0"),
+        (-0.04, 1, "0.0"),
+        (-1.25, 1, f"{MINUS}1.2"),
+        (3, 1, "+3.0"),
+        (0.4, 0, "0"),
+        (-0.4, 0, "0"),
+        (12.6, 0, "+13"),
+        (-0.6, 0, f"{MINUS}1"),
+    ],
+)
+def test_a_change_has_a_sign_unless_it_is_zero(change, decimals, text):
+    assert signed(change, decimals) == text

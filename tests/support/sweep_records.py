@@ -12,7 +12,7 @@ PAPER = {"backbone": "ViT-B/16"}
 
 
 def numbers(accuracy, *, data="photos", names=("cat", "dog", "owl"), seed=0):
-    """Of one test, with classes around the accuracy and two confusions."""
+    """Return the numbers of one test, with classes around the accuracy and two confusions."""
     draw = random.Random(f"{accuracy} {data} {seed}")
     per_class = {name: min(100.0, max(0.0, accuracy + draw.uniform(-30, 30))) for name in names}
     bins = [[0, 0, 0]] * 5 + [[10 * k, 6.67 * k + 3, min(100, 6.67 * k + draw.uniform(-8, 8))] for k in range(5, 15)]
@@ -32,7 +32,7 @@ def numbers(accuracy, *, data="photos", names=("cat", "dog", "owl"), seed=0):
 
 
 def record(method, tests, *, protocol="base-to-new", data="photos", seed=1, **more):
-    """A record with all its fields; `tests` are accuracies or whole numbers."""
+    """Return a complete record; `tests` holds accuracies, or numbers as `numbers` returns them."""
     zero = method == "zero-shot"
     tests = {name: value if isinstance(value, dict) else numbers(value, seed=seed) for name, value in tests.items()}
     halves = [tests[half]["accuracy"] for half in ("base", "new") if half in tests]

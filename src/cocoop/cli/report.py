@@ -10,9 +10,7 @@ import tyro
 
 from cocoop.cli.console import note, out
 from cocoop.cli.options import left_out
-from cocoop.errors import CheckpointError
-from cocoop.experiments.records import read_sweep
-from cocoop.report.sweep_cells import ShowPublished
+from cocoop.report.published import ShowPublished
 
 __all__ = ["ReportCommand"]
 
@@ -21,44 +19,22 @@ __all__ = ["ReportCommand"]
 class ReportCommand:
     """Make tables and a page from the records of experiments, finished or not; no model is loaded.
 
-    Written are report.html, tables.md, tables.tex and tables.csv (one number a row)."""
+    Writes report.html, tables.md, tables.tex and tables.csv (one number a row)."""
 
     sweep: Annotated[
         tyro.conf.Positional[Path],
-        tyro.conf.arg(metavar="SWEEP", help_behavior_hint="", help="Folder of the experiments."),
+        tyro.conf.arg(metavar="SWEEP", help_behavior_hint="", help="Directory written by `cocoop bench`."),
     ]
-    """Folder of the experiments."""
-    output: Annotated[Path | None, left_out("PATH", "report, in the folder of the experiments")] = None
-    """Folder for what is made."""
+    """Directory of the sweep."""
+    output: Annotated[Path | None, left_out("PATH", "report, in SWEEP")] = None
+    """Directory to write to."""
     published: ShowPublished = "match"
     """The paper's numbers: where our settings match its own; always; or never."""
 
     def run(self) -> None:
-        """Print the tables and write all files.
+        """Write all files and print the tables."""
+        from cocoop import write_report
 
-        Raises:
-            CheckpointError: if there is no sweep, or nothing in it has finished.
-        """
-        sweep = read_sweep(self.sweep)
-        if not sweep.records:
-            failed = [f"{len(sweep.failures)} failed, the first with: {f['reason']}" for f in sweep.failures[:1]]
-            raise CheckpointError(" ".join([f"No run in '{self.sweep}' has finished yet.", *failed]))
-        # What is drawn takes a second to import, and what is wrong can be said without it.
-        from cocoop.report.sweep_page import sweep_page
-        from cocoop.report.sweep_tables import sweep_tables
-        from cocoop.report.sweep_text import failure_rows, sweep_csv, sweep_latex, sweep_markdown, sweep_rich
-        from cocoop.storage.atomic import write_atomic
-
-        tables, failures = sweep_tables(sweep, self.published), failure_rows(sweep)
-        directory = self.sweep / "report" if self.output is None else self.output
-        texts = {
-            "report.html": sweep_page(sweep, self.published),
-            "tables.md": sweep_markdown(tables, failures),
-            "tables.csv": sweep_csv(tables),
-            "tables.tex": sweep_latex(tables, failures),
-        }
-        for name, text in texts.items():
-            # A class or file name need not be text.
-            write_atomic(directory / name, text.encode(errors="backslashreplace"))
-        out.print(sweep_rich([table for table in tables if table.kind != "more"], failures))
-        note(f"Written: {', '.join(str(directory / name) for name in texts)}.")
+        report = write_report(self.sweep, self.output, published=self.published)
+        out.print(report.terminal)
+        note(f"Written: {', '.join(map(str, report.files))}.")

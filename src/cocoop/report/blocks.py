@@ -1,4 +1,4 @@
-"""Blocks of a report page: tables, cards, charts, facts. Plain values in, markup out; every string is escaped."""
+"""Blocks of a report page: tables, cards, charts, facts. They make markup of plain values; every string is escaped."""
 
 from __future__ import annotations
 
@@ -8,134 +8,91 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from cocoop.report.page import render
-
-__all__ = [
-    "ChangeRow",
-    "Command",
-    "Guess",
-    "Image",
-    "Sample",
-    "Score",
-    "change_table",
-    "chart",
-    "commands",
-    "facts",
-    "findings",
-    "fold",
-    "gallery",
-    "grouped_table",
-    "prose",
-    "samples",
-    "scoreboard",
-    "side_by_side",
-    "signed",
-    "table",
-    "terms",
-]
+from cocoop.report.tables import signed
 
 
 @dataclass(frozen=True)
 class Image:
-    """A picture within the page."""
+    """An image within the page: a data URI, a description for screen readers and a caption below it."""
 
     source: str
-    """A data URI."""
     alt: str
-    """What it shows, for those who do not see it."""
     caption: str = ""
-    """A few words below it."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """A method and its most important numbers."""
+    """A method, a sentence about it, and its most important numbers, formatted, by their names."""
 
     name: str
-    """The method."""
     about: str
-    """What it does, in a sentence."""
     numbers: Mapping[str, str]
-    """Numbers ready to print, by what they are."""
 
 
 @dataclass(frozen=True)
 class Guess:
-    """What one method says about one picture."""
+    """The class that a method predicts for an image."""
 
     method: str
-    """The method."""
     named: str
-    """The class it names."""
     right: bool
-    """Whether that is the true class."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture, what it shows, and what each method says."""
+    """An image with its true class and the prediction of each method."""
 
     image: Image
     truth: str
-    """The true class."""
     guesses: Sequence[Guess]
 
 
 @dataclass(frozen=True)
 class ChangeRow:
-    """What a class had, and what each of some methods changed."""
+    """Accuracy of a class in percent, and its change by each method in percentage points."""
 
     name: str
-    """The class."""
     before: float
-    """Accuracy before, in percent."""
     changes: Sequence[float]
-    """Change of each method, in percentage points."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command to type, and what it is for."""
+    """A command to copy, and a sentence about it."""
 
     about: str
     line: str
 
 
 def prose(*paragraphs: str) -> Markup:
-    """Paragraphs of plain text."""
+    """Return paragraphs of plain text."""
     return Markup().join(Markup("<p>{}</p>\n").format(paragraph) for paragraph in paragraphs)
 
 
 def findings(sentences: Sequence[str]) -> Markup:
-    """A list of sentences."""
+    """Return a list of sentences."""
     return render("findings.html", sentences=sentences)
 
 
 def terms(meanings: Mapping[str, str]) -> Markup:
-    """Words and what they mean."""
+    """Return words with their meanings."""
     return render("terms.html", meanings=meanings)
 
 
 def facts(values: Mapping[str, object]) -> Markup:
-    """Settings, versions and the like: names and values."""
+    """Return names and values, such as settings and versions."""
     return render("facts.html", values=values)
 
 
 def commands(lines: Sequence[Command]) -> Markup:
-    """Commands to copy."""
+    """Return commands to copy."""
     return render("commands.html", lines=lines)
 
 
 def table(
     head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str, best: Mapping[int, int] | None = None
 ) -> Markup:
-    """A table; the first column names the row.
-
-    Args:
-        head: names of the columns.
-        rows: cells ready to print.
-        caption: what is in it, and in which unit.
-        best: the row with the best cell of a column, by the column's number; it is set in bold.
-    """
+    """Return a table of formatted cells; `best` maps the index of a column to the row whose cell is set in bold."""
     return render("table.html", head=head, rows=rows, caption=caption, best=best or {})
 
 
@@ -146,35 +103,29 @@ def grouped_table(
     caption: str,
     words: bool = False,
 ) -> Markup:
-    """A table whose rows stand in groups; the first column names the row.
+    """Return a table with groups of rows.
 
     Args:
-        head: names of the columns.
-        groups: heading (empty for none) and rows of each: cells ready to print, and which of them are set in bold.
-        caption: what is in it, and in which unit.
-        words: whether the last column holds words, which may be broken into lines.
+        head: headings of the columns; the first column holds the names of the rows.
+        groups: heading (empty for none) and rows of each group; a row is its cells and the indices of the bold ones.
+        caption: content and units.
+        words: wrap the text of the last column.
     """
     return render("grouped.html", head=head, groups=groups, caption=caption, words=words)
 
 
 def fold(title: str, body: Markup, *, unfolded: bool = False) -> Markup:
-    """A part that is opened by its title."""
+    """Return a part that opens with a click on its title."""
     return render("fold.html", title=title, body=body, unfolded=unfolded)
 
 
 def scoreboard(scores: Sequence[Score]) -> Markup:
-    """Methods side by side with their most important numbers."""
+    """Return cards of methods, side by side, with their most important numbers."""
     return render("scoreboard.html", scores=scores)
 
 
 def change_table(groups: Mapping[str, Sequence[ChangeRow]], methods: Sequence[str], *, before: str) -> Markup:
-    """Per class, what there was before and a bar for what each method changed.
-
-    Args:
-        groups: rows by the name of their group.
-        methods: names of the methods whose changes the rows hold.
-        before: name of the method that was before; the bars take the colours that come after its own.
-    """
+    """Return a table of classes: accuracy with one method, and a bar for the change by each of the others."""
     reach = max((abs(change) for rows in groups.values() for row in rows for change in row.changes), default=0)
     drawn = {
         name: [(row.name, f"{row.before:.0f}", [_bar(change, max(reach, 1)) for change in row.changes]) for row in rows]
@@ -183,33 +134,28 @@ def change_table(groups: Mapping[str, Sequence[ChangeRow]], methods: Sequence[st
     return render("changes.html", groups=drawn, methods=methods, before=before)
 
 
-def signed(change: float) -> str:
-    """A change in whole points with its sign, and a true minus; 0 has none."""
-    return "0" if round(change) == 0 else f"{change:+.0f}".replace("-", "\N{MINUS SIGN}")
-
-
 def _bar(change: float, reach: float) -> dict[str, str]:
-    """Width and left end of a bar in a track whose ends are -reach and +reach, in percent of the track."""
+    """Return width and left end of a bar, in percent of a track from -reach to +reach."""
     width = 50 * abs(change) / reach
     left = 50.0 if change > 0 else 50 - width
-    return {"width": f"{width:.1f}", "left": f"{left:.1f}", "label": signed(change)}
+    return {"width": f"{width:.1f}", "left": f"{left:.1f}", "label": signed(change, 0)}
 
 
 def samples(cards: Sequence[Sample]) -> Markup:
-    """Pictures with what each method says about them."""
+    """Return images with the predictions of each method."""
     return render("samples.html", cards=cards)
 
 
 def gallery(images: Sequence[Image]) -> Markup:
-    """Small pictures with captions."""
+    """Return small images with captions."""
     return render("gallery.html", images=images)
 
 
 def chart(svg: Markup, caption: str) -> Markup:
-    """A drawing from `cocoop.report.charts` and what it shows."""
+    """Return a chart of `cocoop.report.charts` with a caption."""
     return render("chart.html", svg=svg, caption=caption)
 
 
 def side_by_side(blocks: Sequence[Markup]) -> Markup:
-    """Blocks beside each other where the screen is wide enough."""
+    """Return blocks side by side if the screen is wide enough."""
     return Markup('<div class="grid figures">{}</div>').format(Markup().join(blocks))

@@ -1,4 +1,4 @@
-"""The frame of a report page: one file that opens from disk, with nothing fetched from anywhere."""
+"""The frame of a report page: a single file that opens from disk and loads nothing from the network."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class Section:
     """One part of a page."""
 
     title: str
-    """Its heading."""
+    """Heading."""
     body: Markup
-    """What is in it, from `render` or `cocoop.report.blocks`: markup that needs no more escaping."""
+    """Content from `render` or `cocoop.report.blocks`; it is not escaped again."""
     lead: str = ""
-    """A sentence or two before it, as plain text."""
+    """A sentence or two before the content, as plain text."""
 
     @property
     def anchor(self) -> str:
-        """Its id, for links within the page."""
+        """The id for links within the page."""
         return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-") or "section"
 
 
@@ -34,7 +34,7 @@ class Section:
 def _templates() -> Environment:
     return Environment(
         loader=PackageLoader("cocoop.report"),
-        # Class names are the user's, and may hold anything: everything is escaped, whatever its template is called.
+        # Class names can hold anything, so everything is escaped, in templates of every name.
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -43,23 +43,10 @@ def _templates() -> Environment:
 
 
 def render(template: str, **values: object) -> Markup:
-    """A template of this package filled with values, which are escaped unless they are `Markup`.
-
-    Args:
-        template: name of a file in `cocoop/report/templates`.
-        values: by the names the template uses; a missing one is an error.
-    """
+    """Fill a template of this package; values are escaped unless they are `Markup`, and a missing one is an error."""
     return Markup(_templates().get_template(template).render(**values))
 
 
 def page(*, title: str, kicker: str, lead: str, sections: Sequence[Section], footer: str) -> str:
-    """A whole page, as HTML that is well-formed XML too.
-
-    Args:
-        title: of the page and of the window.
-        kicker: a few words above the title: what made this page.
-        lead: a paragraph below it.
-        sections: in reading order; their titles make the table of contents.
-        footer: one line at the end.
-    """
+    """Return a page as HTML that is also well-formed XML; the kicker stands above the title, the lead below it."""
     return render("page.html", title=title, kicker=kicker, lead=lead, sections=sections, footer=footer)

@@ -1,7 +1,7 @@
-"""Numbers that the CoCoOp paper prints, to stand beside ours.
+"""Numbers of the CoCoOp paper, to compare with ours.
 
-Source: Zhou et al., "Conditional Prompt Learning for Vision-Language Models", CVPR 2022 (arXiv 2203.05557), tables of
-base-to-new, cross-dataset and domain generalization and of base and new classes together; `published.json`.
+Source: Zhou et al., "Conditional Prompt Learning for Vision-Language Models", CVPR 2022 (arXiv 2203.05557): the tables
+of base-to-new, cross-dataset, domain generalization, and base and new classes together. They are in `published.json`.
 """
 
 from __future__ import annotations
@@ -12,16 +12,28 @@ import re
 from collections.abc import Mapping
 from importlib.resources import files
 from statistics import harmonic_mean
-from typing import Any
+from typing import Any, Literal
 
-__all__ = ["AVERAGE", "PAPER", "as_published", "data_title", "paper_data", "published_number"]
+__all__ = [
+    "AVERAGE",
+    "PAPER",
+    "ShowPublished",
+    "as_published",
+    "data_title",
+    "paper_data",
+    "printable",
+    "published_number",
+]
+
+ShowPublished = Literal["match", "always", "never"]
+"""When to show published numbers: where the settings are the paper's, always, or never."""
 
 AVERAGE = "average"
-"""Stands for the average over the paper's eleven data sets, where a name of a data set is asked for."""
+"""Name of the average over the paper's eleven data sets, in place of a data set."""
 
 BACKBONE, SHOTS = "ViT-B/16", 16
 PAPER = f"paper, {BACKBONE}"
-"""What published numbers are called in tables."""
+"""Heading of published numbers in tables."""
 
 _METHODS = {"zero-shot": "CLIP", "coop": "CoOp", "cocoop": "CoCoOp"}
 _SOURCE = "ImageNet"
@@ -33,15 +45,19 @@ def _tables() -> dict[str, Any]:
 
 
 def paper_data() -> frozenset[str]:
-    """Titles of the paper's eleven data sets."""
+    """Return the titles of the paper's eleven data sets."""
     return frozenset(_tables()["base_to_new"]) - {"columns", AVERAGE}
 
 
 def data_title(name: str) -> str:
-    """A data set as the papers call it (`oxford-pets` or `split_zhou_OxfordPets`: OxfordPets); others as they are."""
+    """Return the papers' name of a data set (OxfordPets for `oxford-pets` or `split_zhou_OxfordPets`), or its own."""
     title = _titles().get(_plain(name.removeprefix("split_zhou_")))
-    # A folder's name need not be text, and nothing can be drawn or written that is not.
-    return name.encode(errors="backslashreplace").decode() if title is None else title
+    return printable(name) if title is None else title
+
+
+def printable(name: str) -> str:
+    """Escape what is not UTF-8 in a name, such as that of a directory; it can be neither drawn nor encoded."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 @functools.cache
@@ -54,12 +70,12 @@ def _plain(name: str) -> str:
 
 
 def published_number(protocol: str, data: str, method: str, column: str) -> float | None:
-    """What the paper prints, in percent; None if it does not say.
+    """Return a number of the paper in percent, or None if it is not printed.
 
     Args:
-        protocol: as in records.
+        protocol: name of the experiment, as in records.
         data: any name of the data set that was trained on, or `AVERAGE`.
-        method: its key.
+        method: key of the method.
         column: base, new, H (of the two as printed), all, source, or any name of a target.
     """
     method, data = _METHODS.get(method, ""), data_title(data)
@@ -84,7 +100,7 @@ def published_number(protocol: str, data: str, method: str, column: str) -> floa
 
 
 def as_published(record: Mapping[str, Any]) -> bool:
-    """Whether a run has the paper's settings: its backbone, 16 shots (of what learns), its preset and no changes."""
+    """Return True if a run has the paper's settings: backbone, 16 shots (unless zero-shot), preset, no changes."""
     return (
         str(record["backbone"]).lower() == BACKBONE.lower()
         and record["shots"] in ((SHOTS, None) if record["method"] == "zero-shot" else (SHOTS,))

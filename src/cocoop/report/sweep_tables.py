@@ -1,261 +1,355 @@
-"""Tables of a sweep as numbers: what is averaged over what, and in which order. How they look is `sweep_text`'s.
+"""The tables of a sweep as numbers; `sweep_text` formats them.
 
-H is computed for each seed and then averaged. Where data sets are averaged, their accuracies are averaged for each
-seed first; the H of these averages is what the paper prints (75.83 for CoCoOp), and differs from the mean of the data
-sets' Hs (75.44).
+H is computed for each seed and then averaged. A table over several data sets averages their accuracies for each seed;
+the H of these averages is what the paper prints (75.83 for CoCoOp), and differs from the mean of the data sets' Hs
+(75.44).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
+from functools import partial
 from statistics import fmean, harmonic_mean
+from typing import Any, Literal
+
+import pandas as pd
 
 from cocoop.experiments.records import Sweep
-from cocoop.report.published import AVERAGE, data_title, paper_data, published_number
-from cocoop.report.sweep_cells import DELTA, Cell, Column, Draft, Row, Seeds, ShowPublished, SweepTable, seed_notes
-from cocoop.report.sweep_runs import PROTOCOLS, Record, Runs, by_protocol, collect, plain
+from cocoop.report.published import AVERAGE, PAPER, ShowPublished, data_title, paper_data, published_number
+from cocoop.report.results import PROTOCOLS, Results, read_results, row_label
 
-__all__ = ["H_OF_AVERAGES", "sweep_tables"]
+__all__ = ["DELTA", "H_OF_AVERAGES", "SweepTable", "sweep_tables"]
 
-H_OF_AVERAGES, MEAN_OF_HS = "H of averages", "mean of Hs"
-
-
-def _columns(*names: str, deltas: Sequence[str] = ()) -> tuple[Column, ...]:
-    measures = {"H": "H", H_OF_AVERAGES: "H", MEAN_OF_HS: "H"}
-    plain = [Column(name, measures.get(name, "accuracy"), name) for name in names]
-    changes = [
-        Column(DELTA + name, f"{measures.get(name, 'accuracy')}, difference to zero-shot", name, "signed")
-        for name in deltas
-    ]
-    return (*plain, *changes)
-
+H_OF_AVERAGES, MEAN_OF_HS, AVERAGE_OF_TARGETS = "H of averages", "mean of Hs", "average of targets"
+DELTA = "\N{GREEK CAPITAL LETTER DELTA} "
 
 DELTA_NOTE = f"{DELTA.strip()}: difference to zero-shot with the same backbone, in percentage points."
 H_NOTE = "H = 2 base new / (base + new) of each seed, then averaged."
+OTHER_SETTINGS_NOTE = (
+    "The paper used other settings (ViT-B/16, 16 shots, images augmented in every epoch): only the directions of "
+    "differences can be compared with ours."
+)
+OWN_TESTS = ("base", "new", "all", "test", "source")
+"""Tests that are not named after a data set."""
+
+
+@dataclass(frozen=True)
+class SweepTable:
+    """A table of means and standard deviations."""
+
+    title: str
+    """Experiment and data set."""
+    protocol: str
+    """Name of the experiment, as in records."""
+    data: str
+    """Name of the data set that was trained on; `AVERAGE` for several."""
+    columns: Mapping[str, str]
+    """Heading of each column, by its key."""
+    cells: pd.DataFrame
+    """One line a cell: group, method, variant, label, column, data, test, measure, style, mean, std, n.
+
+    `std` (n - 1) is missing for a single value, and `n` for a published one. `style` is spread, signed, mean or count.
+    """
+    notes: tuple[str, ...] = ()
+    """Sentences below the table."""
+    kind: Literal["accuracy", "more", "cost"] = "accuracy"
+    """Accuracies, further measures, or costs."""
+
+    @property
+    def measured(self) -> pd.DataFrame:
+        """The cells that are not published numbers."""
+        return self.cells[self.cells.group != PAPER]
+
+
+Builder = partial[SweepTable]
+"""Makes a table of accuracies; see `_accuracy_table` for its keyword arguments."""
 
 
 def sweep_tables(sweep: Sweep, show: ShowPublished = "match") -> list[SweepTable]:
-    """All tables of a sweep: of each protocol the accuracies, average first, then more measures, then the costs.
+    """Make all tables of a sweep: for each experiment accuracies (averages first), further measures, and costs.
 
     Args:
         sweep: its records.
-        show: when published numbers are shown.
+        show: when to show published numbers.
     """
     tables: list[SweepTable] = []
-    for protocol, records in by_protocol(sweep.records).items():
-        rows = collect(records, sweep.records)
-        data = list(dict.fromkeys(name for row in rows for name in row.data))
-        drafts = _DRAFTS.get(protocol, _transfer)
-        made = [table for table in (draft.filled(rows, show) for draft in drafts(protocol, rows, data)) if table.rows]
-        tables += [_with_warning(table, rows) for table in made]
-        tables += [_more(protocol, rows, name) for name in data]
-        tables.append(_costs(protocol, rows, data))
+    for protocol, results in read_results(sweep.records).items():
+        accuracies = _BUILDERS.get(protocol, _transfer)(results, partial(_accuracy_table, results, show))
+        tables += [table for table in accuracies if len(table.cells)]
+        tables += [_more_measures(results, data) for data in results.data]
+        tables.append(_costs(results))
     return tables
 
 
-def _with_warning(table: SweepTable, rows: Sequence[Runs]) -> SweepTable:
-    """Say so where rows of one table were not measured on the same photos."""
-    if len({record["split_sha256"] for row in rows for record in row.records if record["data"] == table.data}) < 2:
-        return table
-    warning = "Not all rows are of the same photos or class names: their split_sha256 differ."
-    return replace(table, notes=(*table.notes, warning))
+def _accuracy_table(
+    results: Results,
+    show: ShowPublished,
+    *,
+    title: str,
+    data: str,
+    columns: Mapping[str, str],
+    values: pd.DataFrame,
+    notes: Sequence[str],
+    deltas: Sequence[str] = (),
+    published: Callable[[str], Mapping[str, float]] = lambda _: {},
+) -> SweepTable:
+    """Make a table of accuracies.
+
+    Args:
+        results: runs of the experiment.
+        show: when to show published numbers.
+        title: title without the experiment.
+        data: name of the training data set, or `AVERAGE`.
+        columns: heading of each column, by its key.
+        values: one line a number, with row, column, seed and value.
+        notes: sentences below the table.
+        deltas: columns whose differences to zero-shot are shown, too.
+        published: returns the paper's numbers for a method, by column.
+    """
+    measured = _statistics(values, ["row", "column"], results.rows).assign(group="")
+    matching = set(measured.method[measured.as_published])
+    shown = {"match": matching, "always": set(measured.method), "never": set()}[show]
+    methods = dict.fromkeys(["zero-shot", *measured.method])
+    cells = _concat(measured.astype({"row": object, "baseline": object}), _published_cells(methods, published))
+    cells = _concat(cells.assign(style="spread"), _differences(cells, deltas).assign(style="signed"))
+    cells = cells[(cells.group == "") | cells.method.isin(shown)].reset_index(drop=True)
+    test = cells["column"].str.removeprefix(DELTA)
+    measure = test.isin(["H", H_OF_AVERAGES, MEAN_OF_HS]).map({True: "H", False: "accuracy"})
+    measure = measure.mask(cells["style"] == "signed", measure + ", difference to zero-shot")
+    notes = [*notes, *_seed_notes(measured)]
+    if set(cells.method[cells.group == PAPER]) - matching:
+        notes.append(OTHER_SETTINGS_NOTE)
+    if results.runs.loc[results.runs["data"] == data, "split_sha256"].nunique() > 1:
+        notes.append("Not all rows are of the same images or class names: their split_sha256 differ.")
+    return SweepTable(
+        title=_title(results.protocol, title),
+        protocol=results.protocol,
+        data=data,
+        columns={**columns, **{DELTA + name: DELTA + columns[name] for name in deltas}},
+        cells=cells.assign(data=data, test=test, measure=measure),
+        notes=tuple(notes),
+    )
 
 
-def _accuracies(runs: Mapping[int | None, Record], test: str) -> Seeds:
-    return {seed: record["tests"][test]["accuracy"] for seed, record in runs.items() if test in record["tests"]}
+def _statistics(values: pd.DataFrame, keys: list[str], rows: pd.DataFrame) -> pd.DataFrame:
+    """Return mean, standard deviation (n - 1) and n of the values by row and other keys, with the facts of the row."""
+    groups = values.dropna(subset="value").groupby(keys, sort=False)["value"]
+    statistics = groups.agg(mean="mean", std="std", n="count").reset_index().astype({"n": float})
+    return statistics.join(rows, on="row").sort_values("row", kind="stable")
 
 
-def _h(base: Seeds, new: Seeds) -> Seeds:
-    return {seed: harmonic_mean([base[seed], new[seed]]) for seed in base if seed in new}
+def _concat(*frames: pd.DataFrame) -> pd.DataFrame:
+    """Concatenate frames, without the empty ones, about which pandas 2 warns."""
+    return pd.concat([frame for frame in frames if len(frame)] or frames[:1])
+
+
+def _published_cells(methods: Iterable[str], published: Callable[[str], Mapping[str, float]]) -> pd.DataFrame:
+    cells = [
+        {"row": method, "method": method, "label": row_label(method, ""), "column": column, "mean": number}
+        for method in methods
+        for column, number in published(method).items()
+    ]
+    frame = pd.DataFrame(cells, columns=["row", "method", "label", "column", "mean"])
+    return frame.assign(baseline="zero-shot", group=PAPER, variant=PAPER, std=float("nan"), n=float("nan"))
+
+
+def _differences(cells: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Return the differences of the means to those of each row's zero-shot row; the spread stays."""
+    before = cells[["row", "column", "mean"]].set_axis(["baseline", "column", "before"], axis="columns")
+    learned = cells[cells["column"].isin(columns) & (cells.method != "zero-shot")]
+    both = learned.merge(before, on=["baseline", "column"])
+    return both.assign(mean=both["mean"] - both["before"], column=DELTA + both["column"])
+
+
+def _seed_notes(cells: pd.DataFrame) -> list[str]:
+    seeds = cells.n[cells.method != "zero-shot"].max()
+    note = f"Mean ± sample standard deviation (n - 1) over {seeds:.0f} seeds; n is given where there are fewer."
+    return [note] if seeds > 1 else []
+
+
+def _title(protocol: str, text: str) -> str:
+    return f"{PROTOCOLS.get(protocol, protocol)}: {text}"
+
+
+def _average_title(data: Sequence[str]) -> str:
+    return f"average of {len(data)} data sets"
 
 
 def _shots(count: int) -> str:
     return f"{count} shot{'s' * (count != 1)}"
 
 
-def _title(protocol: str, data: str) -> str:
-    return f"{PROTOCOLS.get(protocol, protocol)}: {data}"
+def _values(results: Results) -> pd.DataFrame:
+    """Return all accuracies, with the test as the column."""
+    tests = results.tests.rename(columns={"test": "column", "accuracy": "value"})
+    return tests[["row", "data", "seed", "column", "value"]]
 
 
-def _base_to_new(protocol: str, rows: Sequence[Runs], data: Sequence[str]) -> list[Draft]:
-    def halves(runs: Mapping[int | None, Record]) -> dict[str, Seeds]:
-        base, new = _accuracies(runs, "base"), _accuracies(runs, "new")
-        return {"base": base, "new": new, "H": _h(base, new)}
+def _with_h(values: pd.DataFrame, name: str = "H") -> pd.DataFrame:
+    """Add the harmonic mean of base and new accuracy of each seed."""
+    wide = values.pivot(
+        index=[key for key in values if key not in ("column", "value")], columns="column", values="value"
+    )
+    wide = wide.reindex(columns=["base", "new"])
+    total = wide["base"] + wide["new"]
+    wide[name] = 2 * wide["base"] * wide["new"] / total.mask(total == 0, 1)
+    return wide.melt(ignore_index=False).dropna(subset="value").reset_index()
 
-    def of(name: str) -> Draft:
-        return Draft(
-            _title(protocol, data_title(name)),
-            protocol,
-            name,
-            _columns("base", "new", "H", deltas=("base", "new", "H")),
-            lambda runs: halves(runs.on(name)),
-            lambda method: _theirs(protocol, [name], method, ("base", "new", "H")),
-            ("Accuracy in %.", H_NOTE, DELTA_NOTE),
+
+def _average(values: pd.DataFrame, over: str, names: Sequence[str]) -> pd.DataFrame:
+    """Average values for each seed that has all of these data sets (or tests).
+
+    Args:
+        values: long, as `_values`.
+        over: name of the key to average over.
+        names: the values of this key that count.
+    """
+    keys = [key for key in values if key not in (over, "value")]
+    means = values[values[over].isin(names)].groupby(keys, sort=False)["value"].agg(["mean", "count"])
+    return means.loc[means["count"] == len(names), "mean"].rename("value").reset_index()
+
+
+def _base_to_new(results: Results, table: Builder) -> list[SweepTable]:
+    values, halves = _with_h(_values(results)), ("base", "new", "H")
+    singles = [
+        table(
+            title=data_title(data),
+            data=data,
+            columns=_headings(*halves),
+            values=values[values["data"] == data],
+            deltas=halves,
+            published=partial(_published, results.protocol, [data], halves),
+            notes=("Accuracy in %.", H_NOTE, DELTA_NOTE),
         )
-
-    def averaged(among: Sequence[str]) -> Draft:
-        def ours(runs: Runs) -> dict[str, Seeds]:
-            single = [halves(runs.on(name)) for name in among]
-            means = {column: _mean_of([numbers[column] for numbers in single]) for column in ("base", "new", "H")}
-            return _both_hs(means)
-
-        def theirs(method: str) -> dict[str, float]:
-            means = _theirs(protocol, among, method, ("base", "new", "H"))
-            both = _both_hs({name: {None: value} for name, value in means.items()})
-            return {name: value[None] for name, value in both.items() if value}
-
-        return Draft(
-            _average_title(protocol, among),
-            protocol,
-            AVERAGE,
-            _columns("base", "new", H_OF_AVERAGES, MEAN_OF_HS, deltas=("base", "new", H_OF_AVERAGES)),
-            ours,
-            theirs,
-            (
-                "Accuracy in %, averaged over data sets for each seed.",
-                f"{H_OF_AVERAGES}: H of the average accuracies, as the paper prints it; "
-                f"{MEAN_OF_HS}: the Hs of the data sets, averaged.",
-                DELTA_NOTE,
-                *_left_out(rows, among, data),
-            ),
-        )
-
-    among = _common(rows, data)
-    return [*([averaged(among)] if len(among) > 1 else []), *map(of, data)]
-
-
-def _both_hs(means: Mapping[str, Seeds]) -> dict[str, Seeds]:
-    base, new = means.get("base", {}), means.get("new", {})
-    return {"base": base, "new": new, H_OF_AVERAGES: _h(base, new), MEAN_OF_HS: means.get("H", {})}
-
-
-def _together(protocol: str, rows: Sequence[Runs], data: Sequence[str]) -> list[Draft]:
-    tests = ("base", "new", "all")
-    about = ("Accuracy in %, all photos among base and new classes together: of base photos, of new ones, of all.",)
-
-    def of(names: Sequence[str]) -> Draft:
-        average = len(names) > 1
-        whole = average and {data_title(name) for name in names} == paper_data()
-        return Draft(
-            _average_title(protocol, names) if average else _title(protocol, data_title(names[0])),
-            protocol,
-            AVERAGE if average else names[0],
-            _columns(*tests, deltas=("all",)),
-            lambda runs: {test: _mean_of([_accuracies(runs.on(name), test) for name in names]) for test in tests},
-            lambda method: _theirs(protocol, [AVERAGE], method, tests) if whole else {},
-            (*about, DELTA_NOTE, *(_left_out(rows, names, data) if average else ())),
-        )
-
-    among = _common(rows, data)
-    return [*([of(among)] if len(among) > 1 else []), *(of([name]) for name in data)]
-
-
-def _few_shot(protocol: str, rows: Sequence[Runs], data: Sequence[str]) -> list[Draft]:
-    shots = sorted({count for row in rows for count in row.shots})
-
-    def of(names: Sequence[str]) -> Draft:
-        average = len(names) > 1
-        return Draft(
-            _average_title(protocol, names) if average else _title(protocol, data_title(names[0])),
-            protocol,
-            AVERAGE if average else names[0],
-            tuple(Column(_shots(count), test=_shots(count)) for count in shots),
-            lambda runs: {
-                _shots(count): _mean_of([_accuracies(runs.on(name, count), "test") for name in names])
-                for count in shots
-            },
-            notes=(
-                "Accuracy in % on the test photos, by training photos a class; zero-shot learns from none.",
-                *(_left_out(rows, names, data) if average else ()),
-            ),
-        )
-
-    among = _common(rows, data)
-    return [*([of(among)] if len(among) > 1 else []), *(of([name]) for name in data)]
-
-
-def _transfer(protocol: str, rows: Sequence[Runs], data: Sequence[str]) -> list[Draft]:
-    def of(name: str) -> Draft:
-        runs_here = [runs for runs in (row.on(name) for row in rows) if runs]
-        records = [record for runs in runs_here for record in runs.values()]
-        tests = list(dict.fromkeys(test for record in records for test in record["tests"]))
-        targets = [test for test in tests if test != "source"]
-        everywhere = [t for t in targets if all(t in record["tests"] for record in records)]
-        heads = {test: "source" if test == "source" else data_title(test) for test in tests}
-        average = "average of targets"
-
-        def ours(runs: Runs) -> dict[str, Seeds]:
-            numbers = {heads[test]: _accuracies(runs.on(name), test) for test in tests}
-            return numbers | {average: _mean_of([numbers[heads[target]] for target in everywhere])}
-
-        def theirs(method: str) -> dict[str, float]:
-            numbers = _theirs(protocol, [name], method, heads.values())
-            their_targets = [numbers.get(heads[target]) for target in everywhere]
-            known = [number for number in their_targets if number is not None]
-            return numbers | ({average: fmean(known)} if known and len(known) == len(everywhere) else {})
-
-        missing = [heads[target] for target in targets if target not in everywhere]
-        return Draft(
-            _title(protocol, f"learned on {data_title(name)}"),
-            protocol,
-            name,
-            (
-                *(Column(heads[test], test=test) for test in tests),
-                *([Column(average, test=average)] if len(everywhere) > 1 else []),
-            ),
-            ours,
-            theirs,
-            (
-                "Accuracy in %.",
-                *([f"Not in the average, because not all runs have it: {', '.join(missing)}."] if missing else []),
-            ),
-        )
-
-    return [*_left_out_once(protocol, rows, data), *(of(name) for name in data)]
-
-
-def _left_out_once(protocol: str, rows: Sequence[Runs], data: Sequence[str]) -> list[Draft]:
-    """One table for domains of which each was the only target of the others; empty for other experiments."""
-    target_of: dict[str, str] = {}
-    for name in data:
-        targets = {test for row in rows for r in row.on(name).values() for test in r["tests"] if test != "source"}
-        if len(targets) == 1:
-            target_of[name] = targets.pop()
-    if len(data) < 2 or len(set(target_of.values())) < len(data):
-        return []
-
-    def ours(runs: Runs) -> dict[str, Seeds]:
-        numbers = {data_title(target): _accuracies(runs.on(name), target) for name, target in target_of.items()}
-        return numbers | {AVERAGE: _mean_of(list(numbers.values()))}
-
-    columns = [
-        *(Column(data_title(target), test=target) for target in target_of.values()),
-        Column(AVERAGE, test=AVERAGE),
+        for data in results.data
     ]
-    notes = ("Accuracy in % on each domain, learned from all others.",)
-    return [Draft(_title(protocol, "each left out once"), protocol, AVERAGE, tuple(columns), ours, notes=notes)]
+    common = _common_data(results)
+    if len(common) < 2:
+        return singles
+    means = _average(values, "data", common)
+    averages = [_with_h(means[means["column"] != "H"], H_OF_AVERAGES), means[means["column"] == "H"]]
+    average = table(
+        title=_average_title(common),
+        data=AVERAGE,
+        columns=_headings("base", "new", H_OF_AVERAGES, MEAN_OF_HS),
+        values=_concat(*averages).replace({"column": {"H": MEAN_OF_HS}}),
+        deltas=("base", "new", H_OF_AVERAGES),
+        published=partial(_published_averages, common),
+        notes=(
+            "Accuracy in %, averaged over data sets for each seed.",
+            f"{H_OF_AVERAGES}: H of the average accuracies, as the paper prints it; "
+            f"{MEAN_OF_HS}: average of the data sets' Hs.",
+            DELTA_NOTE,
+            *_left_out(results, common),
+        ),
+    )
+    return [average, *singles]
 
 
-_DRAFTS: dict[str, Callable[[str, Sequence[Runs], Sequence[str]], list[Draft]]] = {
+def _together(results: Results, table: Builder) -> list[SweepTable]:
+    tests = ("base", "new", "all")
+    options: dict[str, Any] = {}
+    if {data_title(name) for name in _common_data(results)} == paper_data():
+        # The paper prints the average alone.
+        options["published"] = partial(_published, results.protocol, [AVERAGE], tests)
+    note = "Accuracy in % on base images, new images and all images, each classified among base and new classes."
+    common = {"columns": _headings(*tests), "deltas": ("all",), "notes": (note, DELTA_NOTE)}
+    return _each_data_set(results, _values(results), partial(table, **common), **options)
+
+
+def _few_shot(results: Results, table: Builder) -> list[SweepTable]:
+    values = _values(results).assign(column=results.tests["shots"].map(_shots))[results.tests["test"] == "test"]
+    columns = _headings(*map(_shots, sorted(set(results.runs["shots"].tolist()))))
+    note = "Accuracy in % on the test images, by training images of each class; zero-shot learns from none."
+    return _each_data_set(results, values, partial(table, columns=columns, notes=(note,)))
+
+
+def _each_data_set(results: Results, values: pd.DataFrame, table: Builder, **average: Any) -> list[SweepTable]:
+    """Make a table for each data set, after their average where several data sets have all methods.
+
+    Args:
+        results: runs of the experiment.
+        values: as `_values`, with the data set.
+        table: makes a table of a title, a data set and values.
+        average: further options of the average.
+    """
+    common = _common_data(results)
+    tables = [table(title=data_title(data), data=data, values=values[values["data"] == data]) for data in results.data]
+    if len(common) < 2:
+        return tables
+    means = _average(values, "data", common)
+    notes = (*table.keywords["notes"], *_left_out(results, common))
+    return [table(title=_average_title(common), data=AVERAGE, values=means, **average | {"notes": notes}), *tables]
+
+
+def _transfer(results: Results, table: Builder) -> list[SweepTable]:
+    return [*_leave_one_out(results, table), *(_targets(results, table, data) for data in results.data)]
+
+
+def _targets(results: Results, table: Builder, data: str) -> SweepTable:
+    """Make the table of one source and its targets."""
+    values = _values(results)
+    values = values[values["data"] == data]
+    columns = {test: "source" if test == "source" else data_title(test) for test in values["column"].unique()}
+    counts, runs = values["column"].value_counts(), (results.runs["data"] == data).sum()
+    targets = [test for test in columns if test != "source"]
+    common = [test for test in targets if counts[test] == runs]
+    missing = [columns[test] for test in targets if test not in common]
+    if len(common) > 1:
+        average = _average(values, "column", common).assign(column=AVERAGE_OF_TARGETS)
+        values, columns = _concat(values, average), columns | {AVERAGE_OF_TARGETS: AVERAGE_OF_TARGETS}
+
+    def published(method: str) -> dict[str, float]:
+        numbers = _published(results.protocol, [data], list(columns), method)
+        known = [numbers[test] for test in common if test in numbers]
+        return numbers | ({AVERAGE_OF_TARGETS: fmean(known)} if known and len(known) == len(common) else {})
+
+    note = f"Not in the average, because not all runs have it: {', '.join(missing)}."
+    return table(
+        title=f"learned on {data_title(data)}",
+        data=data,
+        columns=columns,
+        values=values,
+        published=published,
+        notes=("Accuracy in %.", *([note] if missing else [])),
+    )
+
+
+def _leave_one_out(results: Results, table: Builder) -> list[SweepTable]:
+    """Make one table of all domains if each was the only target of the others; return nothing otherwise."""
+    values = _values(results)
+    values = values[values["column"] != "source"]
+    targets = values.groupby("data", sort=False)["column"].unique()
+    domains = list(targets.explode())
+    if len(targets) < 2 or len(set(domains)) < len(targets) or len(domains) > len(targets):
+        return []
+    average = _average(values.drop(columns="data"), "column", domains).assign(column=AVERAGE)
+    return [
+        table(
+            title="each left out once",
+            data=AVERAGE,
+            columns={name: data_title(name) for name in domains} | {AVERAGE: AVERAGE},
+            values=_concat(values, average),
+            notes=("Accuracy in % on each domain, learned from all others.",),
+        )
+    ]
+
+
+_BUILDERS: dict[str, Callable[[Results, Builder], list[SweepTable]]] = {
     "base-to-new": _base_to_new,
-    "cross-dataset": _transfer,
-    "domain": _transfer,
     "few-shot": _few_shot,
     "together": _together,
 }
 
 
-def _mean_of(numbers: Sequence[Seeds]) -> Seeds:
-    """The mean over data sets for each seed that all of them have."""
-    if not numbers:
-        return {}
-    return {seed: fmean(n[seed] for n in numbers) for seed in numbers[0] if all(seed in n for n in numbers)}
+def _headings(*names: str) -> dict[str, str]:
+    return {name: name for name in names}
 
 
-def _theirs(protocol: str, data: Sequence[str], method: str, columns: Iterable[str]) -> dict[str, float]:
-    """Published numbers, averaged over data sets; a column that is not printed for all of them is left out."""
-    found: dict[str, float] = {}
+def _published(protocol: str, data: Sequence[str], columns: Sequence[str], method: str) -> dict[str, float]:
+    """Return the published numbers averaged over data sets, for the columns that are printed for all of them."""
+    found = {}
     for column in columns:
         numbers = [published_number(protocol, name, method, column) for name in data]
         known = [number for number in numbers if number is not None]
@@ -264,94 +358,88 @@ def _theirs(protocol: str, data: Sequence[str], method: str, columns: Iterable[s
     return found
 
 
-def _common(rows: Sequence[Runs], data: Sequence[str]) -> list[str]:
-    """Data sets that all rows have; rows with changed settings do not count, as they are often tried on few."""
-    return [name for name in data if all(name in row.data for row in plain(rows))]
+def _published_averages(data: Sequence[str], method: str) -> dict[str, float]:
+    means = _published("base-to-new", data, ("base", "new", "H"), method)
+    if len(means) < 3:
+        return {}
+    base, new = means["base"], means["new"]
+    return {"base": base, "new": new, H_OF_AVERAGES: harmonic_mean([base, new]), MEAN_OF_HS: means["H"]}
 
 
-def _average_title(protocol: str, data: Sequence[str]) -> str:
-    return _title(protocol, f"average of {len(data)} data sets")
+def _common_data(results: Results) -> list[str]:
+    """Return the data sets that all rows with published settings have; variants are often tried on few."""
+    runs = results.runs[results.runs["row"].isin(results.plain_rows.index)]
+    counts = runs.groupby("data", sort=False)["row"].nunique()
+    return [name for name in results.data if counts.get(name) == len(results.plain_rows)]
 
 
-def _left_out(rows: Sequence[Runs], among: Sequence[str], data: Sequence[str]) -> tuple[str, ...]:
-    notes = []
-    if len(among) < len(data):
-        others = ", ".join(data_title(name) for name in data if name not in among)
-        notes.append(f"Not averaged, because not all methods have them yet: {others}.")
-    lacking = [row.label for row in rows if not set(among) <= set(row.data)]
-    if lacking:
-        notes.append(f"Not shown, because they lack some of the data sets: {'; '.join(lacking)}.")
-    return tuple(notes)
+def _left_out(results: Results, common: Sequence[str]) -> list[str]:
+    others = [data_title(name) for name in results.data if name not in common]
+    data = results.runs.groupby("row")["data"].agg(set)
+    lacking = results.rows.label[[not set(common) <= names for names in data]]
+    notes = {
+        "Not averaged, because not all methods have them yet": ", ".join(others),
+        "Not shown, because they lack some of the data sets": "; ".join(lacking),
+    }
+    return [f"{note}: {names}." for note, names in notes.items() if names]
 
 
-def _more(protocol: str, rows: Sequence[Runs], data: str) -> SweepTable:
-    """Macro F1 and ECE of each test, and of how many classes and photos."""
-    columns = (
-        Column("macro F1", "macro F1"),
-        Column("ECE", "ECE"),
-        Column("classes", "classes", style="count"),
-        Column("images", "images", style="count"),
-        Column("not measured", "photos not measured", style="count"),
-    )
-    made: dict[str, list[Row]] = {}
-    for row in rows:
-        for shots in row.shots if protocol == "few-shot" else (None,):
-            runs = row.on(data, shots)
-            for test in dict.fromkeys(test for record in runs.values() for test in record["tests"]):
-                numbers = [record["tests"][test] for record in runs.values() if test in record["tests"]]
-                values = (
-                    tuple(n["macro_f1"] for n in numbers),
-                    tuple(n["ece"] for n in numbers),
-                    tuple(n["classes"] for n in numbers),
-                    tuple(n["images"] for n in numbers),
-                    tuple(n["skipped"] + n["overlap"] for n in numbers),
-                )
-                group = _shots(shots) if shots is not None else test if test in _OWN_TESTS else data_title(test)
-                cells = tuple(map(Cell, values))
-                test = _shots(shots) if shots is not None else test
-                made.setdefault(group, []).append(Row(row.method, row.variant, cells, group, test=test))
-    found = [row for group in made.values() for row in group]
+_MORE = pd.DataFrame(
+    [
+        ("macro_f1", "macro F1", "macro F1", "spread"),
+        ("ece", "ECE", "ECE", "spread"),
+        ("classes", "classes", "classes", "count"),
+        ("images", "images", "images", "count"),
+        ("missing", "not measured", "images not measured", "count"),
+    ],
+    columns=["column", "heading", "measure", "style"],
+)
+_COSTS = pd.DataFrame(
+    [
+        ("training", "training, s", "training seconds", "mean"),
+        ("evaluation", "evaluation, s", "evaluation seconds", "mean"),
+        ("memory", "peak memory, GiB", "peak memory GiB", "mean"),
+    ],
+    columns=["column", "heading", "measure", "style"],
+)
+
+
+def _measures(results: Results, values: pd.DataFrame, measures: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells of several measures of runs or tests, by group, data set and test."""
+    long = values.melt(["row", "group", "data", "test"], list(measures["column"]), var_name="column")
+    return _statistics(long, ["row", "group", "data", "test", "column"], results.rows).merge(measures, on="column")
+
+
+def _more_measures(results: Results, data: str) -> SweepTable:
+    """Make the table of macro F1, calibration error and counts of each test."""
+    tests = results.tests[results.tests["data"] == data]
+    if results.protocol == "few-shot":
+        tests = tests.assign(test=tests["shots"].map(_shots))
+        tests["group"] = tests["test"]
+    else:
+        tests = tests.assign(group=tests["test"].map(lambda name: name if name in OWN_TESTS else data_title(name)))
+    cells = _measures(results, tests.assign(missing=tests["skipped"] + tests["overlap"]), _MORE)
     notes = (
         "Macro F1 and expected calibration error (ECE; 15 bins of equal width) in %.",
-        "Not measured: photos that cannot be read, or that were also trained on.",
-        *seed_notes(found),
+        "Not measured: images that are unreadable or were also trained on.",
+        *_seed_notes(cells),
     )
-    title = f"{_title(protocol, data_title(data))}, more measures"
-    return SweepTable(title, protocol, data, columns, tuple(found), notes, "more")
-
-
-_OWN_TESTS = ("base", "new", "all", "test", "source")
-
-
-def _costs(protocol: str, rows: Sequence[Runs], data: Sequence[str]) -> SweepTable:
-    """Wall time and memory of a run, by data set."""
-    columns = (
-        Column("training, s", "training seconds", style="mean"),
-        Column("evaluation, s", "evaluation seconds", style="mean"),
-        Column("peak memory, GiB", "peak memory GiB", style="mean"),
+    title = f"{_title(results.protocol, data_title(data))}, more measures"
+    return SweepTable(
+        title, results.protocol, data, dict(zip(_MORE["column"], _MORE["heading"], strict=True)), cells, notes, "more"
     )
-    made = []
-    for name in data:
-        for row in rows:
-            for shots in row.shots if protocol == "few-shot" else (None,):
-                runs = list(row.on(name, shots).values())
-                if not runs:
-                    continue
-                training = tuple(r["seconds"]["training"] for r in runs if row.method != "zero-shot")
-                cells = (
-                    Cell(training) if training else None,
-                    Cell(tuple(r["seconds"]["evaluation"] for r in runs)),
-                    Cell(tuple(r["peak_memory_bytes"] / 2**30 for r in runs)),
-                )
-                test = "" if shots is None else _shots(shots)
-                group = ", ".join(filter(None, (data_title(name), test)))
-                made.append(Row(row.method, row.variant, cells, group, name, test))
-    # Rows of a group must follow each other.
-    order = list(dict.fromkeys(row.group for row in made))
-    made.sort(key=lambda row: order.index(row.group))
-    notes = (
-        "Wall time of a run in seconds, encoding of test photos not included, and the largest resident memory of its "
-        "process; means over seeds.",
+
+
+def _costs(results: Results) -> SweepTable:
+    """Make the table of wall time and memory of a run, by data set."""
+    runs = results.runs.assign(test="", group=results.runs["data"].map(data_title))
+    if results.protocol == "few-shot":
+        runs["test"] = runs["shots"].map(_shots)
+        runs["group"] += ", " + runs["test"]
+    note = (
+        "Wall time of a run in seconds, without encoding test images, and the peak resident memory of its process; "
+        "means over seeds."
     )
-    title = f"{PROTOCOLS.get(protocol, protocol)}: time and memory"
-    return SweepTable(title, protocol, "", columns, tuple(made), notes, "cost")
+    title = f"{PROTOCOLS.get(results.protocol, results.protocol)}: time and memory"
+    columns = dict(zip(_COSTS["column"], _COSTS["heading"], strict=True))
+    return SweepTable(title, results.protocol, "", columns, _measures(results, runs, _COSTS), (note,), "cost")

@@ -1,7 +1,8 @@
-"""Base-to-new tables made from records: as numbers, and for a terminal."""
+"""Numbers as text, and the base-to-new table of one comparison for a terminal."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
@@ -12,16 +13,38 @@ from rich.text import Text
 
 from cocoop.config import METHOD_NAMES
 
-__all__ = ["COLUMNS", "METHOD_NAMES", "base_to_new_caption", "base_to_new_table", "base_to_new_values", "summary"]
+__all__ = [
+    "COLUMNS",
+    "METHOD_NAMES",
+    "base_to_new_caption",
+    "base_to_new_table",
+    "base_to_new_values",
+    "plus_minus",
+    "signed",
+    "summary",
+]
 
 COLUMNS = ("base", "new", "H")
 
 
-def base_to_new_values(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
-    """Base, new and H in percent, by method and column, one value a record; in the order of the records.
+def plus_minus(mean: float, deviation: float) -> str:
+    """Format a mean and its deviation, as in `71.3 ± 0.4`; a deviation of NaN is left out."""
+    return f"{mean:.1f}" + ("" if math.isnan(deviation) else f" ± {deviation:.1f}")
 
-    H is that of each record: its mean over seeds is a mean of Hs, not the H of mean accuracies.
-    """
+
+def summary(values: Sequence[float]) -> str:
+    """Format the mean of values and, if there are several, their sample standard deviation (n - 1)."""
+    return plus_minus(fmean(values), stdev(values) if len(values) > 1 else math.nan)
+
+
+def signed(change: float, decimals: int = 1) -> str:
+    """Format a change with its sign (a true minus); zero has none."""
+    text = f"{change:+.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+    return text if float(f"{change:.{decimals}f}") else text[1:]
+
+
+def base_to_new_values(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """Group base accuracy, new accuracy and H (in percent) by method and column, in the order of the records."""
     values: dict[str, dict[str, list[float]]] = {}
     for record in records:
         columns = values.setdefault(record["method"], {column: [] for column in COLUMNS})
@@ -31,13 +54,8 @@ def base_to_new_values(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[s
     return values
 
 
-def summary(values: Sequence[float]) -> str:
-    """Mean, and with several values the sample standard deviation (n - 1) behind it."""
-    return f"{fmean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
-
-
 def base_to_new_caption(records: Sequence[Mapping[str, Any]]) -> str:
-    """What the numbers of a base-to-new table are."""
+    """Explain the numbers of a base-to-new table."""
     caption = "accuracy in %; H = 2 base new / (base + new)"
     seeds = max((len(columns["H"]) for columns in base_to_new_values(records).values()), default=0)
     if seeds > 1:
@@ -46,12 +64,11 @@ def base_to_new_caption(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def base_to_new_table(records: Sequence[Mapping[str, Any]], title: str = "Base to new classes") -> Group:
-    """Accuracy on base and new classes and their harmonic mean, a row a method, means over seeds; to be printed."""
-    table = Table()
-    table.add_column("method")
+    """Return a table for a terminal: accuracy on base and new classes and H, one row a method, means over seeds."""
+    table = Table("method")
     for column in COLUMNS:
         table.add_column(column, justify="right")
     for method, columns in base_to_new_values(records).items():
         table.add_row(Text(METHOD_NAMES.get(method, method)), *(summary(columns[column]) for column in COLUMNS))
-    # Rich would fold a title and a caption of the table itself to the table's small width.
+    # Rich would wrap a title and a caption of the table itself to the table's small width.
     return Group(Text(title, style="italic"), table, Text(base_to_new_caption(records), style="dim"))

@@ -1,4 +1,4 @@
-"""Pictures within a page: photos made small, as data URIs."""
+"""Small images within a page, as data URIs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["picture_source"]
 
 
 def picture_source(path: Path, *, edge: int = 224) -> str:
-    """A photo as a data URI: its middle square, at most `edge` pixels wide.
+    """Return the central square of an image as a data URI.
 
     Args:
-        path: the photo.
-        edge: of the square, in pixels; smaller photos are not enlarged.
+        path: image file.
+        edge: maximum edge of the square in pixels; smaller images are not enlarged.
 
     Raises:
         DataError: if it cannot be read.
