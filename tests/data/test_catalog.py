@@ -322,7 +322,7 @@ def test_imagenet_may_have_val_only(tmp_path: Path) -> None:
     make_class_directories(tmp_path, "imagenet/val", WNIDS, "{}.JPEG")
     data = load_data("imagenet", data_root=tmp_path)
     assert (len(data.train), len(data.test)) == (0, 1000)
-    with pytest.raises(DataError, match="'imagenet' has no training photo"):
+    with pytest.raises(DataError, match="'imagenet' has no training image"):
         data.check_trainable()
     (tmp_path / "imagenet/val").rename(tmp_path / "imagenet/other")
     with pytest.raises(

@@ -91,7 +91,7 @@ def test_directory_with_splits(tmp_path: Path, val: str) -> None:
     ]
     assert paths(data, "val") == [f"{val}/dog/3.webp"]
     assert paths(data, "test") == ["test/cat/4.tif", "test/owl/5.bmp"]
-    with pytest.raises(DataError, match="no training photo: 'owl'"):
+    with pytest.raises(DataError, match="no training image: 'owl'"):
         data.check_trainable()
 
 
@@ -159,7 +159,7 @@ def test_directory_mistakes_are_named(tmp_path: Path) -> None:
         load_data(tmp_path / "twin")
 
     touch(tmp_path / "blank", "_/1.jpg", "dog/1.jpg")
-    with pytest.raises(DataError, match=r"class '_' has no name left after clean-up"):
+    with pytest.raises(DataError, match=r"class '_' has an empty name after cleaning"):
         load_data(tmp_path / "blank")
 
     touch(tmp_path / "loose", "train/dog/1.jpg", "train/cat/1.jpg", "test/1.jpg", "test/2.jpg")
@@ -437,17 +437,17 @@ def test_renames_separate_classes_of_the_same_name(tmp_path: Path) -> None:
             r"rename of 'cow' matches no class\. The classes are: 'big_cat', 'dog'",
         ),
         ("r.json", '{"dog": "big cat"}', r"'big_cat' and 'dog' would both be called 'big cat'"),
-        ("r.json", '{"dog": "_"}', r"class 'dog' has no name left after clean-up"),
+        ("r.json", '{"dog": "_"}', r"class 'dog' has an empty name after cleaning"),
         ("r.json", '{"dog": "a", "dog": "b"}', r"renames file '.*' renames 'dog' twice"),
         (
             "r.json",
             '{"big  cat": "a", "big cat": "b"}',
             r"class 'big_cat' has several renames: 'big  cat', 'big cat'",
         ),
-        ("r.json", '{"dog": 3}', r"must hold one JSON object of texts, like \{\"old\": \"new\"\}"),
-        ("r.json", '["dog"]', r"must hold one JSON object of texts"),
+        ("r.json", '{"dog": 3}', r"must hold one JSON object of strings, like \{\"old\": \"new\"\}"),
+        ("r.json", '["dog"]', r"must hold one JSON object of strings"),
         ("r.json", "{dog}", r"renames file '.*' is not valid JSON"),
-        ("r.csv", "dog,a\nbig cat\n", r"r\.csv, line 2: 1 cells where old,new was expected"),
+        ("r.csv", "dog,a\nbig cat\n", r"r\.csv, line 2: 1 cells instead of old,new"),
         ("r.csv", 'dog,"a\n', r"r\.csv, line 1: not valid CSV"),
         ("r.txt", "dog,a", r"renames file '.*r\.txt' must be \.json with"),
         ("gone.json", None, r"renames file '.*gone\.json' cannot be read: No such file"),

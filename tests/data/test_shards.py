@@ -464,7 +464,7 @@ def test_shards_refuse_an_image_root_and_merging(packed, tmp_path, directory):
     source = packed("tar")
     with pytest.raises(DataError, match=r"hold their images themselves\. Remove `image_root`"):
         load_data(source, image_root=tmp_path)
-    with pytest.raises(DataError, match="'pets' is in shards, which are not merged with others; unpack it"):
+    with pytest.raises(DataError, match="'pets' is in shards, which cannot be merged; unpack it"):
         merge([load_data(directory), load_data(source)])
 
 
