@@ -234,7 +234,7 @@ def test_one_image_or_other_classes_are_refused(method, features):
         with pytest.raises(DataError, match="There is 1 image; at least two are needed"):
             study(method, one)
     method.set_classes(["a", "b"])
-    with pytest.raises(DataError, match=r"The method has other class names than the data; call set_classes\(features"):
+    with pytest.raises(DataError, match=r"call method\.set_classes\(data\.classnames\) first"):
         control_study(method, features)
 
 

@@ -93,7 +93,7 @@ def word_rows(record: Mapping[str, Any]) -> list[list[str]]:
     """Return a row for each context vector: its number (and class), its length, and words with their distances."""
     return [
         [
-            f"{vector['place']}" if vector["classname"] is None else f"{vector['classname']} {vector['place']}",
+            f"{vector['position']}" if vector["classname"] is None else f"{vector['classname']} {vector['position']}",
             f"{vector['norm']:.2f}",
             *(f"{word['text']} {word['distance']:.3f}" for word in vector["words"]),
         ]
