@@ -35,11 +35,16 @@ def launched_engine(device: str) -> Engine | None:
 
     Args:
         device: the device to compute on, such as `cpu` or `cuda`.
+
+    Raises:
+        ConfigError: if accelerate is not installed.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return None
-    from accelerate import Accelerator
-
+    try:
+        from accelerate import Accelerator
+    except ImportError as error:
+        raise ConfigError("Several processes need accelerate: pip install 'cocoop[distributed]'") from error
     engine: Engine = Accelerator(cpu=device == "cpu")
     return engine
 

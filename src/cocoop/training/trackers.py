@@ -34,6 +34,8 @@ def check_trackers(trackers: Sequence[str]) -> None:
     for name in trackers:
         if importlib.util.find_spec(name) is None:
             raise ConfigError(f'`track="{name}"` needs the package {name}, which is not installed: pip install {name}')
+    if trackers and importlib.util.find_spec("accelerate") is None:
+        raise ConfigError("`track` needs accelerate: pip install 'cocoop[distributed]'")
 
 
 def epoch_metrics(entry: Mapping[str, Any]) -> dict[str, float]:
