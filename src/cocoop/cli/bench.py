@@ -22,7 +22,14 @@ if TYPE_CHECKING:
     from cocoop.experiments.plans import Experiment, Grid
     from cocoop.experiments.sweep import Outcome, SweepCallbacks
 
-__all__ = ["BaseToNewCommand", "CrossDatasetCommand", "DomainCommand", "FewShotCommand", "TogetherCommand"]
+__all__ = [
+    "BaseToNewCommand",
+    "CrossDatasetCommand",
+    "DomainCommand",
+    "FewShotCommand",
+    "TogetherCommand",
+    "sweep_callbacks",
+]
 
 Datasets = Annotated[
     tyro.conf.Positional[tuple[Path, ...]],
@@ -112,7 +119,7 @@ class _Options:
                 cache=FeatureCache(self.feature_cache or default_cache_directory(), backbone),
                 workers=2 if self.optimiser.workers is None else self.optimiser.workers,
                 skip_unreadable=self.skip_unreadable,
-                callbacks=_callbacks(len(experiments)),
+                callbacks=sweep_callbacks(len(experiments)),
             )
         except KeyboardInterrupt:
             raise KeyboardInterrupt("Interrupted. Finished runs are kept; the same command continues.") from None
@@ -249,7 +256,7 @@ def _paper_targets(path: Path, source: Dataset, *, domains: bool = False) -> tup
     return tuple(Path(name) for name in names if name != source.name)
 
 
-def _callbacks(total: int) -> SweepCallbacks:
+def sweep_callbacks(total: int) -> SweepCallbacks:
     """Return callbacks that show the progress of a number of runs."""
     from cocoop.experiments.sweep import SweepCallbacks
 

@@ -38,15 +38,35 @@ UNFOLDED = 2
 """Number of folds of an experiment that are open at first; if there are more, all are closed."""
 
 
-def sweep_page(sweep: Sweep, published: ShowPublished = "match") -> str:
+LEAD = (
+    "Zero-shot CLIP, CoOp and CoCoOp side by side: accuracy on classes seen in training, on new classes, and on other "
+    "data sets. Every number comes from the records of the runs."
+)
+
+
+def sweep_page(
+    sweep: Sweep,
+    published: ShowPublished = "match",
+    *,
+    kicker: str = "cocoop report",
+    title: str | None = None,
+    lead: str = LEAD,
+    before: Sequence[Section] = (),
+    after: Sequence[Section] = (),
+) -> str:
     """Return the page as HTML.
 
     Args:
         sweep: its records; at least one.
         published: when to show published numbers.
+        kicker: line above the title.
+        title: title; None: the number of runs and data sets.
+        lead: paragraph below the title.
+        before: sections after the first one, before the tables.
+        after: sections at the end.
     """
     tables, results = sweep_tables(sweep, published), read_results(sweep.records)
-    sections = [Section(title="At a glance", body=_scoreboard(tables))]
+    sections = [Section(title="At a glance", body=_scoreboard(tables)), *before]
     sections += [
         Section(title=PROTOCOLS.get(protocol, protocol), lead=LEADS.get(protocol, ""), body=_results(one, accuracies))
         for protocol, one in results.items()
@@ -80,14 +100,12 @@ def sweep_page(sweep: Sweep, published: ShowPublished = "match") -> str:
         Section(title="Time and memory", body=_costs(tables)),
         Section(title="Failed runs", body=_failed(sweep)),
         Section(title="Settings and versions", body=_settings(sweep)),
+        *after,
     ]
     return page(
-        title=_headline(sweep),
-        kicker="cocoop report",
-        lead=(
-            "Zero-shot CLIP, CoOp and CoCoOp side by side: accuracy on classes seen in training, on new classes, and "
-            "on other data sets. Every number comes from the records of the runs."
-        ),
+        title=title or _headline(sweep),
+        kicker=kicker,
+        lead=lead,
         sections=[section for section in sections if section.body],
         footer=f"Made from records of cocoop {_all(sweep.records, lambda r: r['versions']['cocoop'])}, the last of "
         f"{max(r['finished'] for r in sweep.records)[:10]}. This page loads nothing from the network.",

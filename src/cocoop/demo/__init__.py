@@ -1,1 +1,0 @@
-"""The offline demo: a comparison of all methods on drawn images."""
