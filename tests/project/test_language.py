@@ -26,6 +26,10 @@ def test_every_file_has_a_docstring():
     assert [file for file, tree in TREES.items() if not ast.get_docstring(tree)] == []
 
 
+PAGES = ("report/charts.py", "report/demo_page.py")
+"""Files with CSS variables, and with commands to type."""
+
+
 def test_library_messages_name_no_flags():
     texts = [
         (file, node.value)
@@ -34,5 +38,6 @@ def test_library_messages_name_no_flags():
         for node in ast.walk(tree)
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     ]
-    assert texts
-    assert [(file, text) for file, text in texts if re.search(r"(?<![\w-])--[a-z]", text)] == []
+    assert len(texts) > 1000
+    flag = r"(?<![\w(-])--[a-z]"
+    assert [(file, text) for file, text in texts if re.search(flag, text) and file not in PAGES] == []

@@ -75,7 +75,7 @@ class SweepCallbacks:
 
 @dataclass
 class _Lab:
-    """What the runs of a sweep share: the model, and the features and hashes of images."""
+    """State that the runs of a sweep share: the model, and the features and hashes of images."""
 
     backbone: Backbone
     model: str

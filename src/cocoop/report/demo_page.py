@@ -98,13 +98,13 @@ def _class_images(images: Path, name: str) -> list[Path]:
 
 
 def _next_steps(demo: Path, images: Path, new_classes: Sequence[str]) -> Markup:
-    run = shlex.quote(str(next(iter(sorted((demo / RUNS).glob("*cocoop*"))), demo)))
-    image = shlex.quote(str(_class_images(images, new_classes[-1])[0]))
+    run = str(next(iter(sorted((demo / RUNS).glob("*cocoop-*"))), demo))
+    image = str(_class_images(images, new_classes[-1])[0])
     return blocks.commands(
         [
             blocks.Command(
                 "Use a trained prompt with classes that it has never seen:",
-                f"cocoop predict {run} {image} --classes {shlex.quote(', '.join(new_classes))}",
+                shlex.join(["cocoop", "predict", run, image, "--classes", ", ".join(new_classes)]),
             ),
             blocks.Command(
                 "Train on photos of your own, in a folder with one folder per class. This compares zero-shot CLIP, "
