@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from zipfile import ZipFile
 
-from cocoop.data.class_names import clean_name
 from cocoop.data.dataset import Dataset, Item
 from cocoop.errors import DataError
+from cocoop.text.prompts import clean_name
 
 __all__ = ["TEST_IMAGES", "TRAIN_IMAGES", "unpack_demo_images"]
 
