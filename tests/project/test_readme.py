@@ -1,8 +1,8 @@
-"""Every code block of the README and of the documentation does what it says, in real shells and interpreters.
+"""Run every code block of the README and of the documentation, in real shells and interpreters.
 
-The blocks of a page run in order, in a folder with the photos that they speak of. ```console is a shell script; of
-`make`, only the target must be there; `cocoop serve` serves until the page's end. ```python is a program. ```text is
-only shown.
+The blocks of a page run in order, in a directory with the photos that the page mentions. A `console` block is a shell
+script; of `make` commands only the target is checked; `cocoop serve` runs until the end of the page. A `python` block is
+a program. A `text` block is only shown.
 """
 
 import os
@@ -24,31 +24,31 @@ DEFAULT_PORT = "7860"
 
 
 def blocks(page):
-    """Language and text of each block, in order."""
+    """Return language and text of each block, in order."""
     return re.findall(r"^```(\w+)\n(.*?)^```$", page.read_text(), flags=re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    """A folder with the photos that the pages speak of."""
+def photos(tmp_path_factory):
+    """A directory with the photos that the pages mention."""
     root = tmp_path_factory.mktemp("photos")
-    for place, count in (("images", 8), ("more_images", 4)):
+    for folder, count in (("photos", 8), ("more_photos", 4)):
         for name, colour in COLOURS.items():
-            (root / place / name).mkdir(parents=True)
+            (root / folder / name).mkdir(parents=True)
             for i in range(count):
-                picture = Image.new("RGB", (64, 48), "white")
-                ImageDraw.Draw(picture).ellipse((4 + i, 4, 40 + i, 40), fill=colour)
-                picture.save(root / place / name / f"{i}.jpg")
+                image = Image.new("RGB", (64, 48), "white")
+                ImageDraw.Draw(image).ellipse((4 + i, 4, 40 + i, 40), fill=colour)
+                image.save(root / folder / name / f"{i}.jpg")
     (root / "holiday").mkdir()
     (root / "holiday/1.jpg").write_bytes((root / "photos/goldfish/0.jpg").read_bytes())
     return root
 
 
 @pytest.fixture(scope="module")
-def home(images, tmp_path_factory):
-    """The same, after a reader's quick start, in brief."""
+def home(photos, tmp_path_factory):
+    """The same photos, and the run that the README trains, with fewer epochs."""
     root = tmp_path_factory.mktemp("home") / "home"
-    shutil.copytree(images, root)
+    shutil.copytree(photos, root)
     done = run(["cocoop", "train", "photos", "--cache-features", "--epochs", "1", "--compare", "none"], root)
     assert done.returncode == 0, done.stderr
     return root
@@ -56,9 +56,8 @@ def home(images, tmp_path_factory):
 
 def environment(directory):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    # The catalog of data sets looks in the folder too.
-    places = {"COCOOP_CACHE": str(directory / "cache"), "COCOOP_DATA": str(directory / "data")}
-    return os.environ | places | {"PATH": path, "PYTHONPATH": str(ROOT / "src")}
+    directories = {"COCOOP_CACHE": str(directory / "cache"), "COCOOP_DATA": str(directory / "data")}
+    return os.environ | directories | {"PATH": path, "PYTHONPATH": str(ROOT / "src")}
 
 
 def run(command, directory):
@@ -69,7 +68,7 @@ def run(command, directory):
 
 @contextmanager
 def serving(command, port, directory):
-    """A server in a process of its own, from its first line on."""
+    """Run a server in another process, and wait for its first line."""
     process = subprocess.Popen(
         [*command.split(), "--port", port], cwd=directory, env=environment(directory), stderr=subprocess.PIPE, text=True
     )
@@ -93,8 +92,8 @@ def has_code(page):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if has_code(page)], ids=lambda page: page.name)
-def test_the_code_of_a_page_runs(page, request, tmp_path):
-    # The README begins from nothing; other pages go on from there.
+def test_code_blocks_of_a_page_run(page, request, tmp_path):
+    # The README starts with photos only; other pages use its run.
     start = request.getfixturevalue("photos" if page.name == "README.md" else "home")
     directory = shutil.copytree(start, tmp_path / "home")
     port = free_port()
@@ -113,7 +112,7 @@ def test_the_code_of_a_page_runs(page, request, tmp_path):
             elif language == "console":
                 done = run(["bash", "-euc", text], directory)
             else:
-                assert language == "text", f"a block of {language} that nothing runs"
+                assert language == "text", f"no way to run a block of {language}"
                 continue
             assert done.returncode == 0, f"{text}\n{done.stderr}"
             assert done.stdout.strip(), text
@@ -127,16 +126,23 @@ def check_targets(text):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 
 
-def test_what_to_do_stands_first():
+def test_readme_starts_with_make_demo_and_make_test():
     language, text = blocks(PAGES[0])[0]
     assert (language, re.findall(r"^make \w+", text, flags=re.MULTILINE)) == ("console", ["make demo", "make test"])
 
 
-def test_no_block_is_left_out():
+def test_every_block_has_a_language():
+    assert len(PAGES) > 10
     for page in PAGES:
         assert page.read_text().count("```") == 2 * len(blocks(page)), page.name
 
 
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", PAGES[0].read_text()):
+def test_links_of_the_readme_exist():
+    targets = re.findall(r"\]\(([^)#]+)\)", PAGES[0].read_text())
+    assert len(targets) > 10
+    for target in targets:
         assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_readme_is_short():
+    assert len(PAGES[0].read_text().splitlines()) <= 150
