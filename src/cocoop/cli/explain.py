@@ -38,7 +38,7 @@ class ExplainCommand:
     words: int = 5
     """Vocabulary words to name for each context vector."""
     seeds: int = 5
-    """How often the control draws noise and other images."""
+    """Number of times that the control draws noise and other images."""
     output: Annotated[Path | None, left_out("PATH", "explain, in RUN; for a hub repository, here")] = None
     """Directory to write to."""
     batch_size: int = 64

@@ -60,7 +60,7 @@ class RunSettings:
     classes: ClassSubset = "all"
     """Classes to train on: all, the base ones (first half) or the new ones (the rest)."""
     compare: Literal["cached", "augmented", "none"] = "cached"
-    """How to compare zero-shot CLIP, CoOp and the method: `cached` encodes each image once; `augmented` is as in the
+    """Comparison with zero-shot CLIP and CoOp: `cached` encodes each image once; `augmented` is as in the
     papers, where CoOp opens each image 200 times; `none` compares nothing."""
     cache_features: bool = False
     """Encode each training image once, without augmentation, and keep the features on disk for later runs."""
