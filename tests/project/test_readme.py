@@ -1,8 +1,8 @@
 """Run every code block of the README and of the documentation, in real shells and interpreters.
 
 The blocks of a page run in order, in a directory with the photos that the page mentions. A `console` block is a shell
-script; of `make` commands only the target is checked; `cocoop serve` runs until the end of the page. A `python` block is
-a program. A `text` block is only shown.
+script; of `make` commands only the target is checked; `cocoop serve` runs until the end of the page. A `python` block
+is a program. A `text` block is only shown.
 """
 
 import os
