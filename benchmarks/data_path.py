@@ -1,6 +1,6 @@
-"""Where the wall time of a training epoch goes: decoding and augmenting, image tower, prompt steps; each alone.
+"""Measure the parts of a training epoch one by one: decoding and augmentation, image tower, prompt steps.
 
-Usage: python benchmarks/data_path.py PHOTOS [--backbone lite] [--shots 16] [--workers 0 1 2]
+Usage: python benchmarks/data_path.py DATA [--backbone lite] [--shots 16] [--workers 0 1 2]
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from cocoop.data import epoch_order, image_batches, train_transform
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("photos")
+    parser.add_argument("data")
     parser.add_argument("--image-root")
     parser.add_argument("--backbone", default="lite")
     parser.add_argument("--shots", type=int, default=16)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
     backbone = load_backbone(arguments.backbone)
-    data = load_data(arguments.images, image_root=arguments.image_root).few_shot(arguments.shots, seed=1)
+    data = load_data(arguments.data, image_root=arguments.image_root).few_shot(arguments.shots, seed=1)
     order = epoch_order(len(data.train), 64, seed=1, epoch=1)
     transform = train_transform(backbone.preprocessing)
     paths = [data.path_of(item) for item in data.train]

@@ -1,12 +1,12 @@
-"""Broken and hostile files for every reader: does each give a result or a `CocoopError` with a message, in time?
+"""Fuzz every reader with broken and hostile files; each must give a result or a `CocoopError` with a message, in time.
 
 Usage: python benchmarks/fuzz.py [--inputs 100000] [--seed 0] [--processes 2] [--output bench/fuzz]
 
-Real files of each kind are damaged at random (see `fuzz_damage.py`): flipped bits, cut, spliced, filled with what
-numbers, names and lengths should never be, replaced by a file of another kind, or whole but with values, names and
-types that they should not have. Any other exception, a refusal without a message or with pages
-of it, a reader that takes more than ten seconds, or a process that dies is a finding; its input is kept in OUTPUT. The
-exit code is 1 if there is any.
+Real files of each kind are damaged at random (see `fuzz_damage.py`): bits are flipped, parts are cut, spliced or
+overwritten, impossible numbers, names and lengths are inserted, the file is replaced by one of another kind, or it
+stays intact with wrong values, names and types. A finding is any other exception, a refusal without a message or with a
+very long one, a reader that takes more than ten seconds, or a process that dies; its input is kept in OUTPUT. The exit
+code is 1 if there are findings.
 """
 
 from __future__ import annotations

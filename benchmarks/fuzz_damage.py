@@ -1,7 +1,7 @@
-"""Accidents and malice for `fuzz.py`: bytes at random, and files that are whole but say what they never should.
+"""Damage for `fuzz.py`: random bytes, and intact files with wrong content.
 
-Random damage of a file with a checksum or a length in front is mostly noticed there. So half of the JSON and
-safetensors files are taken apart instead, changed in their meaning, and put together again without a checksum.
+A checksum or a length at the start of a file catches most random damage. So half of the JSON and safetensors files are
+parsed instead, changed in their meaning, and written again without a checksum.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What `fuzz.py` damages: every kind of file that a user may open, how it is read, and whole examples."""
+"""Readers for `fuzz.py`: every kind of file that a user may open, with its reader and valid examples."""
 
 from __future__ import annotations
 

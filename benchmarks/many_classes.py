@@ -1,4 +1,4 @@
-"""Training steps with very many classes: time, and memory against a budget.
+"""Measure training steps with very many classes: time, and memory against a budget.
 
 Usage: python benchmarks/many_classes.py [--classes 1000 2000 4000] [--batch 8] [--budget-mib 2048]
 """

@@ -1,10 +1,10 @@
-"""One process and several, on top of each other: loss of every step, final prompts, test accuracy, seconds a step.
+"""Compare one process with several: loss of every step, final prompts, test accuracy, seconds per step.
 
 Usage: python benchmarks/processes.py DATA [--processes 2] [--shots 16] [--epochs 2] [--output bench/processes]
 
-DATA is anything `cocoop train` takes. Each count of processes is started by torchrun with one thread a process, one
-after the other; photos are encoded once, before the clock. Two ways to share the work of CoCoOp: the photos of a batch
-of 8, and the classes of a batch of one.
+DATA is anything that `cocoop train` takes. torchrun starts each number of processes, one after the other, with one
+thread per process; images are encoded before the time is taken. CoCoOp's work is divided in two ways: batches of 8 by
+image, and batches of one by class.
 """
 
 from __future__ import annotations

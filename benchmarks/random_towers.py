@@ -1,4 +1,4 @@
-"""Backbones with random weights in published shapes, and as many class names as a benchmark wants."""
+"""Backbones with random weights in published shapes, and any number of class names."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""What labelling photos costs: measured here, modelled for more photos, classes and GPUs, and the model checked here.
+"""Measure the cost of labelling images, and estimate larger jobs with a model that is checked on this machine.
 
-Usage: python benchmarks/scaling.py RUN [--photos 250 500 1000 2000] [--classes 10 100 1000] [--output bench/scaling]
+Usage: python benchmarks/scaling.py RUN [--images 250 500 1000 2000] [--classes 10 100 1000] [--output bench/scaling]
 
-RUN is a CoCoOp run. What is printed as Markdown is what docs/scaling.md shows. Photos are made (JPEG, 500 x 375), and
-labelled by `cocoop predict RUN FOLDER --output DIR` in processes of their own with one thread each.
+RUN is a CoCoOp run. The Markdown that is printed is shown in docs/scaling.md. Images are generated (JPEG, 500 x 375)
+and labelled by `cocoop predict RUN DIRECTORY --output DIR` in separate processes with one thread each.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> None:
     """Measure, model, print, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--photos", type=int, nargs="+", default=[250, 500, 1000, 2000])
+    parser.add_argument("--images", type=int, nargs="+", default=[250, 500, 1000, 2000])
     parser.add_argument("--classes", type=int, nargs="+", default=[10, 100, 1000])
     parser.add_argument("--output", type=Path, default=Path("bench/scaling"))
     arguments = parser.parse_args()
@@ -119,12 +119,12 @@ def measure_parts(run: Path, directory: Path, class_counts: list[int]) -> list[d
 
 
 def measure_growth(run: Path, directory: Path, sizes: list[int], processes: int = 1) -> list[dict[str, float]]:
-    """Wall time and peak memory of labelling more and more photos, divided among so many processes."""
+    """Measure wall time and peak memory of labelling growing numbers of images, divided among processes."""
     rows = []
     for size in sizes:
         with tempfile.TemporaryDirectory() as home:
             for index in range(processes):
-                part = Path(home) / f"photos-{index}"
+                part = Path(home) / f"images-{index}"
                 part.mkdir()
                 for path in sorted(directory.iterdir())[:size][index::processes]:
                     (part / path.name).symlink_to(path)
@@ -141,8 +141,8 @@ def measure_growth(run: Path, directory: Path, sizes: list[int], processes: int 
 
 
 def label(run: Path, home: Path, index: int) -> subprocess.Popen[bytes]:
-    """The command line on one part of the photos."""
-    command = ["predict", str(run), str(home / f"photos-{index}"), "--output", str(home / f"labels-{index}")]
+    """Start the command line on one part of the images."""
+    command = ["predict", str(run), str(home / f"images-{index}"), "--output", str(home / f"labels-{index}")]
     command += ["--skip-unreadable", "--device", "cpu"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen([sys.executable, "-m", "cocoop", *command], env=environment, stderr=subprocess.DEVNULL)
@@ -179,7 +179,7 @@ def print_parts(rows: list[dict[str, Any]]) -> None:
 def print_growth(growth: list[dict[str, float]], together: list[dict[str, float]]) -> None:
     """The second table, and how far it is from a straight line."""
     slope, start = line(growth)
-    print("\n| photos | processes | seconds | a straight line says | peak memory of a process |\n|---|---|---|---|---|")
+    print("\n| images | processes | seconds | predicted by a straight line | peak memory of a process |\n|---|---|---|---|---|")
     for processes, rows in ((1, growth), (2, together)):
         for row in rows:
             said = start + slope * row["images"] / processes
@@ -189,7 +189,7 @@ def print_growth(growth: list[dict[str, float]], together: list[dict[str, float]
 
 
 def line(rows: list[dict[str, float]]) -> tuple[float, float]:
-    """Slope and start of the least-squares line through seconds over photos."""
+    """Return slope and intercept of the least-squares line through seconds over images."""
     slope, start = np.polyfit([row["images"] for row in rows], [row["seconds"] for row in rows], 1)
     return float(slope), float(start)
 
@@ -207,7 +207,7 @@ def costs(work: Work, images: float, classes: float, gpus: int, *, conditional: 
 def print_model(work: Work) -> None:
     """The third table: ViT-B/16 on H100s."""
     print(f"\nViT-B/16: {work.image / 1e9:.1f} GFLOP a photo, {work.text / 1e6:.0f} MFLOP a photo and class.")
-    print("\n| photos | classes | prompt | 1 GPU | 8 GPUs | 64 GPUs | US dollars | bottleneck (1, 8, 64 GPUs) |")
+    print("\n| images | classes | prompt | 1 GPU | 8 GPUs | 64 GPUs | US dollars | bottleneck (1, 8, 64 GPUs) |")
     print("|---|---|---|---|---|---|---|---|")
     for images in (1e6, 1e9):
         for classes, conditional in ((1e3, False), (1e3, True), (1e4, True), (1e5, True)):
@@ -230,7 +230,7 @@ def duration(seconds: float) -> str:
 
 
 def draw(parts: list[dict[str, Any]], growth: list[dict[str, float]], path: Path) -> None:
-    """Seconds and memory over photos, seconds over classes."""
+    """Draw seconds and memory over images, and seconds over classes."""
     import matplotlib.pyplot as plt
 
     figure, (time_axis, memory_axis, class_axis) = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
@@ -240,9 +240,9 @@ def draw(parts: list[dict[str, Any]], growth: list[dict[str, float]], path: Path
         [0, images[-1]], [start, start + slope * images[-1]], color="#f2a65a", linewidth=4, label="straight line"
     )
     time_axis.plot(images, [row["seconds"] for row in growth], "o", color="#1d3557", label="measured")
-    time_axis.set(title="Time is linear in photos", xlabel="photos", ylabel="seconds", ylim=(0, None))
+    time_axis.set(title="Time is linear in images", xlabel="images", ylabel="seconds", ylim=(0, None))
     memory_axis.plot(images, [row["peak"] / 2**20 for row in growth], "o-", color="#1d3557")
-    memory_axis.set(title="Memory is flat", xlabel="photos", ylabel="peak MiB of the process", ylim=(0, None))
+    memory_axis.set(title="Memory is constant", xlabel="images", ylabel="peak MiB of the process", ylim=(0, None))
     texts = [row for row in parts if "classes" in row]
     share = texts[-1]["work"] / texts[-1]["seconds"]
     counts = [row["classes"] for row in texts]

@@ -1,4 +1,4 @@
-"""Real training steps on random features, with the optimiser: how many a second, and how long the papers' runs take.
+"""Measure training steps with the optimiser on random features, and extrapolate the papers' runs.
 
 Usage: python benchmarks/steps.py [--device cuda] [--compile] [--precision bf16] [--steps 2000]
 
