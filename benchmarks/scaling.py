@@ -24,17 +24,17 @@ import torch
 from PIL import Image
 
 GPU_RATE = 400e12
-"""Operations a second of an H100 in bf16: assumed 40 % of the 989e12 that it is sold by."""
+"""Operations per second of an H100 in bf16: assumed, 40 % of its nominal 989e12."""
 GPU_PRICE = 2.5
-"""US dollars an hour for it, with its share of a machine: assumed."""
+"""US dollars per hour for it, with its share of a machine: assumed."""
 CORES_PER_GPU = 16
 """CPU cores that decode for one GPU: assumed."""
 DECODE_SECONDS = 0.005
-"""For a JPEG of 500 x 375 pixels on one core, resizing included: assumed from what is measured here."""
+"""Seconds for a JPEG of 500 x 375 pixels on one core, with resizing: assumed, near the measurement here."""
 BYTES_PER_IMAGE = 100e3
 """Size of such a JPEG: assumed."""
 READ_RATE = 2e9
-"""Bytes a second that one machine of 8 GPUs reads from an object store: assumed."""
+"""Bytes per second that one machine of 8 GPUs reads from an object store: assumed."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class Work:
     """Operations, counted in matrix products and attention."""
 
     image: float
-    """For the image tower, a photo."""
+    """Work of the image tower per image."""
     text: float
-    """For the text tower, a photo and class."""
+    """Work of the text tower per image and class."""
 
 
 def main() -> None:
-    """Measure, model, print, draw."""
+    """Measure, estimate, print and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--images", type=int, nargs="+", default=[250, 500, 1000, 2000])
@@ -81,7 +81,7 @@ def made_images() -> Iterator[Image.Image]:
 
 
 def measure_parts(run: Path, directory: Path, class_counts: list[int]) -> list[dict[str, Any]]:
-    """Seconds a photo and counted work of decoding, image tower and text tower, one thread."""
+    """Return seconds per image and counted work of decoding, image tower and text tower, on one thread."""
     from probes import matmul_rate, matmul_work, median_seconds
     from random_towers import imagenet_names
 
@@ -149,7 +149,7 @@ def label(run: Path, home: Path, index: int) -> subprocess.Popen[bytes]:
 
 
 def vit_b16() -> Work:
-    """The work of ViT-B/16, counted on its architecture with random weights."""
+    """Count the work of ViT-B/16 on its architecture with random weights."""
     import open_clip
     from probes import matmul_work
     from random_towers import imagenet_names, random_backbone
@@ -168,7 +168,7 @@ def vit_b16() -> Work:
 
 
 def print_parts(rows: list[dict[str, Any]]) -> None:
-    """The first table."""
+    """Print the first table."""
     print("\n| part | ms a photo | GFLOP a photo | share of the rate of matrix products |\n|---|---|---|---|")
     for row in rows:
         share = row["work"] / row["seconds"] / row["rate"]
@@ -177,9 +177,10 @@ def print_parts(rows: list[dict[str, Any]]) -> None:
 
 
 def print_growth(growth: list[dict[str, float]], together: list[dict[str, float]]) -> None:
-    """The second table, and how far it is from a straight line."""
+    """Print the second table, beside the predictions of a straight line."""
     slope, start = line(growth)
-    print("\n| images | processes | seconds | predicted by a straight line | peak memory of a process |\n|---|---|---|---|---|")
+    print("\n| images | processes | seconds | predicted by a straight line | peak memory of a process |")
+    print("|---|---|---|---|---|")
     for processes, rows in ((1, growth), (2, together)):
         for row in rows:
             said = start + slope * row["images"] / processes
@@ -195,7 +196,7 @@ def line(rows: list[dict[str, float]]) -> tuple[float, float]:
 
 
 def costs(work: Work, images: float, classes: float, gpus: int, *, conditional: bool) -> dict[str, float]:
-    """Seconds that each part needs; they overlap, so the longest is the time."""
+    """Return the seconds of each part; they overlap, so the longest is the time."""
     return {
         "reading": images * BYTES_PER_IMAGE / (READ_RATE * max(1.0, gpus / 8)),
         "decoding": images * DECODE_SECONDS / (CORES_PER_GPU * gpus),
@@ -205,7 +206,7 @@ def costs(work: Work, images: float, classes: float, gpus: int, *, conditional: 
 
 
 def print_model(work: Work) -> None:
-    """The third table: ViT-B/16 on H100s."""
+    """Print the third table: ViT-B/16 on H100s."""
     print(f"\nViT-B/16: {work.image / 1e9:.1f} GFLOP a photo, {work.text / 1e6:.0f} MFLOP a photo and class.")
     print("\n| images | classes | prompt | 1 GPU | 8 GPUs | 64 GPUs | US dollars | bottleneck (1, 8, 64 GPUs) |")
     print("|---|---|---|---|---|---|---|---|")
@@ -222,7 +223,7 @@ def print_model(work: Work) -> None:
 
 
 def duration(seconds: float) -> str:
-    """In the unit that people would say."""
+    """Return a time in a readable unit."""
     for unit, size in (("years", 3600 * 24 * 365), ("days", 3600 * 24), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:,.1f} {unit}"
