@@ -56,18 +56,18 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def remove_temporary_files(directory: Path, names: Iterable[str]) -> None:
-    """Remove what interrupted writes of these files left behind; no other process may be writing them."""
+    """Remove the temporary files of interrupted writes; no other process may be writing these files."""
     for name in names:
         for temporary in directory.glob(f".{name}.*"):
             temporary.unlink(missing_ok=True)
 
 
 def remove_stale_files(directory: Path, pattern: str) -> None:
-    """Remove what writes interrupted a day ago or earlier left behind; other processes may be writing.
+    """Remove temporary files that were abandoned at least a day ago; other processes may be writing.
 
     Args:
-        directory: need not exist.
-        pattern: glob pattern of the names of the files that were being written.
+        directory: the directory; may be missing.
+        pattern: glob pattern of the final file names, such as `*.json`.
     """
     for temporary in directory.glob(f".{pattern}.*"):
         # Another process may remove it first.

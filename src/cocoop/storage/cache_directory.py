@@ -10,5 +10,7 @@ __all__ = ["cache_directory"]
 
 def cache_directory() -> Path:
     """Return `$COCOOP_CACHE`, or `cocoop` in the user's cache directory."""
-    own = os.environ.get("COCOOP_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cocoop"
+    configured = os.environ.get("COCOOP_CACHE")
+    return (
+        Path(configured) if configured else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cocoop"
+    )

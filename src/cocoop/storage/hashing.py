@@ -22,7 +22,7 @@ def hash_file(path: Path, algorithm: str = "sha256") -> str:
 
     Args:
         path: the file.
-        algorithm: a name that `hashlib.new` knows.
+        algorithm: a name that `hashlib.new` accepts.
 
     Raises:
         CheckpointError: if the file cannot be read.

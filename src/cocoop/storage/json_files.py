@@ -46,7 +46,7 @@ def write_json(path: Path, content: Mapping[str, Any], *, with_checksum: bool = 
 
 
 def json_bytes(content: Mapping[str, Any], *, with_checksum: bool = False) -> bytes:
-    """Return the content that `write_json` writes."""
+    """Return the bytes that `write_json` writes."""
     content = _add_checksum(content) if with_checksum else content
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(errors=_SURROGATES)
 
@@ -94,7 +94,7 @@ def parse_json_object(name: Path | str, text: str) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise CheckpointError(f"'{name}' must hold a JSON object, not {type(content).__name__}.")
         checksum = content.pop(CHECKSUM, None)
-        # The key of the checksum may be damaged as well.
+        # The key of the checksum may itself be damaged.
         renamed = checksum is None and any(_is_checksum(content, key) for key in content)
         is_valid = not renamed and (checksum is None or checksum == _checksum(content))
     except (ValueError, RecursionError) as error:

@@ -14,7 +14,7 @@ __all__ = ["ChannelValues", "Identifier", "NonNegativeInt", "Percent", "Schema",
 
 NonNegativeInt = Annotated[int, Field(ge=0, lt=2**63)]
 Percent = Annotated[float, Field(ge=0, le=100.001)]
-"""A percentage; rounding may exceed 100 slightly."""
+"""A percentage; rounding may take it slightly above 100."""
 Identifier = Annotated[str, Field(pattern=r"^[\w.+-]+$")]
 """A name without spaces or path separators."""
 ChannelValues = Annotated[list[float], Field(min_length=3, max_length=3)]
@@ -33,13 +33,13 @@ def check_schema(
     """Check parsed JSON against a schema.
 
     Args:
-        value: what `json.loads` returned.
+        value: result of `json.loads`.
         schema: the expected schema.
         path: the file, for messages.
         raises: class of the error.
 
     Raises:
-        CocoopError: of the class `raises`, naming the first entry that is wrong.
+        CocoopError: of the class `raises`, naming the first invalid entry.
     """
     problem = _problem(value, schema)
     if problem is not None:
@@ -48,7 +48,7 @@ def check_schema(
 
 def _problem(value: Any, schema: type[Schema]) -> str | None:
     try:
-        # In JSON mode a list is valid for a tuple although types are strict. Lone surrogates count as text.
+        # JSON mode accepts a list for a tuple even with strict types. Replaced surrogates pass as text.
         schema.model_validate_json(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
     except RecursionError:
         return "it is nested too deeply"

@@ -1,4 +1,4 @@
-"""Locks between processes on one machine; the operating system releases those of a process that died."""
+"""Locks between processes on one machine; the operating system releases the locks of a process that died."""
 
 from __future__ import annotations
 

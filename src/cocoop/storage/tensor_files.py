@@ -37,12 +37,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = dict(metadata or {})
-    sealed = json.dumps(metadata | {CHECKSUM: _checksum(plain, metadata)})
-    write_atomic(path, safetensors.torch.save(plain, {METADATA_KEY: sealed}))
+    with_checksum = json.dumps(metadata | {CHECKSUM: _checksum(plain, metadata)})
+    write_atomic(path, safetensors.torch.save(plain, {METADATA_KEY: with_checksum}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read named tensors and the metadata; files of other libraries have no checksum to verify.
+    """Read named tensors and the metadata, and verify the checksum; files of other libraries have none.
 
     Raises:
         CheckpointError: if the file is missing or damaged.
@@ -56,10 +56,10 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """Read the metadata without the tensors, so that the checksum is not verified.
+    """Read the metadata only; the checksum, which covers the tensors, is not verified.
 
     Raises:
-        CheckpointError: if the file is missing or cut, or its header is damaged.
+        CheckpointError: if the file is missing or truncated, or its header is damaged.
     """
     with _open(path) as file:
         return _split_header(file.metadata() or {})[0]

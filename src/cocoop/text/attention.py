@@ -1,9 +1,9 @@
-"""Attention on a tree of prompts: each row sees the rows from SOS down its own branch, and no others.
+"""Attention on a tree of prompts: each row sees only the rows of its own branch, from SOS down to itself.
 
 There are two implementations with the same result, chosen by device:
 
 - `by_pair`, for CPUs: scores against the prefix are one matrix product; scores within a branch are computed only for
-  pairs of rows that see each other. Its backward pass is written out: it saves queries, keys, values and
+  pairs of rows that see each other. Its backward pass is written by hand: it saves queries, keys, values and
   probabilities, and recomputes everything else.
 - `by_mask`, for GPUs: one fused attention over all rows with a mask, which needs few kernel launches.
 
@@ -62,7 +62,7 @@ class _ByPair(torch.autograd.Function):
     """Attention whose scores (B, H, Q, W) have one column for each row that a query sees.
 
     The columns are the P prefix rows, the query row itself, and its ancestors in the suffix, padded to the longest
-    branch. In the code below, P also stands for the column of the query row itself.
+    branch. In the code below, column P is that of the query row itself.
     """
 
     @staticmethod

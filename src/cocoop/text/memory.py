@@ -23,7 +23,7 @@ def free_memory(device: torch.device) -> int:
     """Return the number of bytes that a computation may plan to use on a device."""
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
-        # PyTorch holds memory that no tensor uses.
+        # PyTorch keeps freed memory reserved for new tensors.
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     else:
         # All processes of a distributed run on this machine share its memory.
@@ -43,23 +43,23 @@ def free_in_container(root: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 class AdaptiveBatches:
-    """Run a computation without gradients on many images, in smaller batches after memory ran out.
+    """Batches of a computation without gradients; once memory has run out, they stay smaller.
 
     Args:
-        done: what happens to the images, for the warning, such as `encoded`.
+        action: past participle for the warning, such as `encoded`.
     """
 
-    def __init__(self, done: str) -> None:
-        self._done = done
+    def __init__(self, action: str) -> None:
+        self._action = action
         self._largest = 2**16
 
     def __call__(self, compute: Callable[[Tensor], Tensor], images: Tensor, batch_size: int) -> Tensor:
-        """Return the results of all images.
+        """Return the results for all images.
 
         Args:
             compute: the computation.
             images: the images, or their features.
-            batch_size: most images per call; a size for which memory ran out once is not tried again.
+            batch_size: maximum number of images per call; a size that ran out of memory is not tried again.
         """
         while True:
             size = min(batch_size, self._largest)
@@ -70,8 +70,8 @@ class AdaptiveBatches:
                     raise
             self._largest = min(size, len(images)) // 2 or 1
             warnings.warn(
-                f"Memory ran out; images are {self._done} {self._largest} at a time from now on, with the same numbers "
-                "up to rounding.",
+                f"Memory ran out; images are {self._action} {self._largest} at a time from now on. The results are the "
+                "same up to rounding.",
                 MemoryWarning,
                 stacklevel=4,
             )

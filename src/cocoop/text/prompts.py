@@ -13,7 +13,7 @@ __all__ = ["Tokenizer", "check_classnames", "check_length", "clean_name", "name_
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """A tokenizer whose token ids exclude SOS and EOT."""
+    """Tokenizer of the text tower; `encode` adds neither SOS nor EOT."""
 
     sos: int
     eot: int
@@ -64,7 +64,7 @@ def check_classnames(classnames: Sequence[str]) -> tuple[str, ...]:
 
 
 def name_tokens(tokenizer: Tokenizer, classname: str) -> tuple[list[int], list[int]]:
-    """Return the tokens of `<name>.`: those of the name, and those of the full stop (and what merged with it).
+    """Return the tokens of `<name>.` in two lists: the name, and the full stop with anything merged into its token.
 
     Raises:
         PromptError: if the name has no tokens, or contains SOS or EOT.
@@ -94,8 +94,8 @@ def check_length(classname: str, length: int, context_length: int) -> None:
 
     Args:
         classname: the class, for the message.
-        length: tokens of its prompt, SOS and EOT included.
-        context_length: tokens that the tower takes.
+        length: number of tokens in its prompt, SOS and EOT included.
+        context_length: maximum number of tokens in the tower.
 
     Raises:
         PromptError: if the prompt is too long.

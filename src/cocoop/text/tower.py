@@ -2,9 +2,9 @@
 
 A prompt's feature is read at its EOT token, and every position sees only the positions before it. Therefore:
 
-- positions after EOT are not computed, so no class pays for the longer name of another;
-- the start of the prompts is computed once: the prefix (SOS and context) for all classes, also where it differs
-  between images (CoCoOp), and leading tokens that names share (see `cocoop.text.tree`);
+- positions after EOT are not computed, so a long class name does not slow down the others;
+- shared leading tokens are computed once: the prefix (SOS and context) once for all classes, even if it differs
+  between images (CoCoOp), and leading tokens that several names share (see `cocoop.text.tree`);
 - the last layer computes only the EOT rows; other rows contribute their keys and values;
 - the first layer's projections of class names do not depend on images or training, and are computed once.
 
@@ -74,13 +74,13 @@ class TextTower(nn.Module):
     """Frozen CLIP text transformer that encodes prompts with a shared prefix.
 
     Gradients flow through the tower to its input, never into its weights. Activations that do not fit into
-    `memory_budget` are computed again in the backward pass, with the same numbers.
+    `memory_budget` are recomputed in the backward pass, with identical results.
 
     Args:
         config: the architecture.
 
     Attributes:
-        memory_budget: bytes that may be kept for the backward pass; None: what is free on the device.
+        memory_budget: bytes that may be kept for the backward pass; None: the free memory of the device.
     """
 
     blocks: Sequence[Block]
@@ -119,9 +119,9 @@ class TextTower(nn.Module):
             Text features before normalisation, classes in the given order, in the tower's data type.
         """
         # An exported graph takes any number of images in one pass.
-        undivided = context is None or torch.compiler.is_compiling()
+        one_pass = context is None or torch.compiler.is_compiling()
         size = min(prompts.images_at_once, self._images_at_once)
-        contexts = [context] if context is None or undivided else list(context.split(size))
+        contexts = [context] if context is None or one_pass else list(context.split(size))
         parts = [(part, tree) for part in contexts for tree in prompts.trees]
         encoders = self._encoders(parts)
         features = [encode(part, tree) for encode, (part, tree) in zip(encoders, parts, strict=True)]
@@ -139,14 +139,14 @@ class TextTower(nn.Module):
                     tree.set_precomputed(*self._first_layer(tree))
 
     def encode_tokens(self, tokens: Int[Tensor, "N L"], eot: int) -> Float[Tensor, "N e"]:
-        """Encode whole token sequences, like `encode_text` of open_clip.
+        """Encode complete token sequences, like `encode_text` of open_clip.
 
         Args:
             tokens: SOS first; everything after the first `eot` is padding.
             eot: id of the token whose feature is returned.
 
         Raises:
-            PromptError: if a sequence has no `eot`, or sequences begin with different tokens.
+            PromptError: if a sequence has no `eot`, or the first tokens differ.
         """
         rows = tokens.tolist()
         if not rows:
@@ -167,9 +167,10 @@ class TextTower(nn.Module):
         return images * tree.rows * c.layers * values * self.dtype.itemsize
 
     def use_less_memory(self) -> str | None:
-        """Halve the memory of the next pass, after the last one or its backward pass ran out of memory.
+        """Halve the memory of the next forward and backward pass, after the last one ran out of memory.
 
-        First, less is kept for the backward pass and more is computed twice. Then fewer images are encoded at a time.
+        First, fewer activations are kept for the backward pass, and more are recomputed. Then fewer images are encoded
+        at a time.
 
         Returns:
             A description of the new limit; None if the memory cannot be reduced further.
@@ -185,8 +186,8 @@ class TextTower(nn.Module):
     def _encoders(self, parts: Sequence[tuple[Tensor | None, PromptTree]]) -> list[Callable[..., Tensor]]:
         """Return a function that encodes each part: one that keeps its activations, or one that recomputes them.
 
-        The last parts keep theirs, as many as fit the budget: the backward pass begins with them, and has freed them
-        before the first recomputation. Numbers do not depend on the budget.
+        As many of the last parts as fit the budget keep their activations: the backward pass starts with these parts
+        and frees them before the first recomputation. Results do not depend on the budget.
         """
         encoders: list[Callable[..., Tensor]] = [self._encode] * len(parts)
         if not torch.is_grad_enabled():
@@ -255,7 +256,7 @@ class Block(nn.Module):
         Args:
             x: all rows.
             queries: the rows to compute; the others contribute their keys and values.
-            qkv: `project(x)`, if it is computed already.
+            qkv: `project(x)`, if already computed.
         """
         q, k, v = self.project(x, queries) if qkv is None else (queries.select(qkv[0]), *qkv[1:])
         x = queries.select(x) + self.out(tree_attention(q, k, v, queries, self.heads))
@@ -274,5 +275,5 @@ class Block(nn.Module):
 
 
 def _quick_gelu(x: Tensor) -> Tensor:
-    """Compute x * sigmoid(1.702 x), overwriting x; SiLU is the same function up to scale, and is fused."""
+    """Compute x * sigmoid(1.702 x), overwriting x, as a scaled SiLU, which PyTorch computes in one kernel."""
     return F.silu(x.mul_(1.702)).mul_(1 / 1.702)

@@ -1,8 +1,9 @@
-"""Prompts as a tree: tokens that several prompts begin with are stored, and computed, once.
+"""Prompts as a tree: leading tokens that several prompts share are stored and computed once.
 
-In a causal transformer a position sees only the positions before it, so two prompts that begin alike have the same
-vectors there, in every layer. The prefix (SOS and context) is the trunk, shared by all classes. Names that share
-leading tokens ("2012 BMW ...") share branches. The leaf of each class is its EOT token, where its feature is read.
+In a causal transformer a position sees only the positions before it, so two prompts with the same leading tokens have
+the same vectors at these positions, in every layer. The prefix (SOS and context) is the trunk, shared by all classes.
+Names that share leading tokens ("2012 BMW ...") share branches. The leaf of each class is its EOT token, where its
+feature is read.
 
 Shapes: B images, C classes, M context vectors, P prefix rows, T suffix rows, R = P + T rows of a tree, Q query rows,
 S of them suffix rows, W columns of attention scores, E pairs of a query row and an ancestor, d text width,
@@ -30,7 +31,7 @@ class QueryRows(nn.Module):
     """Rows whose attention is computed, and the rows that each of them sees: the prefix, its ancestors and itself.
 
     Args:
-        prefix: P, the number of prefix rows; every suffix row sees them all, and among themselves they are causal.
+        prefix: P, the number of prefix rows; suffix rows see all of them, and each sees the prefix rows before it.
         rows: indices of the query rows in the tree: either all rows in order, or suffix rows only.
         branches: the suffix rows that are ancestors of each query row, from the prefix down.
     """
@@ -60,7 +61,7 @@ class QueryRows(nn.Module):
         return query, row, slot
 
     def select(self, x: Float[Tensor, "R ..."]) -> Float[Tensor, "Q ..."]:
-        """Return the query rows of a tensor with all rows; the tensor itself if they are all rows."""
+        """Return the query rows of a tensor that has all rows; the tensor itself if every row is a query."""
         return x if self.has_prefix else x[self.rows]
 
     def select_suffix(self, x: Float[Tensor, "R ..."]) -> Float[Tensor, "S ..."]:
@@ -68,7 +69,7 @@ class QueryRows(nn.Module):
         return x[self.prefix :] if self.has_prefix else x[self.rows]
 
     def add_to_suffix(self, x: Float[Tensor, "R ..."], values: Float[Tensor, "S ..."]) -> None:
-        """Add to the query rows that are suffix rows, in place."""
+        """Add `values` to the query rows of `x` that are suffix rows, in place."""
         if self.has_prefix:
             x[self.prefix :].add_(values)
         else:
@@ -94,7 +95,7 @@ class PromptTree(nn.Module):
 
     Args:
         prefix: ids shared by all classes, SOS first.
-        suffixes: the ids that follow in the prompt of each class, EOT last.
+        suffixes: the remaining ids of each class's prompt, EOT last.
     """
 
     prefix_ids: Int64[Tensor, " P"]
@@ -133,7 +134,7 @@ class PromptTree(nn.Module):
         return len(self.prefix_ids) + len(self.suffix_ids)
 
     def set_precomputed(self, *tensors: Float[Tensor, "T 1 d"]) -> None:
-        """Store what the tower computes from the suffixes alone; it moves between devices with the tree."""
+        """Store the first layer's projections of the suffixes; they move between devices with the tree."""
         self._precomputed = tuple(f"precomputed_{i}" for i in range(len(tensors)))
         for name, tensor in zip(self._precomputed, tensors, strict=True):
             self.register_buffer(name, tensor, persistent=False)
@@ -165,9 +166,9 @@ class Prompts(nn.Module):
 
     Args:
         prefix: ids shared by all classes, SOS first.
-        suffixes: the ids that follow in the prompt of each class, EOT last.
+        suffixes: the remaining ids of each class's prompt, EOT last.
         device: where to compute.
-        rows_at_once: largest number of rows per tree; None: chosen for the device.
+        rows_at_once: maximum number of rows per tree; None: a default for the device.
     """
 
     order: Int64[Tensor, " C"]
@@ -216,10 +217,10 @@ class Prompts(nn.Module):
         return max(1, self.rows_at_once // self.rows)
 
 
-def _shared_length(one: Sequence[int], other: Sequence[int]) -> int:
+def _shared_length(a: Sequence[int], b: Sequence[int]) -> int:
     """Return the length of the longest common prefix."""
     count = 0
-    while count < min(len(one), len(other)) and one[count] == other[count]:
+    while count < min(len(a), len(b)) and a[count] == b[count]:
         count += 1
     return count
 
