@@ -40,7 +40,7 @@ def refused(name, message, **options):
     ],
 )
 def test_the_nearest_name_is_offered(name, hint):
-    refused(name, f"^There is no backbone '{re.escape(name)}'; {hint}\\? There are lite, RN50, .*, local-dir:PATH")
+    refused(name, f"^There is no backbone '{re.escape(name)}'; {hint}\\? Choose from lite, RN50, .*, local-dir:PATH")
 
 
 @pytest.mark.parametrize("name", ["", "nonsense", "local-dir:", "ftp:x", "a/b/c"])

@@ -187,8 +187,8 @@ NOT_CAUSAL = "its text tower is not causal: every token sees the whole text"
         ({"init_logit_bias": -10}, "it adds a bias to its logits, as SigLIP does"),
         ({"text_cfg__qk_norm": True, "text_cfg__scale_fc": True}, "blocks of its text tower have qk_norm and scale_fc"),
         ({"text_cfg__ls_init_value": 0.1}, "the blocks of its text tower have ls_init_value, which CLIP does not have"),
-        ({"text_cfg__act_kwargs": {"approximate": "tanh"}}, "its activation has settings of its own"),
-        ({"text_cfg__norm_kwargs": {"bias": False}}, "its layer norms have settings of their own"),
+        ({"text_cfg__act_kwargs": {"approximate": "tanh"}}, "its activation has custom settings"),
+        ({"text_cfg__norm_kwargs": {"bias": False}}, "its layer norms have custom settings"),
     ],
 )
 def test_a_text_tower_unlike_clips_is_refused_before_weights_are_read(changes, reason, vit_directory, tmp_path):
@@ -249,7 +249,7 @@ def test_missing_and_damaged_files_are_named(vit_directory, tmp_path):
     content["model_cfg"]["vision_cfg"] |= {"layers": 2, "width": 49_408}
     (directory / "open_clip_config.json").write_text(json.dumps(content))
     refused(
-        directory, r"is damaged: it describes more than 19,529,\d+,\d+ weights, and their files have [\d,]+ bytes\."
+        directory, r"is damaged: it describes over 19,529,\d+,\d+ weights, but its weights files have [\d,]+ bytes\."
     )
 
 
@@ -321,9 +321,9 @@ def test_pooling_at_a_named_token_needs_a_tokenizer_that_ends_there(tmp_path):
     with torch.no_grad():
         assert error(load(directory).encode_text(tokens), library.encode_text(tokens)) < 1e-5
     edit(directory, text_cfg__eos_id=2)
-    refused(directory, "reads a text at token 2, but its tokenizer ends it with token 49407")
+    refused(directory, "reads the text feature at token 2, but its tokenizer ends a text with token 49407")
     edit(directory, text_cfg__vocab_size=1000)
-    refused(directory, "has token ids up to 49407, but its text tower only 1000 embeddings")
+    refused(directory, "has token ids up to 49407, but its text tower has 1000 embeddings")
 
 
 def test_the_bundled_model_is_the_librarys(shared):

@@ -150,7 +150,7 @@ def test_other_files_are_refused_by_name(tmp_path, archives):
     path.write_text("hello\n")
     refused(path, "weights.pt' is damaged")
     torch.save([1, 2], path)
-    refused(path, r"holds no state dict \(tensors by name\), but list")
+    refused(path, r"must hold a state dict \(tensors by name\), not list")
     torch.save({"fc.weight": torch.zeros(2, 2)}, path)
     refused(path, "does not hold a CLIP model with OpenAI's names: 'token_embedding.weight'")
     state = openai_model("vit").state_dict()

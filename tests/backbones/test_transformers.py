@@ -283,7 +283,7 @@ def test_a_damaged_configuration_is_named(copy):
 
 def test_an_end_token_unlike_the_tokenizers_is_refused(copy):
     edit(copy / "config.json", text_config__eos_token_id=49000)
-    refused(copy, "reads a text at token 49000, but its tokenizer ends it with token 49407")
+    refused(copy, "reads the text feature at token 49000, but its tokenizer ends a text with token 49407")
 
 
 def test_weights_must_be_all_there_and_all_known(copy):

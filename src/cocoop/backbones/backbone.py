@@ -28,13 +28,13 @@ class Backbone(nn.Module):
     """Frozen vision-language model, always in eval mode (batch norm included).
 
     Args:
-        name: name that `load_backbone` loads it by.
+        name: the name to pass to `load_backbone`.
         image_tower: the library's own module, from preprocessed images (B, 3, S, S) to features (B, e).
         text_tower: the library's text weights in cocoop's tower.
         tokenizer: tokenizer that the weights were trained with.
         preprocessing: preprocessing of images.
         logit_scale: logarithm of the factor that scales cosine similarities.
-        precision: number type of the frozen weights and activations.
+        precision: data type of the frozen weights and activations.
     """
 
     logit_scale: Tensor
@@ -74,21 +74,21 @@ class Backbone(nn.Module):
         return self.logit_scale.device
 
     def train(self, mode: bool = True) -> Backbone:  # noqa: ARG002
-        """Stay in eval mode, also while a method with this backbone is trained."""
+        """Stay in eval mode, even while a method with this backbone is trained."""
         return super().train(False)
 
     @torch.no_grad()
     def encode_image(self, images: Float[Tensor, "B 3 S S"], *, normalize: bool = False) -> Float[Tensor, "B e"]:
-        """Encode images to fp32 features, L2-normalized if `normalize` is True."""
+        """Encode images to fp32 features, L2-normalised if `normalize` is True."""
         images = images.to(self.device, DTYPES[self.precision])
-        # Large batches leave the CPU's cache: 24 ms per image alone, 75 in batches of 64 (one thread, backbone lite).
+        # Large batches overflow the CPU's cache: 24 ms per image alone, 75 ms in batches of 64 (one thread, lite).
         size = CPU_IMAGES if self.device.type == "cpu" else max(1, len(images))
         features = self._batches(lambda part: self.image_tower(part).float(), images, size)
         return F.normalize(features, dim=-1) if normalize else features
 
     @torch.no_grad()
     def encode_text(self, tokens: Int[Tensor, "N L"], *, normalize: bool = False) -> Float[Tensor, "N e"]:
-        """Encode token sequences to fp32 features, read at the first EOT and L2-normalized if `normalize` is True.
+        """Encode token sequences to fp32 features, read at the first EOT and L2-normalised if `normalize` is True.
 
         Raises:
             PromptError: for a sequence without EOT.
@@ -98,10 +98,10 @@ class Backbone(nn.Module):
 
 
 def check_precision(precision: str) -> None:
-    """Refuse an unknown number type.
+    """Check that a precision is supported.
 
     Raises:
-        BackboneError: with the number types that exist.
+        BackboneError: listing the supported precisions.
     """
     if precision not in PRECISIONS:
         raise BackboneError(f"`precision` is {precision!r}; it must be one of {', '.join(PRECISIONS)}.")

@@ -1,4 +1,4 @@
-"""Fingerprints of backbones: hashes of the weights and of everything else that decides what they compute."""
+"""Fingerprints of backbones: hashes of the weights and of everything else that affects their results."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["image_side_key", "model_key"]
 
 
 def image_side_key(backbone: Backbone) -> str:
-    """Hash everything that decides an image feature: image tower, its weights and number type, preprocessing."""
+    """Hash everything that determines an image feature: image tower, weights, precision and preprocessing."""
     digest = hashlib.sha256(json.dumps([backbone.precision, dataclasses.asdict(backbone.preprocessing)]).encode())
     for name, part in backbone.image_tower.named_modules():
-        # Weights do not show activations, heads, strides and epsilons.
+        # The weights do not reveal activations, heads, strides and epsilons.
         traits = {key: _trait(value) for key, value in vars(part).items() if not key.startswith("_")}
         digest.update(f"{name} {type(part).__qualname__} {sorted(traits.items())}".encode())
     _add_weights(digest, backbone.image_tower)
@@ -27,7 +27,7 @@ def image_side_key(backbone: Backbone) -> str:
 
 
 def model_key(backbone: Backbone) -> str:
-    """Hash everything that decides a logit: both towers, preprocessing, number type and logit scale."""
+    """Hash everything that determines a logit: both towers, preprocessing, precision and logit scale."""
     facts = [image_side_key(backbone), backbone.logit_scale.item(), dataclasses.asdict(backbone.text_tower.config)]
     digest = hashlib.sha256(json.dumps(facts).encode())
     _add_weights(digest, backbone.text_tower)

@@ -14,7 +14,7 @@ from cocoop.storage.hashing import hash_file
 
 __all__ = ["TOKENIZER_FILES", "fetch", "pinned", "root_cause", "unreachable"]
 
-USE_LITE = 'or work without a network by `backbone="lite"`'
+USE_LITE = 'or use `backbone="lite"`, which needs no network'
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -41,7 +41,7 @@ def fetch(
 
     Args:
         repository: `ORG/NAME` or `ORG/NAME@REVISION` (a branch, tag or commit).
-        files: names or patterns; those that the repository does not have are skipped.
+        files: names or patterns; those missing from the repository are skipped.
         model: name of the model, for messages.
         raises: class of the errors.
         instead: advice for users without a network.
@@ -89,8 +89,8 @@ def fetch(
 def _check_content(path: Path, raises: type[CocoopError]) -> None:
     """Compare a file in the hub's cache with the hash in its name.
 
-    The cache names large files by their SHA-256 and small ones by git's SHA-1. Where it cannot make links, as on some
-    Windows systems, it has no hashes, and nothing is checked.
+    The cache names large files by their SHA-256 and small ones by git's SHA-1. Where it cannot create links, as on some
+    Windows systems, file names hold no hash, and nothing is checked.
     """
     blob = path.resolve()
     if re.fullmatch(r"[0-9a-f]{64}", blob.name):
@@ -123,7 +123,7 @@ def unreachable(
     """Return the error for a model that is neither cached nor reachable.
 
     Args:
-        what: model or repository.
+        what: name of the model or repository.
         error: error of the download; the reason is the last in its chain.
         raises: class of the error.
         instead: advice for users without a network.

@@ -1,7 +1,7 @@
 """Tables from each library's parameter names to those of cocoop's text tower.
 
-A name stands for one tensor, and `{}` for the number of a block. Names that a table does not have are errors, so that
-no weight is dropped silently.
+A name stands for one tensor, and `{}` for the number of a block. A name that is missing from a table is an error, so
+that no weight is dropped silently.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ __all__ = ["IGNORED", "OPEN_CLIP", "TRANSFORMERS", "Target", "text_tower"]
 
 
 class Target(NamedTuple):
-    """Target of a library's tensor."""
+    """Place of a library's tensor in `TextTower`."""
 
     key: str
     """Name in `TextTower`."""
     part: int | None = None
-    """0, 1, 2 for queries, keys, values, if the library stores separately what the tower stacks."""
+    """0, 1 or 2 for queries, keys or values, if the library stores them separately; the tower stacks them."""
     transposed: bool = False
     """True if the library stores the transposed matrix."""
 
@@ -97,12 +97,12 @@ def text_tower(
 
     Args:
         config: architecture of the tower.
-        state: all tensors of the model by the library's names, in any number type.
+        state: all tensors of the model by the library's names, in any data type.
         table: target of each tensor, `OPEN_CLIP` or `TRANSFORMERS`.
         model: name of the model, for messages.
 
     Raises:
-        BackboneError: for tensors that the table does not have, or that are missing or misshapen.
+        BackboneError: for tensors that are missing, misshapen or not in the table.
     """
     ours: dict[str, Tensor] = {}
     parts: dict[str, dict[int, Tensor]] = {}
@@ -122,20 +122,20 @@ def text_tower(
             ours[key] = tensor.T if target.transposed else tensor
     if unknown:
         raise BackboneError(f"{model} has weights that CLIP's text tower does not have: {_first_names(unknown)}.")
-    ours |= {key: torch.cat([of[i] for i in sorted(of)]) for key, of in parts.items()}
+    ours |= {key: torch.cat([qkv[i] for i in sorted(qkv)]) for key, qkv in parts.items()}
     tower = TextTower(config)
     _check_shapes({key: tensor.shape for key, tensor in tower.state_dict().items()}, ours, model)
     tower.load_state_dict(ours)
     return tower
 
 
-def _check_shapes(wanted: Mapping[str, torch.Size], found: Mapping[str, Tensor], model: str) -> None:
-    missing = [key for key in wanted if key not in found]
+def _check_shapes(expected: Mapping[str, torch.Size], found: Mapping[str, Tensor], model: str) -> None:
+    missing = [key for key in expected if key not in found]
     if missing:
         raise BackboneError(f"{model} lacks weights of its text tower: {_first_names(missing)}.")
     for key, tensor in found.items():
-        if key not in wanted or wanted[key] != tensor.shape:
-            shape = tuple(wanted[key]) if key in wanted else "absent"
+        if key not in expected or expected[key] != tensor.shape:
+            shape = tuple(expected[key]) if key in expected else "absent"
             raise BackboneError(
                 f"The weights of {model} do not fit its configuration: {key} has the shape {tuple(tensor.shape)} "
                 f"and should be {shape}."

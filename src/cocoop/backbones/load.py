@@ -41,7 +41,7 @@ def load_backbone(name: str, *, precision: Precision = "fp32", device: str | tor
 
     Args:
         name: a name from the table.
-        precision: number type of the frozen weights and activations.
+        precision: data type of the frozen weights and activations.
         device: device of the weights.
 
     Returns:
@@ -86,7 +86,7 @@ def _bundled(name: str) -> BackboneParts:
 
 
 def _from_local_directory(path: str, name: str) -> BackboneParts:
-    """Load a directory in the format of open_clip or transformers; open_clip's wins where both are there."""
+    """Load a directory in the format of open_clip or transformers; open_clip takes precedence if both are present."""
     directory = Path(path)
     if not directory.is_dir():
         raise BackboneError(f"The directory '{directory}' does not exist.")
@@ -110,7 +110,7 @@ SOURCES: dict[str, Callable[[str, str], BackboneParts]] = {
     "local-dir": _from_local_directory,
     "openai": _from_openai_file,
 }
-"""Loaders by the prefix of a name; they take what follows the colon, and the whole name for messages."""
+"""Loaders by the prefix of a name; arguments: the text after the colon, and the full name for messages."""
 
 EXAMPLES = (
     "open_clip:ARCH/TAG",
@@ -122,7 +122,7 @@ EXAMPLES = (
 
 
 def _find(name: str) -> tuple[str, Callable[[], BackboneParts]]:
-    """Return the name that loads a backbone from any working directory, and its loader."""
+    """Return the full name of a backbone, which works from any directory, and its loader."""
     if name == "lite":
         return name, lambda: _bundled(name)
     if name in OPENAI_NAMES:
@@ -139,19 +139,19 @@ def _find(name: str) -> tuple[str, Callable[[], BackboneParts]]:
 
 def _unknown_name(name: str) -> str:
     """Return the message for an unknown name, with a suggestion."""
-    known = ["lite", *OPENAI_NAMES]
-    near = difflib.get_close_matches(name.casefold(), {k.casefold(): k for k in known}, n=1, cutoff=0.6)
+    names = ["lite", *OPENAI_NAMES]
+    near = difflib.get_close_matches(name.casefold(), {k.casefold(): k for k in names}, n=1, cutoff=0.6)
     if name and Path(name).is_dir():
         hint = f"local-dir:{name}"
     elif Path(name).is_file():
         hint = f"openai:{name}"
     elif near:
-        hint = next(k for k in known if k.casefold() == near[0])
+        hint = next(k for k in names if k.casefold() == near[0])
     elif name.count("/") == 1 and ":" not in name:
         hint = f"hf-hub:{name} (open_clip) or transformers:{name}"
     else:
-        return f"There is no backbone {name!r}. Use one of {', '.join([*known, *EXAMPLES])}."
-    return f"There is no backbone {name!r}; did you mean {hint}? There are {', '.join([*known, *EXAMPLES])}."
+        return f"There is no backbone {name!r}. Use one of {', '.join([*names, *EXAMPLES])}."
+    return f"There is no backbone {name!r}; did you mean {hint}? Choose from {', '.join([*names, *EXAMPLES])}."
 
 
 def _check_device(device: str | torch.device) -> None:

@@ -20,7 +20,7 @@ from cocoop.backbones.key_maps import OPEN_CLIP, text_tower
 from cocoop.backbones.parts import BackboneParts, unsupported
 from cocoop.backbones.pickles import check_names
 from cocoop.backbones.tokenizers import check_tokenizer, open_clip_tokenizer
-from cocoop.backbones.weights import check_size, find_weights, read_config, readable
+from cocoop.backbones.weights import check_size, find_weights, read_config, weights_errors
 from cocoop.config import Preprocessing
 from cocoop.errors import BackboneError, one_line
 from cocoop.storage.json_schema import ChannelValues, Schema, check_schema
@@ -77,7 +77,7 @@ def from_tag(identifier: str, model: str) -> BackboneParts:
     if not published:
         raise BackboneError(_no_such_tag(architecture, tag))
     config = open_clip.get_model_config(architecture)
-    # The activation belongs to the weights; the name of the architecture often does not tell it.
+    # The activation depends on the weights; the name of the architecture often does not reveal it.
     config["quick_gelu"] = published.get("quick_gelu", False)
     check_text(config, model)
     weights = _published_weights(published, revision, model)
@@ -163,8 +163,8 @@ def check_text(config: Mapping[str, Any], model: str) -> Any:
         ),
         "it adds a bias to its logits, as SigLIP does": config.get("init_logit_bias") is not None,
         f"the blocks of its text tower have {' and '.join(others)}, which CLIP does not have": others,
-        f"its activation has settings of its own, {text.act_kwargs}": text.act_kwargs,
-        f"its layer norms have settings of their own, {text.norm_kwargs}": (text.norm_kwargs or {}).keys() - {"eps"},
+        f"its activation has custom settings, {text.act_kwargs}": text.act_kwargs,
+        f"its layer norms have custom settings, {text.norm_kwargs}": (text.norm_kwargs or {}).keys() - {"eps"},
     }
     for reason, applies in reasons.items():
         if applies:
@@ -183,7 +183,7 @@ def build(
 
     Args:
         config: open_clip's `model_cfg`.
-        preprocess: open_clip's `preprocess_cfg`; missing entries are as in CLIP.
+        preprocess: open_clip's `preprocess_cfg`; missing entries default to CLIP's.
         load: function that loads the weights into the model.
         tokenizer_directory: function from the name of a hub repository to a directory with its tokenizer.
         model: name of the model, for messages.
@@ -249,19 +249,19 @@ def _load(weights: Path, network: nn.Module) -> None:
     import open_clip
 
     # open_clip's own loader also reads older layouts and resizes position embeddings.
-    with readable(weights):
+    with weights_errors(weights):
         if weights.suffix != ".safetensors":
             check_names(weights)
         open_clip.load_checkpoint(network, str(weights), weights_only=True)
 
 
 def _published_weights(published: Mapping[str, Any], revision: str, model: str) -> Path:
-    """Return the weights file of a tag, from the hub if it is there, else from its own URL."""
+    """Return the weights file of a tag, downloaded from the hub, or from its own URL if it is not there."""
     import open_clip
 
     if revision and not published.get("hf_hub"):
         raise BackboneError(
-            f"The weights of {model} have a URL of their own, without revisions; leave @{revision} out."
+            f"The weights of {model} are not on the hub, so they have no revisions; leave @{revision} out."
         )
     if published.get("hf_hub"):
         repository, _, file = published["hf_hub"].rpartition("/")
@@ -288,10 +288,10 @@ def _weights_on_hub(repository: str, names: Sequence[str], model: str) -> Path:
 def _no_such_tag(architecture: str, tag: str) -> str:
     import open_clip
 
-    known = open_clip.list_pretrained_tags_by_model(architecture)
-    if known:
-        return f"open_clip has no weights {tag!r} of {architecture}; it has {', '.join(known)}."
-    published = [f"open_clip:{name}/{known}" for name, known in open_clip.list_pretrained()]
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if tags:
+        return f"open_clip has no weights {tag!r} of {architecture}; it has {', '.join(tags)}."
+    published = [f"open_clip:{name}/{other}" for name, other in open_clip.list_pretrained()]
     near = difflib.get_close_matches(f"open_clip:{architecture}/{tag}", published, n=3, cutoff=0)
     return f"open_clip has no published weights of {architecture or tag!r}; the nearest names are {', '.join(near)}."
 
@@ -309,7 +309,7 @@ class _Preprocessing(Schema):
 
 
 class _Config(Schema):
-    """Entries of a configuration that are used here; open_clip checks the others."""
+    """Entries of a configuration that cocoop reads; open_clip checks the others."""
 
     model_cfg: _Towers
     preprocess_cfg: _Preprocessing | None = None
@@ -336,14 +336,14 @@ def _preprocessing(preprocess: Mapping[str, Any], size: int | Sequence[int], mod
         raise BackboneError(f"{model} resizes images by {resize!r}; cocoop supports 'shortest' and 'squash'.")
     return Preprocessing(
         size=height,
-        mean=_three(preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN),
-        std=_three(preprocess.get("std") or open_clip.OPENAI_DATASET_STD),
-        # 'random' is for training; open_clip evaluates such models with bicubic.
+        mean=_rgb(preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN),
+        std=_rgb(preprocess.get("std") or open_clip.OPENAI_DATASET_STD),
+        # open_clip evaluates models that were trained with 'random' with bicubic.
         interpolation="bilinear" if preprocess.get("interpolation") == "bilinear" else "bicubic",
         resize=resize,
     )
 
 
-def _three(values: float | Sequence[float]) -> tuple[float, float, float]:
+def _rgb(values: float | Sequence[float]) -> tuple[float, float, float]:
     red, green, blue = (values,) * 3 if isinstance(values, int | float) else values
     return float(red), float(green), float(blue)

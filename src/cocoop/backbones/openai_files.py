@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cocoop.backbones.open_clip_models import build
 from cocoop.backbones.parts import BackboneParts
-from cocoop.backbones.weights import read_weights, readable
+from cocoop.backbones.weights import read_weights, weights_errors
 from cocoop.errors import BackboneError
 
 __all__ = ["architecture", "from_file"]
@@ -20,7 +20,7 @@ NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask", 
 """Tensors that only OpenAI's archives have."""
 
 HEAD_WIDTH = 64
-"""Size of an attention head in all of OpenAI's towers, which shapes do not show."""
+"""Size of an attention head in all of OpenAI's towers; shapes do not reveal it."""
 
 
 def from_file(path: Path, model: str) -> BackboneParts:
@@ -40,7 +40,7 @@ def from_file(path: Path, model: str) -> BackboneParts:
         raise BackboneError(f"'{path}' does not hold a CLIP model with OpenAI's names: {error} is missing.") from error
 
     def load(network: Any) -> None:
-        with readable(path):
+        with weights_errors(path):
             network.load_state_dict(state)
 
     return build(config, {}, load, lambda _: path.parent, model)
@@ -87,7 +87,7 @@ def _vision_resnet(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "layers": [_count(state, rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4)],
         "width": len(state["visual.layer1.0.conv1.weight"]),
         "head_width": HEAD_WIDTH,
-        # The image is halved five times before the attention pool, whose first position is that of the mean.
+        # The image is halved five times before the attention pool, whose first position is the mean.
         "image_size": 32 * round((len(state["visual.attnpool.positional_embedding"]) - 1) ** 0.5),
     }
 

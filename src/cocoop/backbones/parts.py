@@ -1,4 +1,4 @@
-"""Parts of a backbone, as each source of models returns them."""
+"""Parts of a backbone, returned by the loader of each source."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["BackboneParts", "unsupported"]
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneParts:
-    """Arguments of `Backbone`, and the repository that they came from."""
+    """Arguments of `Backbone`, and the repository they were loaded from."""
 
     image_tower: nn.Module
     """The library's own module, from preprocessed images (B, 3, S, S) to features (B, e)."""
@@ -37,7 +37,7 @@ def unsupported(model: str, reason: str) -> BackboneError:
 
     Args:
         model: name of the model.
-        reason: clause that says what is different.
+        reason: the difference, as a clause.
     """
     return BackboneError(
         f"{model} cannot be used: {reason}. cocoop shares the context before a class name among all classes, which "

@@ -19,14 +19,14 @@ LONGEST_NAME = 1000
 """Longest name of a class or function, in characters."""
 
 PICKLES = 5
-"""Pickles in a file written before 2020: magic number, version, system, content and keys."""
+"""Number of pickles in a file written before 2020: magic number, version, system, content and keys."""
 
 
 def load_pickle(path: Path) -> Any:
     """Load a file with PyTorch's weights-only loader.
 
     Raises:
-        pickle.UnpicklingError: if it holds more than tensors and plain containers.
+        pickle.UnpicklingError: if it holds anything but tensors and plain containers.
         Exception: of many kinds, if it is damaged.
     """
     check_names(path)
@@ -46,7 +46,7 @@ def check_names(path: Path) -> None:
         pickle.UnpicklingError: for a name of more than 1,000 characters.
     """
     if any(len(name) > LONGEST_NAME for stream in _streams(path) for name in _names(stream)):
-        raise pickle.UnpicklingError(f"it names something of more than {LONGEST_NAME:,} characters")
+        raise pickle.UnpicklingError(f"it holds a class name of more than {LONGEST_NAME:,} characters")
 
 
 def _names(stream: Any) -> Iterator[str]:

@@ -18,7 +18,7 @@ from cocoop.errors import BackboneError, one_line
 __all__ = ["ClipTokenizer", "TransformersTokenizer", "check_tokenizer", "clip_tokenizer", "open_clip_tokenizer"]
 
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
-"""Vocabulary files, one of which must exist; without any, transformers makes an empty tokenizer."""
+"""Vocabulary files, one of which must exist; without any, transformers creates an empty tokenizer."""
 
 CLEANING = ("lower", "whitespace", "canonicalize")
 """Text cleaning modes of open_clip."""
@@ -76,7 +76,7 @@ class TransformersTokenizer:
         if not any((directory / name).is_file() for name in VOCABULARIES):
             raise BackboneError(
                 f"{source} has no tokenizer: '{directory}' has none of {', '.join(VOCABULARIES)}. Save the tokenizer "
-                "that the model was trained with there (by its `save_pretrained`)."
+                "of the model there with its `save_pretrained`."
             )
         try:
             self.library = transformers.AutoTokenizer.from_pretrained(
@@ -87,14 +87,14 @@ class TransformersTokenizer:
             raise BackboneError(f"The tokenizer in '{directory}' is damaged: {one_line(error)}.") from error
         # Avoids a warning; nothing is truncated, and prompt lengths are checked elsewhere.
         self.library.model_max_length = sys.maxsize
-        around = list(self.library("")["input_ids"])
-        if len(around) != 2:
+        added = list(self.library("")["input_ids"])
+        if len(added) != 2:
             raise BackboneError(
-                f"The tokenizer of {source} adds {len(around)} tokens to a text; prompt learning needs a start and an "
+                f"The tokenizer of {source} adds {len(added)} tokens to a text; prompt learning needs a start and an "
                 "end token, and no others."
             )
-        self.sos: int = around[0]
-        self.eot: int = around[1]
+        self.sos: int = added[0]
+        self.eot: int = added[1]
         special = set(self.library.all_special_ids)
         vocabulary = self.library.get_vocab()
         self.highest: int = max(i for i in vocabulary.values() if i not in special)
@@ -111,7 +111,7 @@ class TransformersTokenizer:
         return str(self.library.decode(ids, clean_up_tokenization_spaces=False))
 
     def piece(self, token: int) -> str:
-        """Return one token as text, with a dash if the word continues and the vocabulary tells (as CLIP's does)."""
+        """Return one token as text, with a dash if the word continues, as far as the vocabulary marks word ends."""
         continues = self._marks_ends and not self.library.convert_ids_to_tokens(token).endswith(WORD_END)
         return f"{self.decode([token]).strip()}{'-' if continues else ''}"
 
@@ -134,7 +134,7 @@ def open_clip_tokenizer(text: Any, fetch: Callable[[str], Path], source: str) ->
         BackboneError: if it cannot be loaded or used.
     """
     settings: Mapping[str, Any] = text.tokenizer_kwargs or {}
-    # Only known settings are passed on; a published file must not be able to have code downloaded and executed.
+    # Only these settings are passed on: a published file must not trigger the download and execution of code.
     unknown = settings.keys() - {"clean", "additional_special_tokens", "strip_sep_token", "reduction_mask"}
     if unknown or settings.get("clean", "lower") not in CLEANING:
         raise BackboneError(f"{source} has tokenizer settings that cocoop does not support: {dict(settings)}.")
@@ -152,12 +152,12 @@ def open_clip_tokenizer(text: Any, fetch: Callable[[str], Path], source: str) ->
 def check_tokenizer(
     tokenizer: ClipTokenizer | TransformersTokenizer, vocab_size: int, eot: int | None, source: str
 ) -> None:
-    """Refuse a tokenizer that does not fit the text tower.
+    """Check that a tokenizer fits the text tower.
 
     Args:
         tokenizer: tokenizer of the model.
         vocab_size: number of rows of the tower's token embedding.
-        eot: token at which the library reads a text; None: the highest token of the text.
+        eot: token at which the library reads the text feature; None: the highest token of the text.
         source: name of the model, for messages.
 
     Raises:
@@ -166,8 +166,10 @@ def check_tokenizer(
     highest = max(tokenizer.highest, tokenizer.sos, tokenizer.eot)
     if highest >= vocab_size:
         raise BackboneError(
-            f"The tokenizer of {source} has token ids up to {highest}, but its text tower only {vocab_size} embeddings."
+            f"The tokenizer of {source} has token ids up to {highest}, but its text tower has {vocab_size} embeddings."
         )
     if tokenizer.eot <= tokenizer.highest if eot is None else tokenizer.eot != eot:
         read = "the highest token in it" if eot is None else f"token {eot}"
-        raise BackboneError(f"{source} reads a text at {read}, but its tokenizer ends it with token {tokenizer.eot}.")
+        raise BackboneError(
+            f"{source} reads the text feature at {read}, but its tokenizer ends a text with token {tokenizer.eot}."
+        )

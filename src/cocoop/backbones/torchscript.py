@@ -1,8 +1,8 @@
 """Read the tensors of a TorchScript archive, as OpenAI publishes CLIP, without executing its code.
 
 `torch.jit.load` is not safe: an archive is a program whose `__setstate__` methods run while it is loaded, and
-`torch.load(weights_only=True)` refuses archives. This module reads the one pickle that holds tensors with an unpickler
-that knows tensors, numbers and text, and turns everything else into an inert `_Module`.
+`torch.load(weights_only=True)` refuses archives. This module reads only the pickle with the tensors. Its unpickler
+accepts tensors, numbers and text, and turns modules into an inert `_Module`.
 
 An archive is a zip file: NAME/data.pkl (the tree of modules), NAME/data/0, 1, ... (tensor contents), NAME/code and
 NAME/constants.pkl (the program).
@@ -33,7 +33,7 @@ STORAGES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-"""Number types by their names in archives."""
+"""Data types by their names in archives."""
 
 
 def is_torchscript(path: Path) -> bool:
@@ -48,7 +48,7 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
     """Return the tensors of an archive by their `state_dict` names.
 
     Raises:
-        pickle.UnpicklingError: if it holds more than modules and tensors.
+        pickle.UnpicklingError: if it holds anything but modules and tensors.
         OSError, KeyError, ValueError, RuntimeError: if it is damaged.
     """
     with zipfile.ZipFile(path) as archive:
@@ -74,14 +74,14 @@ class _Module:
 
 
 class TensorUnpickler(pickle.Unpickler):
-    """Unpickler of the tree of modules; every class in it becomes one of this file, or an error.
+    """Unpickler of the tree of modules that replaces each class by one of this file, or refuses it.
 
     Args:
         archive: open archive.
         directory: directory in it with `data.pkl` and the tensor contents, ending with a slash.
 
     Raises:
-        ValueError: if the numbers are big-endian.
+        ValueError: if the tensors are big-endian.
     """
 
     def __init__(self, archive: zipfile.ZipFile, directory: str) -> None:
@@ -95,7 +95,7 @@ class TensorUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """Return the replacement of a class or function that the pickle names."""
         if module.startswith("__torch__"):
-            # Each name gets its own class, so that a pickle that changes one leaves the others alone.
+            # A new class each time, so that a pickle that modifies one does not modify the others.
             return type("_Module", (_Module,), {})
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _tensor
@@ -108,7 +108,7 @@ class TensorUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} is not a tensor")
 
     def persistent_load(self, pid: Any) -> Tensor:
-        """Return a tensor storage, given as ("storage", number type, file, device, count)."""
+        """Return a tensor storage, given as ("storage", data type, file, device, count)."""
         _, dtype, key, _, count = pid
         if key not in self.storages:
             content = bytearray(self.archive.read(f"{self.directory}data/{key}"))

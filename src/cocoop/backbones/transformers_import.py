@@ -16,7 +16,7 @@ def import_transformers(needed_by: str) -> ModuleType:
     """Import transformers.
 
     Args:
-        needed_by: name of what needs it, for the message.
+        needed_by: model or tokenizer that needs it, for the message.
 
     Raises:
         BackboneError: if it is not installed, with the command that installs it.
@@ -31,7 +31,7 @@ def import_transformers(needed_by: str) -> ModuleType:
 
 @contextlib.contextmanager
 def quiet(transformers: ModuleType) -> Iterator[None]:
-    """Hide the progress bars and warnings of transformers; what matters in them is checked and raised as an error."""
+    """Hide the progress bars and warnings of transformers; problems that matter are checked and raised as errors."""
     log = transformers.utils.logging
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()

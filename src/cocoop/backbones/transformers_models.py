@@ -15,7 +15,7 @@ from cocoop.backbones.parts import BackboneParts, unsupported
 from cocoop.backbones.pickles import check_names
 from cocoop.backbones.tokenizers import TransformersTokenizer, check_tokenizer
 from cocoop.backbones.transformers_import import import_transformers, quiet
-from cocoop.backbones.weights import check_size, read_config, readable
+from cocoop.backbones.weights import check_size, read_config, weights_errors
 from cocoop.config import Preprocessing
 from cocoop.errors import BackboneError, one_line
 from cocoop.text.tower import TextTowerConfig
@@ -43,7 +43,7 @@ class ImageTower(nn.Module):
     """Image tower of a `CLIPModel`: its transformer and projection.
 
     Args:
-        network: the whole model.
+        network: the `CLIPModel`.
     """
 
     def __init__(self, network: Any) -> None:
@@ -103,7 +103,7 @@ def from_directory(directory: Path, model: str) -> BackboneParts:
     with quiet(transformers):
         tokenizer = TransformersTokenizer(directory, model)
         preprocessing = _preprocessing(directory, config.vision_config.image_size, model)
-    # transformers before 4.31 stored 2 and meant the highest token.
+    # transformers before 4.31 stored 2, but read the text feature at the highest token.
     check_tokenizer(tokenizer, text.vocab_size, None if text.eos_token_id == 2 else text.eos_token_id, model)
     widths = [(part.hidden_size, part.num_hidden_layers) for part in (text, config.vision_config)]
     check_size(widths, [*directory.glob("*.safetensors"), *directory.glob("*.bin")], directory / CONFIG)
@@ -159,7 +159,7 @@ def _config(transformers: Any, directory: Path) -> Any:
 
 def _network(transformers: Any, directory: Path) -> Any:
     """Load the library's model; missing, unexpected or misshapen weights are errors."""
-    with quiet(transformers), readable(directory):
+    with quiet(transformers), weights_errors(directory):
         for file in directory.glob("*.bin"):
             check_names(file)
         network, loading = transformers.CLIPModel.from_pretrained(

@@ -19,9 +19,9 @@ from cocoop.backbones.torchscript import is_torchscript, read_torchscript
 from cocoop.errors import BackboneError, CheckpointError, one_line
 from cocoop.storage.json_files import read_json
 
-__all__ = ["check_size", "find_weights", "read_config", "read_weights", "readable"]
+__all__ = ["check_size", "find_weights", "read_config", "read_weights", "weights_errors"]
 
-IN_ORDER = (
+WEIGHTS_NAMES = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
@@ -30,6 +30,12 @@ IN_ORDER = (
     "pytorch_model.bin",
 )
 """Names of weights files in open_clip's directories, in order of preference."""
+
+MAX_LAYERS = 1000
+"""Largest number of layers in a tower; libraries build them one by one, and would never finish 2**70 layers."""
+
+ALWAYS_ALLOWED = 10**8
+"""Number of weights that fits into any memory."""
 
 
 def find_weights(directory: Path) -> Path | None:
@@ -41,24 +47,16 @@ def find_weights(directory: Path) -> Path | None:
     Raises:
         BackboneError: if there are several with unusual names.
     """
-    for name in IN_ORDER:
+    for name in WEIGHTS_NAMES:
         if (directory / name).is_file():
             return directory / name
     others = sorted(path for path in directory.iterdir() if path.suffix in (".safetensors", ".bin", ".pth", ".pt"))
     if len(others) > 1:
         raise BackboneError(
             f"'{directory}' has several weights files: {', '.join(path.name for path in others)}. Rename the "
-            f"one to use to {IN_ORDER[0] if others[0].suffix == '.safetensors' else IN_ORDER[2]}."
+            f"one to use to {WEIGHTS_NAMES[0] if others[0].suffix == '.safetensors' else WEIGHTS_NAMES[2]}."
         )
     return others[0] if others else None
-
-
-MOST_LAYERS = 1000
-"""Most layers of a tower; libraries build layers one by one, and would not stop at 2**70."""
-
-
-ALWAYS_ALLOWED = 10**8
-"""Number of weights that fits into any memory."""
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -71,14 +69,14 @@ def read_config(path: Path) -> dict[str, Any]:
         content = read_json(path)
     except CheckpointError as error:
         raise BackboneError(str(error)) from error
-    layers = max(_numbers_of_layers(content), default=0)
-    if layers > MOST_LAYERS:
-        raise BackboneError(f"'{path}' is damaged: it asks for {layers:.3g} layers, more than {MOST_LAYERS:,}.")
+    layers = max(_layer_counts(content), default=0)
+    if layers > MAX_LAYERS:
+        raise BackboneError(f"'{path}' is damaged: it asks for {layers:.3g} layers, more than {MAX_LAYERS:,}.")
     return content
 
 
 def check_size(towers: Iterable[tuple[object, object]], weights: Sequence[Path], config: Path) -> None:
-    """Refuse a configuration of a larger model than the weights files can hold, before it fills the memory.
+    """Check that a configuration describes no larger model than its weights files hold, before memory is allocated.
 
     Args:
         towers: width and number of layers of each tower; values that are not integers are left to the library.
@@ -93,18 +91,19 @@ def check_size(towers: Iterable[tuple[object, object]], weights: Sequence[Path],
     available = sum(file.stat().st_size for file in weights if file.is_file())
     if numbers > max(available, ALWAYS_ALLOWED):
         raise BackboneError(
-            f"'{config}' is damaged: it describes over {numbers:,} weights, and their files have {available:,} bytes."
+            f"'{config}' is damaged: it describes over {numbers:,} weights, but its weights files have "
+            f"{available:,} bytes."
         )
 
 
-def _numbers_of_layers(node: Any, *, counts: bool = False) -> Iterator[float]:
+def _layer_counts(node: Any, *, counts: bool = False) -> Iterator[float]:
     """Yield the values of entries like `layers` and `num_hidden_layers`; a ResNet has one for each stage."""
     if isinstance(node, dict):
         for name, value in node.items():
-            yield from _numbers_of_layers(value, counts="layers" in name)
+            yield from _layer_counts(value, counts="layers" in name)
     elif isinstance(node, list):
         for value in node:
-            yield from _numbers_of_layers(value, counts=counts)
+            yield from _layer_counts(value, counts=counts)
     elif counts and isinstance(node, int | float):
         yield node
 
@@ -113,7 +112,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a safetensors, pickle (state dict or training checkpoint) or TorchScript file.
 
     Returns:
-        Tensors by name, in their stored number type, on the CPU.
+        Tensors by name, in their stored data type, on the CPU.
 
     Raises:
         BackboneError: if the file is missing or damaged, or holds something else.
@@ -122,7 +121,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     if not path.is_file():
         raise BackboneError(f"The file '{path}' does not exist.")
-    with readable(path):
+    with weights_errors(path):
         if path.suffix == ".safetensors":
             return load_file(path)
         if is_torchscript(path):
@@ -131,12 +130,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise BackboneError(f"'{path}' holds no state dict (tensors by name) but {type(content).__name__}.")
+        raise BackboneError(f"'{path}' must hold a state dict (tensors by name), not {type(content).__name__}.")
     # DataParallel prefixes every name.
     return {name.removeprefix("module."): tensor for name, tensor in content.items()}
 
 
-_DAMAGED = (
+_DAMAGE_ERRORS = (
     OSError,
     EOFError,
     RuntimeError,
@@ -151,11 +150,11 @@ _DAMAGED = (
     struct.error,
     AssertionError,
 )
-"""Errors that libraries raise for unexpected bytes."""
+"""Errors that libraries raise for damaged files."""
 
 
 @contextlib.contextmanager
-def readable(path: Path) -> Iterator[None]:
+def weights_errors(path: Path) -> Iterator[None]:
     """Turn errors of libraries about a damaged or unsuitable file into a BackboneError that names the file.
 
     Raises:
@@ -167,7 +166,7 @@ def readable(path: Path) -> Iterator[None]:
         raise BackboneError(
             f"'{path}' is damaged or holds more than tensors; it was not loaded, because that could execute code."
         ) from error
-    except _DAMAGED as error:
+    except _DAMAGE_ERRORS as error:
         reason = one_line(error)
         raise BackboneError(
             f"'{path}' is damaged or holds another model: {reason[:300]}{'...' if len(reason) > 300 else ''}"

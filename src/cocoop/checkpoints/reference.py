@@ -29,7 +29,7 @@ from torch import Tensor
 from cocoop.backbones.backbone import Backbone
 from cocoop.backbones.pickles import load_pickle
 from cocoop.backbones.torchscript import TensorUnpickler
-from cocoop.backbones.weights import readable
+from cocoop.backbones.weights import weights_errors
 from cocoop.checkpoints.pretrained import load_learned
 from cocoop.config import Position
 from cocoop.data.dataset import join_names
@@ -162,7 +162,7 @@ def read_reference(path: str | Path) -> ReferenceCheckpoint:
     if not path.is_file():
         raise CheckpointError(f"There is no file '{path}'.")
     try:
-        with readable(path):
+        with weights_errors(path):
             content = _content(path)
     except BackboneError as error:
         raise CheckpointError(str(error)) from error
