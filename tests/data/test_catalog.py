@@ -226,7 +226,7 @@ def test_read_catalog_finds_split_files_in_the_given_directory(tmp_path: Path) -
     lists.mkdir()
     (tmp_path / "eurosat/split_zhou_EuroSAT.json").rename(lists / "split_zhou_EuroSAT.json")
     assert len(read_catalog(entry, Location.find(entry, tmp_path, splits=lists)).rows) == 6
-    message = r"split file of EuroSAT is not in '.*eurosat'\. Download it with `cocoop data .* by `splits`\."
+    message = r"split file of EuroSAT is not in '.*eurosat'\. Download it with `cocoop data .* as `splits`\."
     with pytest.raises(DataError, match=message):
         read_catalog(entry, Location.find(entry, tmp_path))
 
@@ -438,7 +438,7 @@ def test_load_data_renames_the_papers_classes(tmp_path: Path) -> None:
 def test_load_data_explains_how_to_get_a_missing_data_set(tmp_path: Path) -> None:
     message = (
         r"Caltech101 was not found: there is no '.*caltech-101/101_ObjectCategories'\. Download it with `cocoop data"
-        r" download caltech101`, or name the directory of your data sets by `data_root` or in COCOOP_DATA\."
+        r" download caltech101`, or pass the directory of your data sets as `data_root` or in COCOOP_DATA\."
     )
     with pytest.raises(DataError, match=message):
         load_data("Caltech101", data_root=tmp_path)

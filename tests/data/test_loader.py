@@ -27,7 +27,7 @@ from cocoop.data import (
     train_transform,
 )
 from cocoop.data import test_transform as eval_transform
-from cocoop.data.loader import KnownImage
+from cocoop.data.loader import CachedImage
 
 SMALL = Preprocessing(size=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
@@ -129,7 +129,7 @@ def test_batches_hold_the_requested_images_and_their_hashes(images: Dataset, wor
     assert first.indices.tolist() == [3, 0, 7]
     assert first.indices.dtype == torch.int64
     assert (first.size, second.size) == (3, 1)
-    assert first.unreadable == first.known == ()
+    assert first.unreadable == first.cached == ()
     for position, index in enumerate([3, 0, 7]):
         path = images.image_root / f"{index}.png"
         assert first.hashes[position] == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -142,14 +142,14 @@ def test_known_images_are_hashed_but_not_decoded(
     images: Dataset, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths_of(images)]
-    (batch,) = load(images, [[0, 1, 2]], known=frozenset([hashes[1]]), workers=workers)
-    assert batch.known == (KnownImage(1, hashes[1]),)
+    (batch,) = load(images, [[0, 1, 2]], cached=frozenset([hashes[1]]), workers=workers)
+    assert batch.cached == (CachedImage(1, hashes[1]),)
     assert batch.indices.tolist() == [0, 2]
     if not workers:
         monkeypatch.setattr("cocoop.data.loader.open_image", None)
-    (batch,) = load(images, [[0, 1, 2]], known=frozenset(hashes), workers=workers)
+    (batch,) = load(images, [[0, 1, 2]], cached=frozenset(hashes), workers=workers)
     assert (batch.size, batch.images.shape) == (0, (0, 3, 0, 0))
-    assert batch.known == tuple(KnownImage(i, hashes[i]) for i in range(3))
+    assert batch.cached == tuple(CachedImage(i, hashes[i]) for i in range(3))
 
 
 def test_each_image_file_is_read_once(images: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,7 +128,7 @@ def test_directory_ignores_hidden_and_other_files_and_follows_links(tmp_path: Pa
 
 
 def test_directory_mistakes_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"There is no '.*nowhere'\. Use an image directory \(class/photo\.jpg"):
+    with pytest.raises(DataError, match=r"There is no '.*nowhere'\. Use an image directory \(class/image\.jpg"):
         load_data(tmp_path / "nowhere")
 
     empty = tmp_path / "empty"
@@ -355,7 +355,7 @@ def test_split_file_keeps_its_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", r"split file '.*' is not valid JSON: .*\. A file with one object a line must end in \.jsonl"),
+        ("{", r"split file '.*' is not valid JSON: .*\. A file with one object per line must end in \.jsonl"),
         ("[1]", r"must be a JSON object with the lists 'train', 'val' and 'test'; it is another JSON value"),
         ({"images": []}, r"it is an object with the keys \['images'\]"),
         ({**GOOD, "extra": []}, r"split_made_up\.json: unknown split 'extra'"),

@@ -268,7 +268,7 @@ def test_index_is_cached(packed, memory, own_cache, monkeypatch):
         assert load_data(source) == first
     # One of the three belongs to the shard before its change.
     assert len(caught) == 2
-    assert {str(w.message) for w in caught} <= {f"The index '{file}' is damaged; it is made again." for file in kept}
+    assert {str(w.message) for w in caught} <= {f"The index '{file}' is damaged; it is rebuilt." for file in kept}
     assert len(opened) == 3
     assert contents(load_data(source), "val") == contents(first, "val")
 

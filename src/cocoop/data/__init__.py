@@ -1,4 +1,4 @@
-"""Data sets: items and splits, few-shot sampling, and images as tensors. Nothing here knows a model.
+"""Data sets: items and splits, few-shot sampling, and images as tensors. Nothing here depends on a model.
 
 data = load_data("photos").few_shot(16, seed=1).base()
 data.check_trainable()

@@ -1,4 +1,4 @@
-"""Class names: from a directory name or a manifest's spelling to the words in the prompt."""
+"""Class names: cleaning and renaming, from their spelling in the source to the words in the prompt."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def clean_and_rename(raw_names: Sequence[str], renames: Mapping[str, str]) -> li
 
     Args:
         raw_names: one name per class, as spelled in the source.
-        renames: from a raw or cleaned name to the new name; applied all at once, so two names can be swapped.
+        renames: new names by raw or cleaned name; applied all at once, so two names can be swapped.
 
     Returns:
         One name per class, in the same order.
@@ -98,7 +98,7 @@ def read_renames(source: str | Path | Mapping[str, str] | None) -> dict[str, str
 
 def _json_pairs(path: Path, text: str) -> list[tuple[str, str]]:
     class Pairs(list[tuple[str, object]]):
-        """A JSON object with its duplicate keys."""
+        """A JSON object as pairs, which keep duplicate keys."""
 
     try:
         content = json.loads(text, object_pairs_hook=Pairs)

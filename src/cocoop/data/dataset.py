@@ -1,4 +1,4 @@
-"""A data set: class names and lists of (path, label). Nothing here opens an image or knows a model."""
+"""A data set: class names and lists of (path, label). Nothing here opens an image or depends on a model."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ImagePath(Protocol):
 
 @runtime_checkable
 class ImageRoot(Protocol):
-    """Start of all item paths: a directory, or the index of shards."""
+    """Root of all item paths: a directory, or the index of shards."""
 
     def __truediv__(self, path: str, /) -> ImagePath:
         """Return the location of the image at an item's path."""
@@ -122,7 +122,7 @@ class Dataset:
         return items
 
     def few_shot(self, shots: int, seed: int) -> Dataset:
-        """Sample `train` and `val` as the papers do; `test` stays.
+        """Sample `train` and `val` as the papers do; `test` is unchanged.
 
         Args:
             shots: training images per class, or all of a class that has fewer; `val` keeps at most min(shots, 4).
@@ -174,10 +174,10 @@ class Dataset:
         """Check that the image files exist, before a long run needs them.
 
         Args:
-            splits: the splits that the run reads. Sample shots and select classes first: other images may be missing.
+            splits: the splits that the run reads. Sample shots and select classes first; other images may be missing.
 
         Raises:
-            DataError: with the number of missing images and the first few.
+            DataError: counting the missing images and naming the first few.
         """
         paths = list(dict.fromkeys(item.path for split in splits for item in self.split(split)))
         missing = [path for path in paths if not (self.image_root / path).is_file()]

@@ -16,7 +16,7 @@ from cocoop.errors import DataError
 __all__ = ["VAL_SHOTS", "ClassSubset", "chosen_labels", "sample_few_shot", "sample_per_class"]
 
 VAL_SHOTS = 4
-"""Largest number of validation images per class, whatever the number of shots."""
+"""Largest number of validation images per class, for any number of shots."""
 
 
 @runtime_checkable
@@ -35,8 +35,8 @@ LabelledT = TypeVar("LabelledT", bound=Labelled)
 def sample_per_class(items: Iterable[LabelledT], shots: int, generator: random.Random) -> list[LabelledT]:
     """Sample `shots` items of every class without replacement.
 
-    Classes are visited in order of first appearance, on which the sample depends. A class with fewer items than `shots`
-    keeps them all, in their order, and does not advance the generator.
+    Classes are visited in order of first appearance, so the sample depends on the order of the items. A class with
+    fewer items than `shots` keeps them all, in their order, and does not advance the generator.
 
     Args:
         items: the items to sample from.

@@ -1,4 +1,4 @@
-"""Image files outside of a data set, named one by one or found in directories."""
+"""Image files outside of a data set, given one by one or found in directories."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["find_images"]
 
 
 def find_images(paths: Sequence[str | Path]) -> list[Path]:
-    """Return the files among `paths`, and all images in and below the directories among them, sorted.
+    """Return the given files, and the images in and below the given directories, sorted within each directory.
 
     Raises:
         DataError: if a path does not exist, or there are no images.

@@ -12,13 +12,13 @@ from PIL import Image
 __all__ = ["FORMATS", "MAX_BYTES", "NOT_A_FILE", "describe_costly_jpeg", "describe_too_large", "supported_formats"]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "HEIF")
-"""Formats that are decoded. Pillow knows more; it opens some of them, such as EPS, by starting other programs."""
+"""Formats that are decoded. Pillow has more, but opens some of them, such as EPS, by starting other programs."""
 
 MAX_BYTES = 1 << 30
 """Largest image file; even an uncompressed 16-bit image of the largest allowed size is smaller."""
 
 NOT_A_FILE = "it is not a regular file"
-"""Why pipes and devices are refused: reading one may never end."""
+"""Reason to refuse pipes and devices; reading one may never end."""
 
 JPEG_START = b"\xff\xd8"
 _SOI, _EOI, _SOS, _TEM = 0xD8, 0xD9, 0xDA, 0x01
@@ -35,12 +35,12 @@ def supported_formats() -> tuple[str, ...]:
 
 
 def describe_too_large(size: int) -> str | None:
-    """Return why a file of `size` bytes is refused, or None if it is not."""
+    """Return the reason to refuse a file of `size` bytes, or None."""
     return f"it has {size:,} bytes, more than {MAX_BYTES:,}" if size > MAX_BYTES else None
 
 
 def describe_costly_jpeg(content: bytes) -> str | None:
-    """Return why a JPEG would take too long to decode, or None for other content."""
+    """Return the reason to refuse a JPEG that would take too long to decode, or None."""
     markers = list(islice(_markers(content), MAX_JPEG_SEGMENTS + 1)) if content.startswith(JPEG_START) else []
     if len(markers) > MAX_JPEG_SEGMENTS or markers.count(_SOS) > MAX_JPEG_SCANS:
         return f"it is a JPEG of more than {MAX_JPEG_SEGMENTS} segments or {MAX_JPEG_SCANS} scans; save it again"

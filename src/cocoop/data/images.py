@@ -43,7 +43,7 @@ MAX_ASPECT = 100
 """Largest ratio of the longer to the shorter edge; resizing a thinner image would take gigabytes."""
 
 # Pillow raises these for damaged files: SyntaxError for a broken PNG, struct.error or KeyError for broken TIFF tags,
-# and so on. Any other error, such as running out of memory, is not about the file.
+# and so on. Other errors, such as running out of memory, are not caused by the file.
 _DECODING_ERRORS = (
     OSError,
     EOFError,
@@ -80,7 +80,7 @@ def open_image(
 
     Args:
         source: a path, a member of a shard, or the content of a file.
-        name: the image in error messages; by default its path.
+        name: name of the image in error messages; by default its path.
         max_pixels: largest width times height; by default Pillow's `MAX_IMAGE_PIXELS`, which always applies as well.
 
     Returns:
@@ -92,7 +92,7 @@ def open_image(
     """
     if name is None:
         name = "upload" if isinstance(source, bytes | io.BytesIO) else str(source)
-    with _naming_errors(name):
+    with _image_errors(name):
         content = _read(source, name)
         costly = describe_costly_jpeg(content)
         if costly:
@@ -102,12 +102,12 @@ def open_image(
 
 
 def convert_image(image: Image.Image, name: str) -> Image.Image:
-    """Convert an image in memory as `open_image` converts those in files; `image` stays unchanged.
+    """Convert an image in memory to upright RGB, like `open_image`; `image` stays unchanged.
 
     Raises:
         ImageError: as `open_image`.
     """
-    with _naming_errors(name):
+    with _image_errors(name):
         return _to_upright_rgb(image, name, None)
 
 
@@ -118,7 +118,7 @@ def read_image_file(source: str | ImagePath) -> bytes:
         ImageError: if the file is missing, unreadable, larger than `MAX_BYTES`, or not a regular file.
     """
     name = str(source)
-    with _naming_errors(name):
+    with _image_errors(name):
         return _read(source, name)
 
 
@@ -136,7 +136,7 @@ def _read(source: str | ImagePath | bytes | io.BytesIO, name: str) -> bytes:
     if isinstance(source, str | Path):
         path = Path(source)
         info = path.stat()
-        # Reading a directory raises an error that says so.
+        # For a directory, reading raises a clear error.
         if not stat.S_ISREG(info.st_mode) and not stat.S_ISDIR(info.st_mode):
             raise ImageError(name, NOT_A_FILE)
         too_large = describe_too_large(info.st_size)
@@ -147,7 +147,7 @@ def _read(source: str | ImagePath | bytes | io.BytesIO, name: str) -> bytes:
 
 
 @contextmanager
-def _naming_errors(name: str) -> Iterator[None]:
+def _image_errors(name: str) -> Iterator[None]:
     """Turn the errors of Pillow and of the file system into an `ImageError`."""
     try:
         yield

@@ -1,4 +1,4 @@
-"""From image files to batches of tensors: the same batches for any number of workers and after any resume.
+"""Loader of image files as batches of tensors, which do not depend on the number of workers or on resuming.
 
 Shapes: B images in a batch; H = W = the backbone's input size.
 """
@@ -23,8 +23,8 @@ from cocoop.storage.hashing import hash_content
 
 __all__ = [
     "Batch",
+    "CachedImage",
     "ImageDataset",
-    "KnownImage",
     "Sample",
     "UnreadableImage",
     "collate",
@@ -45,8 +45,8 @@ class Sample(NamedTuple):
     """Hash of its file."""
 
 
-class KnownImage(NamedTuple):
-    """An image that was not decoded, because its hash is among those that need no decoding."""
+class CachedImage(NamedTuple):
+    """An image that was not decoded, because its features are cached."""
 
     position: int
     """Index in the list of paths."""
@@ -68,7 +68,7 @@ class UnreadableImage(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """The images of one batch: those that were decoded, those that are known already, and those that are unreadable."""
+    """The images of one batch: decoded, cached and unreadable ones."""
 
     images: Float[Tensor, "B 3 H W"]
     """Normalised images; of shape (0, 3, 0, 0) if none was decoded."""
@@ -76,8 +76,8 @@ class Batch(NamedTuple):
     """Indices in the list of paths."""
     hashes: tuple[str, ...]
     """Hashes of their files."""
-    known: tuple[KnownImage, ...]
-    """Images that did not have to be decoded."""
+    cached: tuple[CachedImage, ...]
+    """Images that were not decoded, because their features are cached."""
     unreadable: tuple[UnreadableImage, ...]
     """Images that could not be read."""
 
@@ -87,8 +87,8 @@ class Batch(NamedTuple):
         return self.indices.shape[0]
 
 
-class ImageDataset(data.Dataset[Sample | KnownImage | UnreadableImage]):
-    """Images that are read, hashed and transformed when asked for.
+class ImageDataset(data.Dataset[Sample | CachedImage | UnreadableImage]):
+    """Images that are read, hashed and transformed on access.
 
     A random transform of an image depends on `seed`, `epoch` and the image's index alone: not on the order of the
     images, the number of workers or the state of any generator, and it leaves all generators unchanged.
@@ -98,7 +98,7 @@ class ImageDataset(data.Dataset[Sample | KnownImage | UnreadableImage]):
         transform: function from an RGB image to a (3, H, W) tensor.
         seed: the run's seed, for random transforms.
         epoch: number of the epoch, for random transforms.
-        known: hashes of images that need not be decoded.
+        cached: SHA-256 of images whose features are cached.
     """
 
     def __init__(
@@ -108,26 +108,26 @@ class ImageDataset(data.Dataset[Sample | KnownImage | UnreadableImage]):
         transform: Transform,
         seed: int = 0,
         epoch: int = 0,
-        known: Collection[str] = (),
+        cached: Collection[str] = (),
     ) -> None:
         self.paths = paths
         self.transform = transform
         self.seed = seed
         self.epoch = epoch
-        self.known = known
+        self.cached = cached
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Sample | KnownImage | UnreadableImage:
-        """Read one image; an unreadable one is returned as such, not raised."""
+    def __getitem__(self, index: int) -> Sample | CachedImage | UnreadableImage:
+        """Read one image; an unreadable one is returned as `UnreadableImage`, not raised."""
         path, sha256 = self.paths[index], None
         try:
             content = read_image_file(path)
             sha256 = hash_content(content)
-            if sha256 in self.known:
-                return KnownImage(index, sha256)
+            if sha256 in self.cached:
+                return CachedImage(index, sha256)
             image = open_image(content, name=str(path))
         except ImageError as error:
             return UnreadableImage(str(path), error.reason, index, sha256)
@@ -138,14 +138,14 @@ class ImageDataset(data.Dataset[Sample | KnownImage | UnreadableImage]):
         return Sample(tensor, index, sha256)
 
 
-def collate(samples: Sequence[Sample | KnownImage | UnreadableImage]) -> Batch:
+def collate(samples: Sequence[Sample | CachedImage | UnreadableImage]) -> Batch:
     """Stack the decoded images and list the others."""
     decoded = [sample for sample in samples if isinstance(sample, Sample)]
     return Batch(
         images=torch.stack([sample.image for sample in decoded]) if decoded else torch.zeros(0, 3, 0, 0),
         indices=torch.tensor([sample.position for sample in decoded], dtype=torch.int64),
         hashes=tuple(sample.sha256 for sample in decoded),
-        known=tuple(sample for sample in samples if isinstance(sample, KnownImage)),
+        cached=tuple(sample for sample in samples if isinstance(sample, CachedImage)),
         unreadable=tuple(sample for sample in samples if isinstance(sample, UnreadableImage)),
     )
 
@@ -183,10 +183,10 @@ def image_batches(
     transform: Transform,
     seed: int = 0,
     epoch: int = 0,
-    known: Collection[str] = (),
+    cached: Collection[str] = (),
     workers: int = 0,
     pin_memory: bool = False,
-) -> data.DataLoader[Sample | KnownImage | UnreadableImage]:
+) -> data.DataLoader[Sample | CachedImage | UnreadableImage]:
     """Return a loader that yields one `Batch` for each list of indices, in order.
 
     To resume within an epoch, pass the rest of its `batches` with the same `seed` and `epoch`.
@@ -197,12 +197,12 @@ def image_batches(
         transform: function from an RGB image to a (3, H, W) tensor.
         seed: the run's seed, for random transforms.
         epoch: number of the epoch, for random transforms.
-        known: SHA-256 of images that are read but not decoded; they are listed in `Batch.known`.
-        workers: processes that read and transform images; 0 does it in this one.
+        cached: SHA-256 of images whose features are cached; they are read, but not decoded.
+        workers: processes that read and transform images; 0: the main process does.
         pin_memory: copy batches to page-locked memory, for faster transfers to a GPU.
     """
     return data.DataLoader(
-        ImageDataset(paths, transform=transform, seed=seed, epoch=epoch, known=known),
+        ImageDataset(paths, transform=transform, seed=seed, epoch=epoch, cached=cached),
         batch_sampler=batches,
         num_workers=min(workers, len(batches)),
         collate_fn=collate,
@@ -214,7 +214,7 @@ def image_batches(
 
 
 def _start_worker(worker: int) -> None:  # noqa: ARG001 - the signature is PyTorch's
-    """Leave Ctrl-C to the main process, which stops its workers; each worker would print a traceback."""
+    """Ignore Ctrl-C, on which each worker would print a traceback; the main process stops its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # PyTorch sends the errors of this thread to the main process; this hook is called for helper threads only.
     sys.excepthook = _report_unless_disconnected

@@ -1,4 +1,4 @@
-"""Several data sets of the same classes as one: the source domains of leave-one-out experiments."""
+"""Merge of data sets with the same classes, such as the source domains of leave-one-out experiments."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["merge"]
 
 
 def merge(datasets: Sequence[Dataset]) -> Dataset:
-    """Join data sets; the classes have the order of the first one, and those of the others are matched by name.
+    """Merge data sets; classes are matched by name, and keep the labels of the first data set.
 
     Raises:
         DataError: if there is no data set, two have different classes, or one is in shards.

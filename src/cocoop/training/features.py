@@ -196,14 +196,14 @@ def encode_split(
         [data.path_of(items[row]) for row in rows],
         plain_order(len(rows), batch_size),
         transform=test_transform(backbone.preprocessing),
-        known=frozenset(cached),
+        cached=frozenset(cached),
         workers=workers,
     )
     # By row of `items`: the hash of the file, and the feature.
     encoded: dict[int, tuple[str, Tensor]] = {}
     unreadable: list[UnreadableImage] = []
     for batch in loader:
-        encoded |= {rows[image.position]: (image.sha256, cached[image.sha256]) for image in batch.known}
+        encoded |= {rows[image.position]: (image.sha256, cached[image.sha256]) for image in batch.cached}
         if batch.size:
             new = list(zip(batch.hashes, backbone.encode_image(batch.images).cpu(), strict=True))
             encoded |= {rows[index]: image for index, image in zip(batch.indices.tolist(), new, strict=True)}

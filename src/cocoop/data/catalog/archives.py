@@ -48,7 +48,7 @@ class _RefusedError(Exception):
 def unpack(
     archive: Path, target: Path, *, max_bytes: int | None = None, on_progress: ByteProgress | None = None
 ) -> None:
-    """Unpack an archive into a new directory, which is removed again if that fails.
+    """Unpack an archive into a new directory, which is removed if that fails.
 
     Args:
         archive: a zip file, or a tar file, plain or compressed; the kind is detected from the content.
@@ -119,7 +119,7 @@ def _tar_members(file: IO[bytes], target: Path) -> Iterator[_Member]:
 
 
 def _plain_files(member: tarfile.TarInfo, target: str) -> tarfile.TarInfo | None:
-    """Refuse links, which no data set has, and all that the standard library's filter refuses."""
+    """Refuse links, which no data set needs, and everything that the standard library's filter refuses."""
     if member.issym() or member.islnk():
         raise _RefusedError(f"{member.name!r} is a link to {member.linkname!r}")
     return tarfile.data_filter(member, target)

@@ -16,7 +16,7 @@ __all__ = ["DatasetStatus", "download_dataset", "list_datasets", "verify_dataset
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetStatus:
-    """A data set of the papers, and its place on this machine."""
+    """A data set of the papers, and its location on this machine."""
 
     entry: CatalogEntry
     """The data set."""
@@ -63,7 +63,7 @@ def download_dataset(
             bytes done and in total.
 
     Returns:
-        The result of the check. If the images must be downloaded by hand, it has instructions.
+        The result of the check. It includes instructions if the images must be downloaded by hand.
 
     Raises:
         DataError: if there is no such data set, or a file cannot be downloaded, checked or unpacked. The next call

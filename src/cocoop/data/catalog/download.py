@@ -1,4 +1,4 @@
-"""Downloads that resume, are checked by their checksum, and appear only when they are complete.
+"""Downloads that resume, are verified by checksum, and appear only when they are complete.
 
 A file grows as `NAME.part` and is renamed when its checksum is right. An interrupted transfer continues with a Range
 request (RFC 9110, section 14); if the server ignores that, or the parts do not fit together, it starts over.
@@ -57,7 +57,7 @@ def download(
 
     Raises:
         DataError: if the server cannot be reached, does not have the file or sends another one, or if the file cannot
-            be written. Bytes that arrived are kept, unless they are wrong.
+            be written. Bytes received so far are kept, unless the checksum is wrong.
     """
     if target.is_file():
         _check(target, checksum, url, "Delete it and try again")
@@ -129,13 +129,13 @@ def _transfer(url: str, part: Path, by_hand: str, on_progress: ByteProgress | No
     start = _size(part)
     headers = {**_HEADERS, "Range": f"bytes={start}-"} if start else _HEADERS
     try:
-        # A new opener reads the proxies of the environment; that of urlopen() keeps the first it saw.
+        # A new opener reads the proxies of the environment; urlopen() would reuse those of its first call.
         opener = urllib.request.build_opener()
         response = opener.open(urllib.request.Request(url, headers=headers), timeout=timeout)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416 and start:
-            # `part` has all bytes already; the checksum tells if they are right.
+            # `part` has all bytes already; the checksum decides if they are right.
             return
         answer = " ".join(f"the server answers {error.code} {error.reason}".split())
         if error.code in _BUSY or error.code >= 500:
@@ -165,7 +165,7 @@ def _transfer(url: str, part: Path, by_hand: str, on_progress: ByteProgress | No
 
 def _read(response: http.client.HTTPResponse) -> bytes:
     try:
-        # read1() returns what has arrived, so that a slow server does not keep it from the disk.
+        # read1() returns the bytes received so far, so that those of a slow server are written early.
         return response.read1(_CHUNK)
     except (OSError, http.client.HTTPException) as error:
         raise _TransferError(_reason(error)) from error

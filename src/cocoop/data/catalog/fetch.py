@@ -47,7 +47,7 @@ def fetch(
         DataError: if a file cannot be downloaded, checked or unpacked, or another process is downloading the data set.
             Complete files stay, and interrupted downloads continue with the next call.
     """
-    # In the cache, so that the data root holds nothing but data.
+    # The lock is in the cache, so that the data root holds nothing but data.
     name = hash_content(str(location.directory.resolve()))[:24]
     with try_lock(cache_directory() / "locks" / name) as acquired:
         if not acquired:
@@ -102,7 +102,7 @@ def _unpack_into_place(archive: Archive, file: Path, directory: Path, on_progres
     """Unpack an archive beside its destination and move the content there, leaving existing directories alone."""
     work = directory / ".unpacking"
     try:
-        # An interrupted call may have left it.
+        # An interrupted call may have left this directory.
         _remove(work)
         content = work / "archive"
         unpack(file, content, on_progress=on_progress)
@@ -112,7 +112,7 @@ def _unpack_into_place(archive: Archive, file: Path, directory: Path, on_progres
             unpack(inner, content, on_progress=on_progress)
         source = _member(content, archive.subdirectory, file)
         moves = {source: archive.target} if archive.target else {path: path.name for path in source.iterdir()}
-        # What marks the archive as unpacked comes last, and of that directories: then everything is in place.
+        # Paths in `provides` mark the archive as unpacked, so they are moved last, files before directories.
         for path, name in sorted(moves.items(), key=lambda move: (move[1] in archive.provides, move[0].is_dir())):
             destination = directory / name
             if not destination.is_dir():

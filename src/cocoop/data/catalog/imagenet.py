@@ -47,7 +47,7 @@ class ImageNetClass:
 @functools.cache
 def imagenet_classes() -> tuple[ImageNetClass, ...]:
     """Return all classes in the order of their labels, which is that of their WordNet ids."""
-    # Lines of WordNet id, subsets and name.
+    # Each line has a WordNet id, the subsets and a name.
     text = resources.files(__package__).joinpath("imagenet_classes.txt").read_text(encoding="utf-8")
     rows = (line.split(" ", 2) for line in text.splitlines())
     return tuple(ImageNetClass(wnid, name, "A" in subsets, "R" in subsets) for wnid, subsets, name in rows)

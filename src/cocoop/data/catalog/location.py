@@ -1,6 +1,6 @@
-"""Places of data sets on this machine.
+"""Locations of the catalog's data sets on this machine.
 
-Data sets lie side by side in one directory, the data root, in the layout of the CoOp code or of torchvision.
+Data sets are side by side in one directory, the data root, in the layout of the CoOp code or of torchvision.
 """
 
 from __future__ import annotations

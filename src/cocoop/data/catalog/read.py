@@ -2,12 +2,12 @@
 
 The official split file is used if there is one, after a check that it is the published one. Otherwise:
 
-- Food101 (`random_split`): 50 % of the images of each class to train, 20 % to val, 30 % to test, as `assign_splits`
-  draws them: the shares of the CoOp code's split file, but not its draw.
+- Food101 (`random_split`): 50 % of the images of each class to train, 20 % to val, 30 % to test, as
+  `assign_splits` samples them: the shares of the CoOp code's split file, but other images.
 - FGVCAircraft (`aircraft`): the owners' lists `images_variant_{train,val,test}.txt`; labels as in `variants.txt`.
 - SUN397 (`sun397`): the owners' first partition. `Testing_01.txt` is the test split; of each class of
   `Training_01.txt`, 80 % of the shuffled images go to train and the rest to val: the sizes of the CoOp code's split
-  file, but not its draw. Labels follow the sorted directories; names are the words of the path in reverse order
+  file, but other images. Labels follow the sorted directories; names are the words of the path in reverse order
   (`/a/apse/indoor` is `indoor apse`).
 - ImageNet: `train` for training and `val` for testing, as in the papers; there is no validation split.
 - Variants of ImageNet: all images are for testing.
@@ -55,7 +55,7 @@ def read_catalog(entry: CatalogEntry, location: Location, *, seed: int = 0) -> L
     if not location.images.is_dir():
         raise DataError(
             f"{entry.title} was not found: there is no '{location.images}'. Download it with"
-            f" `cocoop data download {entry.name}`, or name the directory of your data sets by `data_root` or in"
+            f" `cocoop data download {entry.name}`, or pass the directory of your data sets as `data_root` or in"
             " COCOOP_DATA."
         )
     split_file = entry.split_file
@@ -67,7 +67,7 @@ def read_catalog(entry: CatalogEntry, location: Location, *, seed: int = 0) -> L
         case None:
             raise DataError(
                 f"The split file of {entry.title} is not in '{location.splits or location.directory}'. Download it with"
-                f" `cocoop data download {entry.name}`, or name its directory by `splits`."
+                f" `cocoop data download {entry.name}`, or pass its directory as `splits`."
             )
         case "random_split":
             listing = read_image_directory(location.images)
@@ -174,7 +174,7 @@ def _read_imagenet(entry: CatalogEntry, rule: Rule, location: Location) -> Listi
 
 
 def _image_names(directory: Path) -> list[str]:
-    """Return the sorted names of images; no file is checked, because ImageNet has 1.3 million."""
+    """Return the sorted names of images; no file is opened, because ImageNet has 1.3 million."""
     try:
         with os.scandir(directory) as entries:
             names = [entry.name for entry in entries if not entry.name.startswith(".")]

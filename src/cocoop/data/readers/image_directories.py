@@ -31,7 +31,7 @@ def read_image_directory(root: Path) -> Listing:
     """
     directories = _directories(root)
     splits = [directory for directory in directories if directory.name.lower() in SPLIT_NAMES]
-    # A class may be called "train" too: the directory of a split has class directories and no images.
+    # A class may be called "train" too, but the directory of a split has class directories and no images.
     if any(_directories(directory) and not _images(directory) for directory in splits):
         return _read_splits(root, directories)
     if not directories:

@@ -26,7 +26,7 @@ from cocoop.errors import CocoopWarning, DataError
 __all__ = ["load_data"]
 
 _FORMATS = (
-    "Use an image directory (class/photo.jpg, or train/class/photo.jpg), a manifest (.csv or .jsonl), a split file"
+    "Use an image directory (class/image.jpg, or train/class/image.jpg), a manifest (.csv or .jsonl), a split file"
     " (.json), shards (.tar or .parquet), or the name of a data set of the papers (see `cocoop data list`)."
 )
 
@@ -51,16 +51,16 @@ def load_data(
         source: an image directory, `class/image.jpg` or `train|val|test/class/image.jpg`; a `.csv` or `.jsonl` manifest
             with path, class and optionally split; a `.json` split file of the CoOp code; WebDataset or Parquet shards,
             as for `find_shards`; or the name of a data set of the papers, such as `caltech101`. A file or directory of
-            that name comes first, unless it is the data set's own, or `data_root` or `splits` is given.
+            that name takes precedence, unless it is the data set's own, or `data_root` or `splits` is given.
         image_root: directory that the paths in a manifest or split file start from; by default the directory of the
             file, or the one beside a split file that holds its images. For a data set of the papers, the directory of
             its images, if they are not below the data root.
         renames: new class names: a `.json` file `{"old": "new"}`, a `.csv` file old,new, or a mapping.
         seed: seed of the split of data that have none: 50 % of each class to train, 20 % to val, 30 % to test. Use the
-            same in all runs that you compare.
+            same seed in all runs that you compare.
         data_root: directory of the papers' data sets; by default COCOOP_DATA or the user's cache.
         splits: directory of the papers' official split files; by default the data set's own.
-        on_progress: called with the number of bytes of shards that are indexed, and in total.
+        on_progress: called with the number of bytes of shards indexed so far, and in total.
 
     Returns:
         The data set; see `Dataset.check_files` and `Dataset.check_trainable` before training.
@@ -78,10 +78,10 @@ def load_data(
         ```
     """
     path = Path(source).expanduser()
-    # Path() has removed a slash of `s3://bucket`.
+    # Path() removes a slash from `s3://bucket`; this restores it in the text.
     address = re.sub(r"^(?!file:|local:)([a-z][a-z0-9+.-]+):/(?=[^/])", r"\1://", str(source))
     entry = find_entry(str(source))
-    if entry is not None and _means_catalog(entry, path, data_root, splits):
+    if entry is not None and _is_from_catalog(entry, path, data_root, splits):
         found = _load_catalog(entry, Location.find(entry, data_root, splits=splits, image_root=image_root), seed)
     elif is_sharded(address):
         found = _load_shards(address, path, image_root, seed, on_progress)
@@ -116,11 +116,13 @@ class _Source:
     template: str | None = None
 
 
-def _means_catalog(entry: CatalogEntry, source: Path, data_root: str | Path | None, splits: str | Path | None) -> bool:
-    """Return False if the source is the user's own file or directory, with the name of a data set of the catalog."""
+def _is_from_catalog(
+    entry: CatalogEntry, source: Path, data_root: str | Path | None, splits: str | Path | None
+) -> bool:
+    """Return False if the source is a file or directory of the user that has the name of a data set of the catalog."""
     if data_root is not None or splits is not None or not source.exists():
         return True
-    # In the data root, the data set's own directory may have its name.
+    # In the data root, the directory with that name may be the data set's own.
     own_directory = find_data_root() / entry.directory
     return own_directory.exists() and source.samefile(own_directory)
 
@@ -166,7 +168,7 @@ def _load_files(path: Path, image_root: Path | None) -> _Source:
 
 
 def _split_file_names(path: Path) -> tuple[str, str | None]:
-    """Return name and template of a split file's data set, which the CoOp code has in the file name."""
+    """Return name and template of the data set that a split file of the CoOp code has in its file name."""
     entry = find_entry(path.stem.rpartition("_")[2]) if path.name.startswith("split_") else None
     if entry is None:
         return path.stem, None
@@ -175,7 +177,7 @@ def _split_file_names(path: Path) -> tuple[str, str | None]:
 
 
 def _directory_of_images(directory: Path, listing: Listing) -> Path:
-    """Return the split file's directory, or the one in it that has the first image: `images`, `jpg`, ..."""
+    """Return the split file's directory, or its subdirectory that has the first image, such as `images` or `jpg`."""
     first = listing.rows[0].path
     if (directory / first).exists():
         return directory

@@ -1,4 +1,4 @@
-"""Reader of manifests: CSV or JSONL files with the path, class and optionally split of one image a line."""
+"""Reader of manifests: CSV or JSONL files with the path, class and optionally split of one image per line."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def read_manifest(path: Path, image_root: Path) -> Listing:
 
     Args:
         path: `.csv` with a header that has the columns path, class and optionally split, or `.jsonl` (`.ndjson`) with
-            one object a line with these keys. UTF-8. Other columns and keys are ignored.
+            one object per line with these keys. UTF-8. Other columns and keys are ignored.
         image_root: directory that relative paths start from.
 
     Raises:
-        DataError: with the number of the wrong line.
+        DataError: naming the line, if it is malformed; if there are no images.
     """
     text = read_text(path, "manifest")
     lines = _csv_lines(path, text) if path.suffix.lower() == ".csv" else _jsonl_lines(path, text)
@@ -82,7 +82,7 @@ def _csv_header(cells: list[str], origin: str) -> list[str]:
 
 
 def _jsonl_lines(path: Path, text: str) -> Iterator[tuple[str, dict[str, str]]]:
-    # Not splitlines(), which also breaks at separators that may stand inside a JSON string.
+    # Not splitlines(), which also breaks at separators that a JSON string may contain.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue

@@ -1,4 +1,4 @@
-"""Rows of images and names of splits, which all readers share."""
+"""Rows, paths and splits of images, shared by all readers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Listing:
 
 
 def parse_split(word: str, origin: str) -> Split:
-    """Return the split of a name in `SPLIT_NAMES`."""
+    """Return the split with an accepted name, in any case."""
     split = SPLIT_NAMES.get(word.strip().lower())
     if split is None:
         raise DataError(f"{origin}: unknown split {word!r}. Use 'train', 'val' or 'test'.")
@@ -60,13 +60,13 @@ def parse_split(word: str, origin: str) -> Split:
 
 
 def normalize_path(text: str, origin: str, *, image_root: Path, allow_outside: bool) -> str:
-    """Bring a path to one spelling, so that an image that is listed twice is recognised.
+    """Normalise a path, so that an image that is listed under two spellings is recognised.
 
     Args:
         text: the path as listed; `\\` counts as `/`.
         origin: position in the source, for error messages.
         image_root: absolute paths below it become relative to it.
-        allow_outside: accept absolute paths and paths that leave the image root by `..`.
+        allow_outside: accept absolute paths and paths that leave the image root through `..`.
 
     Raises:
         DataError: if the path is empty, a web address, or outside the image root without `allow_outside`.

@@ -28,7 +28,7 @@ def read_split_file(path: Path, image_root: Path) -> Listing:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(
-            f"The split file '{path}' is not valid JSON: {error}. A file with one object a line must end in .jsonl."
+            f"The split file '{path}' is not valid JSON: {error}. A file with one object per line must end in .jsonl."
         ) from error
     if not isinstance(content, dict) or not any(str(key).lower() in SPLIT_NAMES for key in content):
         kind = f"an object with the keys {sorted(content)[:5]}" if isinstance(content, dict) else "another JSON value"

@@ -1,7 +1,8 @@
 """Shards as a data set: an index of their images, and images read from their position in a shard.
 
-The index holds names, classes and positions. It is made by streaming each shard once, and cached in one file a shard.
-The file is named by a hash of the shard's address and of its size, time and ETag, as far as the file system has them:
+The index holds names, classes and positions. It is built by streaming each shard once, and cached in one file per
+shard. The file is named by a hash of the shard's address and of its size, time and ETag, as far as the file system has
+them:
 
     COCOOP_CACHE/shards/<hash>.json         first line: SHA-256 of the second; second line: the entries
 """
@@ -46,7 +47,7 @@ _REQUESTS = 16
 
 @dataclass(frozen=True)
 class ShardPath:
-    """Address of an image in a shard, with the methods of a path that reading needs."""
+    """Address of an image in a shard, with the path methods that reading needs."""
 
     url: str
     """Address of the shard."""
@@ -196,14 +197,14 @@ def _index_shards(
             on_progress(before + done, total)
 
     for url, info in zip(urls, infos, strict=True):
-        # The address of an info may hold a signature.
+        # The address, which `info` repeats, may hold a signature.
         identity = [_FORMAT, without_query(url), {key: value for key, value in info.items() if value != url}]
         file = cache / f"{hash_content(json.dumps(identity, default=str, sort_keys=True))}.json"
         entries = _read_cached(file)
         if entries is None:
             entries = [entry for entry, _ in scan_shard(url, with_bytes=False, on_bytes=report)]
             content = json.dumps(entries).encode()
-            # Without a writable cache, the index is made again the next time.
+            # Without a writable cache, the index is rebuilt the next time.
             with contextlib.suppress(CheckpointError):
                 write_atomic(file, hash_content(content).encode() + b"\n" + content)
         before += info["size"] or 0
@@ -218,7 +219,7 @@ def _read_cached(file: Path) -> list[ShardEntry] | None:
     except OSError:
         return None
     if digest.decode(errors="replace") != hash_content(content):
-        warnings.warn(f"The index '{file}' is damaged; it is made again.", DamageWarning, stacklevel=2)
+        warnings.warn(f"The index '{file}' is damaged; it is rebuilt.", DamageWarning, stacklevel=2)
         return None
     return [
         ShardEntry(member, classname, split, (start, length))
@@ -228,7 +229,9 @@ def _read_cached(file: Path) -> list[ShardEntry] | None:
 
 def _missing_class_error(url: str, member: str) -> DataError:
     if shard_kind(url) == "parquet":
-        return DataError(f"The image '{url}::{member}' has no class. Add a column 'label' without gaps to the shard.")
+        return DataError(
+            f"The image '{url}::{member}' has no class. Give every row of the shard a value in a column 'label'."
+        )
     return DataError(
         f"The image '{url}::{member}' has no class. Write shards as WebDataset does, with the class in a text file of"
         " the same name next to the image (1.jpg, 1.cls). To use an archive of class directories, unpack it."

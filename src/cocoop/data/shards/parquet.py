@@ -1,4 +1,4 @@
-"""Parquet shards: one image a row, with its bytes, its class and optionally a path and a split.
+"""Parquet shards: one image per row, with its bytes, its class and optionally a path and a split.
 
 Columns are found by name and type. The image is a binary column or Hugging Face's struct<bytes, path>; the class is
 text, or an integer with Hugging Face's list of class names in the metadata. The smallest unit to read is a row group.
@@ -91,12 +91,12 @@ def _read_row_group(url: str, group: int) -> pa.ChunkedArray:
 
 
 def read_parquet_image(shard: Shard, group: int, row: int) -> bytes:
-    """Return the bytes of the image in a row of a row group, empty if the cell is."""
+    """Return the bytes of the image in a row of a row group; `b""` for an empty cell."""
     return _read_row_group(shard.url, group)[row].as_py() or b""
 
 
 def clear_row_group_cache() -> None:
-    """Drop the row group in memory, because its shard may have changed."""
+    """Drop the cached row group, because its shard may have changed."""
     _read_row_group.cache_clear()
 
 

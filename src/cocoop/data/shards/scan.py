@@ -43,7 +43,7 @@ def find_shards(source: str) -> list[str]:
 
     Args:
         source: a directory of shards, a shard, or a pattern of shards, such as `train-{000..099}.tar` or
-            `{train,test}-*.parquet`, on any file system that fsspec knows by its scheme.
+            `{train,test}-*.parquet`, on any file system of fsspec.
 
     Returns:
         Sorted addresses; absolute paths for local shards.
@@ -57,8 +57,8 @@ def find_shards(source: str) -> list[str]:
     with shard_errors(source):
         for pattern in _expand_braces(source):
             path = filesystem._strip_protocol(pattern)
-            # In a URL, a question mark begins the query.
-            if any(sign in pattern for sign in ("*[" if "://" in pattern else "*[?")):
+            # In a URL, a question mark starts the query.
+            if any(character in pattern for character in ("*[" if "://" in pattern else "*[?")):
                 shards.update(filesystem.glob(path))
             elif shard_kind(pattern) is None and filesystem.isdir(path):
                 shards.update(name for name in filesystem.ls(path, detail=False) if shard_kind(name))
@@ -81,7 +81,7 @@ def read_shard(url: str) -> Iterator[ShardSample]:
 
     Raises:
         ConfigError: if a required package is not installed.
-        DataError: naming the shard, if it is missing, damaged, cut off, compressed or hostile.
+        DataError: naming the shard, if it is missing, damaged, cut off, compressed or malicious.
     """
     for entry, data in scan_shard(url, with_bytes=True):
         yield ShardSample(f"{url}::{entry.member}", data, entry.classname, entry.split)

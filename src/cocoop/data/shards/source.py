@@ -70,11 +70,11 @@ class Shard:
         """Number of bytes."""
         size = self.filesystem.info(self.path)["size"]
         if not isinstance(size, int):
-            raise DataError(f"The server does not tell the size of '{self.url}', which is needed. Copy it elsewhere.")
+            raise DataError(f"The server does not report the size of '{self.url}', which is needed. Copy it elsewhere.")
         return size
 
     def read(self, start: int, end: int) -> bytes:
-        """Return the bytes from `start` up to `end`; an OSError if the server sends others."""
+        """Return the bytes from `start` up to `end`, or raise an OSError if the server sends more or fewer."""
         if start == end:
             return b""
         data: bytes = self.filesystem.cat_file(self.path, start=start, end=end)
@@ -109,7 +109,7 @@ def without_query(url: str) -> str:
 
 
 def shard_kind(url: str) -> Kind | Literal["compressed"] | None:
-    """Return the kind of shard that a file name stands for; None if it is not a shard."""
+    """Return the kind of a shard by its file name; None if it is not a shard."""
     name = (urlsplit(url).path if "://" in url else url).lower()
     if name.endswith(".tar"):
         return "tar"
@@ -119,7 +119,7 @@ def shard_kind(url: str) -> Kind | Literal["compressed"] | None:
 
 
 def check_shard_kind(url: str) -> Kind:
-    """Return the kind of a shard, or raise an error if the name is another file's or a compressed tar file's."""
+    """Return the kind of a shard, or raise a DataError for a compressed tar file or any other file."""
     kind = shard_kind(url)
     if kind is None:
         raise DataError(f"'{url}' is not a shard. A shard is a WebDataset .tar or a .parquet file.")
@@ -144,7 +144,7 @@ def image_split(value: object, url: str, origin: str) -> Split | None:
 
 
 def _split_in_name(url: str) -> Split | None:
-    """Return the split that a name begins or ends with (`train-00000-of-00100`, `pets-val-7`), or its directory's."""
+    """Return the split at the start or end of a name (`train-00000-of-00100`, `pets-val-7`), or of its directory."""
     path = PurePosixPath(urlsplit(url).path if "://" in url else url)
     words = [word for word in re.split(r"[^a-z]+", path.stem.lower()) if word not in ("", "of")]
     splits = {SPLIT_NAMES[word] for word in words[:1] + words[-1:] if word in SPLIT_NAMES}

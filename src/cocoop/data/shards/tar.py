@@ -87,7 +87,7 @@ def scan_tar(
 
 
 class _HeaderMeter:
-    """The shard's file, limited in the bytes that are read besides the content of members."""
+    """A shard's file that limits how many bytes are read besides the content of members."""
 
     def __init__(self, file: Any, shard: Shard) -> None:
         self.file = file
@@ -106,7 +106,7 @@ class _HeaderMeter:
 def _members(
     shard: Shard, on_bytes: Callable[[int], None] | None
 ) -> Iterator[tuple[tarfile.TarInfo, Callable[[], bytes]]]:
-    """Yield each member with a function to read it before the next one; check at the end that nothing is missing."""
+    """Yield each member, with a function that reads it before the next one; finally check that nothing is missing."""
     size, end = shard.size, 0
     if shard.read(0, min(size, _BLOCK)).startswith(_COMPRESSIONS):
         raise compressed_shard_error(shard.url)
@@ -144,7 +144,7 @@ def _check_type(member: tarfile.TarInfo, shard: Shard) -> None:
 def _check_end(shard: Shard, end: int, size: int) -> None:
     """Check that only zeros follow the last member.
 
-    The standard library takes a file that is cut off between members, or has a broken header there, for a whole one.
+    The standard library accepts a file that is cut off between members, or has a broken header there, as complete.
     """
     if size - end > MAX_PADDING or any(shard.read(end, size)):
         _refuse(shard, f"it is damaged, or several tar files in one: there is data after its end at byte {end:,}")
@@ -189,4 +189,4 @@ def _decode(content: bytes, origin: str) -> str:
 
 
 def _refuse(shard: Shard, reason: str) -> NoReturn:
-    raise DataError(f"The shard '{shard.url}' cannot be used: {reason}. Download it again, or write it anew.")
+    raise DataError(f"The shard '{shard.url}' cannot be used: {reason}. Download it again, or create it again.")
