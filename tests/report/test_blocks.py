@@ -27,15 +27,12 @@ def shown(*bodies: Markup, title="A page") -> Page:
 def test_every_block_escapes_its_content():
     image = blocks.Image("data:image/jpeg;base64,AAAA", NASTY, NASTY)
     made = {
-        "prose": blocks.prose(NASTY),
-        "findings": blocks.findings([NASTY]),
         "terms": blocks.terms({NASTY: NASTY}),
         "facts": blocks.facts({NASTY: NASTY}),
         "commands": blocks.commands([blocks.Command(NASTY, NASTY)]),
         "table": blocks.table([NASTY], [[NASTY]], caption=NASTY),
         "scoreboard": blocks.scoreboard([blocks.Score(NASTY, NASTY, {NASTY: NASTY})]),
         "change_table": blocks.change_table({NASTY: [blocks.ChangeRow(NASTY, 1, [2])]}, [NASTY], before=NASTY),
-        "samples": blocks.samples([blocks.Sample(image, NASTY, [blocks.Guess(NASTY, NASTY, True)])]),
         "gallery": blocks.gallery([image]),
     }
     for name, body in made.items():
@@ -47,7 +44,7 @@ def test_every_block_escapes_its_content():
 
 
 def test_a_page_links_to_its_sections():
-    result = shown(blocks.prose("one"), blocks.prose("two"))
+    result = shown(Markup("<p>one</p>"), Markup("<p>two</p>"))
     assert [link.get("href") for link in result.all("nav")[0].iter("a")] == ["#part-1", "#part-2"]
     assert result.broken_links() == []
     assert Section(title="Über & ältere", body=Markup()).anchor == "ber-ltere"
@@ -55,11 +52,12 @@ def test_a_page_links_to_its_sections():
 
 def test_a_missing_value_of_a_template_is_an_error():
     with pytest.raises(UndefinedError, match="'caption' is undefined"):
-        render("table.html", head=[], rows=[], best={})
+        render("grouped.html", head=[], groups=[], words=False)
 
 
-def test_the_best_cell_of_a_column_is_bold():
-    result = shown(blocks.table(["m", "x", "y"], [["a", "1", "2"], ["b", "3", "4"]], caption="c", best={1: 1, 2: 0}))
+def test_the_marked_cells_of_a_table_are_bold():
+    groups = [("", [(["a", "1", "2"], [2]), (["b", "3", "4"], [1])])]
+    result = shown(blocks.grouped_table(["m", "x", "y"], groups, caption="c"))
     assert [result.words(cell) for cell in result.all("strong")] == ["2", "3"]
     assert result.tables() == [[["m", "x", "y"], ["a", "1", "2"], ["b", "3", "4"]]]
 
@@ -78,15 +76,6 @@ def test_bars_of_changes_share_one_scale():
     ]
     minus = "\N{MINUS SIGN}"
     assert [row[1:] for row in result.tables()[0][2:]] == [["50", "+40"], ["80", f"{minus}20"], ["3", "0"]]
-
-
-def test_right_and_wrong_have_words_for_screen_readers():
-    guesses = [blocks.Guess("CoOp", "kite", True), blocks.Guess("CoCoOp", "moon", False)]
-    result = shown(blocks.samples([blocks.Sample(blocks.Image("data:,", "a kite"), "kite", guesses)]))
-    assert [result.words(item) for item in result.all("li", within=result.all("li", "sample")[0])[1:]] == [
-        "CoOp ✓ kite, right",
-        "CoCoOp ✗ moon, wrong",
-    ]
 
 
 def test_a_thumbnail_is_the_upright_central_square(tmp_path):

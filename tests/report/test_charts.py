@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import pytest
@@ -11,11 +12,15 @@ from pages import Page
 from cocoop.report import blocks, charts
 from cocoop.report.page import Section, page
 
-NAMES = {"a": {"base": [50.0, 60.0], "new": [40.0, 40.0]}, "$x_<b>": {"base": [90.0], "new": [20.0]}}
+NAMES = {
+    "a": {"base": (55.0, 5.0), "new": (40.0, 0.0)},
+    "$x_<b>": {"base": (90.0, math.nan), "new": (20.0, math.nan)},
+}
 
 
 def bars(values=NAMES, description="What it says."):
-    return charts.bars(values, title="A title", description=description)
+    series = [charts.Bars(name, by_group, method) for method, (name, by_group) in enumerate(values.items())]
+    return charts.horizontal_bars(series, title="A title", x_label="accuracy in %", description=description)
 
 
 def shown(*svgs: Markup) -> Page:
@@ -23,18 +28,18 @@ def shown(*svgs: Markup) -> Page:
     return Page(page(title="t", kicker="", lead="", sections=[Section(title="Charts", body=body)], footer=""))
 
 
-def heights(svg: Markup, method: int) -> list[float]:
-    """Return the heights of the bars of a method's colour, in points, without its key in the legend."""
+def lengths(svg: Markup, method: int) -> list[float]:
+    """Return the lengths of the bars of a method's colour, in points, without its key in the legend."""
     paths = re.findall(rf'<path d="([^"]*)"[^>]*style="fill: var\(--method-{method}\)', svg)
     found = []
     for path in paths:
-        ys = [float(y) for y in re.findall(r"[-\d.]+ ([-\d.]+)", path)]
-        found.append(max(ys) - min(ys))
-    return [height for height in found if height > 12]
+        xs = [float(x) for x in re.findall(r"([-\d.]+) [-\d.]+", path)]
+        found.append(max(xs) - min(xs))
+    return [length for length in found if length > 20]
 
 
-def test_bars_are_as_high_as_the_means():
-    first, second = (heights(bars(), method) for method in (1, 2))
+def test_bars_are_as_long_as_the_means():
+    first, second = (lengths(bars(), method) for method in (1, 2))
     unit = first[0] / 55
     assert first == pytest.approx([55 * unit, 40 * unit], rel=1e-3)
     assert second == pytest.approx([90 * unit, 20 * unit], rel=1e-3)
@@ -51,12 +56,12 @@ def test_names_are_neither_formulas_nor_markup():
     result = shown(bars())
     texts = [result.words(text) for text in result.all("text")]
     assert "$x_<b>" in texts
-    assert {"A title", "base", "new", "55", "40", "90", "20", "accuracy in %"} <= set(texts)
+    assert {"A title", "base", "new", "55.0", "40.0", "90.0", "20.0", "accuracy in %"} <= set(texts)
     assert result.all("b") == []
 
 
 def test_charts_on_one_page_share_no_ids():
-    result = shown(bars(), bars({"a": {"base": [1.0]}}, "Another."), curve())
+    result = shown(bars(), bars({"a": {"base": (1.0, math.nan)}}, "Another."), curve())
     links = [element.get("href") for element in result.all("use")]
     assert links
     assert result.broken_links() == []

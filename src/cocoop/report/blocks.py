@@ -30,24 +30,6 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Guess:
-    """The class that a method predicts for an image."""
-
-    method: str
-    named: str
-    right: bool
-
-
-@dataclass(frozen=True)
-class Sample:
-    """An image with its true class and the prediction of each method."""
-
-    image: Image
-    truth: str
-    guesses: Sequence[Guess]
-
-
-@dataclass(frozen=True)
 class ChangeRow:
     """Accuracy of a class in percent, and its change by each method in percentage points."""
 
@@ -62,16 +44,6 @@ class Command:
 
     about: str
     line: str
-
-
-def prose(*paragraphs: str) -> Markup:
-    """Return paragraphs of plain text."""
-    return Markup().join(Markup("<p>{}</p>\n").format(paragraph) for paragraph in paragraphs)
-
-
-def findings(sentences: Sequence[str]) -> Markup:
-    """Return a list of sentences."""
-    return render("findings.html", sentences=sentences)
 
 
 def terms(meanings: Mapping[str, str]) -> Markup:
@@ -89,11 +61,9 @@ def commands(lines: Sequence[Command]) -> Markup:
     return render("commands.html", lines=lines)
 
 
-def table(
-    head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str, best: Mapping[int, int] | None = None
-) -> Markup:
-    """Return a table of formatted cells; `best` maps the index of a column to the row whose cell is set in bold."""
-    return render("table.html", head=head, rows=rows, caption=caption, best=best or {})
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str) -> Markup:
+    """Return a table of formatted cells."""
+    return grouped_table(head, [("", [(row, ()) for row in rows])], caption=caption)
 
 
 def grouped_table(
@@ -139,11 +109,6 @@ def _bar(change: float, reach: float) -> dict[str, str]:
     width = 50 * abs(change) / reach
     left = 50.0 if change > 0 else 50 - width
     return {"width": f"{width:.1f}", "left": f"{left:.1f}", "label": signed(change, 0)}
-
-
-def samples(cards: Sequence[Sample]) -> Markup:
-    """Return images with the predictions of each method."""
-    return render("samples.html", cards=cards)
 
 
 def gallery(images: Sequence[Image]) -> Markup:

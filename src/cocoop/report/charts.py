@@ -12,7 +12,6 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Bars", "Line", "bars", "curves", "horizontal_bars", "horizontal_changes", "points", "reliability"]
+__all__ = ["Bars", "Line", "curves", "horizontal_bars", "horizontal_changes", "points", "reliability"]
 
 NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 INK, SOFT, LINE = "#0a0b01", "#0a0b02", "#0a0b03"
@@ -97,29 +96,6 @@ class Bars:
     """Index of their colour among the page's method colours."""
     style: int = 0
     """Index of their opacity, to tell bars of one colour apart: full, lighter, lightest."""
-
-
-def bars(values: Mapping[str, Mapping[str, Sequence[float]]], *, title: str, description: str) -> Markup:
-    """Draw groups of bars from 0 to 100 %, one bar a method, with the spread over seeds."""
-    groups = list(next(iter(values.values())))
-    width = 0.8 / len(values)
-    with _figure(5.0, 3.3) as figure:
-        axis = figure.subplots()
-        for number, (method, by_group) in enumerate(values.items()):
-            places = [place + (number - (len(values) - 1) / 2) * width for place in range(len(groups))]
-            heights = [fmean(by_group[group]) for group in groups]
-            spreads = [stdev(by_group[group]) if len(by_group[group]) > 1 else 0.0 for group in groups]
-            drawn = axis.bar(places, heights, width * 0.9, color=METHODS[number % len(METHODS)], label=method)
-            axis.errorbar(places, heights, spreads, fmt="none", ecolor=INK, elinewidth=1, capsize=2.5)
-            labels = [f"{height:.0f}" for height in heights]
-            axis.bar_label(drawn, labels, padding=5, color=INK, fontsize=9.5)
-        axis.set(ylim=(0, 109), yticks=range(0, 101, 25), ylabel="accuracy in %")
-        axis.set_xticks(range(len(groups)), groups)
-        axis.tick_params(axis="x", length=0, labelcolor=INK)
-        axis.spines["left"].set_visible(False)
-        axis.set_title(title, pad=26)
-        axis.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=len(values), fontsize=9.5, borderaxespad=0)
-        return _markup(figure, description)
 
 
 def horizontal_bars(series: Sequence[Bars], *, title: str, x_label: str, description: str) -> Markup:
