@@ -75,7 +75,9 @@ def test_a_pushed_prompt_is_loaded_by_name(hub, method, tiny_backbone):
         assert type(loaded) is CoCoOp
         assert same(method, loaded)
     assert same(method, CoCoOp.from_pretrained("ann/bugs", backbone=tiny_backbone))
-    with pytest.raises(CheckpointError, match=r"^'ann/bugs' is of cocoop, not of coop; load it with cocoop\.from_pre"):
+    with pytest.raises(
+        CheckpointError, match=r"^'ann/bugs' holds a cocoop prompt, not coop; load it with cocoop\.from_pre"
+    ):
         CoOp.from_pretrained("ann/bugs", backbone=tiny_backbone)
 
 

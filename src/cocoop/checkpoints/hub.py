@@ -49,7 +49,7 @@ def push_to_hub(
         The URL of the commit.
 
     Raises:
-        CheckpointError: if the hub cannot be reached or refuses, or the card cannot be written.
+        CheckpointError: if the hub cannot be reached or refuses the upload, or the card cannot be written.
     """
     # Built first: if it fails, no empty repository is left behind.
     card = model_card(method_config(method), **({"repo_id": repo_id} | (model_card_kwargs or {})))
@@ -92,7 +92,7 @@ def hub_errors(repo_id: str) -> Iterator[None]:
                 "in with a token that has write access (`hf auth login`)."
             ) from error
         raise CheckpointError(f"The hub refused {repo_id!r}: {error.server_message or root_cause(error)}.") from error
-    # Raised for invalid metadata of the card.
+    # huggingface_hub raises it for invalid metadata of the card.
     except ValueError as error:
         raise CheckpointError(f"The hub refused {repo_id!r}: {one_line(error)}.") from error
     except Exception as error:

@@ -24,7 +24,7 @@ UNPUBLISHED = "USER/NAME"
 """Name of the repository in the card of a prompt that is not published."""
 
 MAX_CLASSES = 20
-"""Number of class names in a card."""
+"""Largest number of class names in a card."""
 
 DESCRIPTIONS = {
     "zero-shot": "Zero-shot CLIP ([arXiv 2103.00020](https://arxiv.org/abs/2103.00020)) with these classes and "
@@ -100,15 +100,20 @@ def model_card(
     }
     is_local = source in ("local-dir", "openai") and bool(identifier)
     limits = [NEW_CLASSES[method]] if method in NEW_CLASSES else []
-    limits += [LICENCE, *[OTHER_IMAGES] * bool(tables), *[LITE] * (backbone == "lite")]
-    limits += [LOCAL.format(repo_id=repo_id)] * is_local
+    limits.append(LICENCE)
+    if tables:
+        limits.append(OTHER_IMAGES)
+    if backbone == "lite":
+        limits.append(LITE)
+    if is_local:
+        limits.append(LOCAL.format(repo_id=repo_id))
     return ModelCard.from_template(
         ModelCardData(**(data | card_data)),
         template_path=str(TEMPLATE),
         repo_id=repo_id,
         method=METHOD_NAMES.get(method, method),
         description=DESCRIPTIONS.get(method, f"An image-classification prompt trained with {method}."),
-        # The path of a local directory is private, and of no use elsewhere.
+        # The path of a local directory is private, and useless elsewhere.
         backbone=f"{source}:{Path(identifier).name}" if is_local else backbone,
         data=_escape(about["data"]) if "data" in about else "",
         facts=facts,

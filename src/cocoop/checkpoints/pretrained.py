@@ -47,7 +47,7 @@ FORMAT = 1
 """Version of the layout of config.json."""
 
 SAVE_ID = "saved_as"
-"""Entry of both files that tells whether they were written together."""
+"""Entry of both files, which is equal if they were written together."""
 
 HUB = "hf-hub:"
 """Prefix that marks a name as that of a hub repository, as for backbones."""
@@ -96,7 +96,7 @@ def from_pretrained(
         source: a directory written by `save_pretrained`, `fit` or `cocoop train`; or the name of a hub repository,
             `USER/NAME` if there is no such directory or `hf-hub:USER/NAME`, either with `@REVISION`.
         backbone: a loaded backbone; None: load the one named in config.json.
-        precision: number format of the frozen towers; None: the one used in training. Ignored with `backbone`.
+        precision: data type of the frozen towers; None: the one used in training. Ignored with `backbone`.
         device: device for the backbone. Ignored with `backbone`.
         revision: branch, tag or commit of the hub repository.
         download: options of `huggingface_hub.snapshot_download`: token, cache_dir, force_download, local_files_only.
@@ -119,7 +119,7 @@ def from_pretrained(
     """
     directory = _resolve_source(source, revision, download)
     config = _read_config(directory)
-    # Before the backbone, which may take long to load.
+    # Read before the backbone, which may take long to load.
     tensors, metadata = read_tensors(directory / LEARNED)
     if SAVE_ID in metadata and metadata[SAVE_ID] != config.get(SAVE_ID):
         raise CheckpointError(
@@ -137,7 +137,7 @@ def from_pretrained(
 
 
 def method_config(method: Method) -> dict[str, Any]:
-    """Return the content of config.json: everything that rebuilds a method, except for its learned tensors."""
+    """Return the content of config.json: everything needed to rebuild a method, except for its learned tensors."""
     return {
         "format": FORMAT,
         "method": method.key,

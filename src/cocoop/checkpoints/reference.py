@@ -76,11 +76,11 @@ class ReferenceCheckpoint:
         Args:
             backbone: the backbone that the prompt was trained on.
             classnames: class names in the order of the labels in training; None: take them from the file.
-            position: position of the class name among CoOp's context vectors; the file does not say it.
+            position: position of the class name among CoOp's context vectors; it is not stored in the file.
 
         Raises:
             CheckpointError: if tensors do not fit the backbone or the classes, or the file has no class names.
-            ConfigError: if CoCoOp is asked for another position than `end`.
+            ConfigError: for a position other than `end` with CoCoOp.
             PromptError: if a class name cannot be used in a prompt.
         """
         self._check_backbone(backbone)
@@ -103,7 +103,7 @@ class ReferenceCheckpoint:
         return method.eval()
 
     def classnames(self, backbone: Backbone) -> list[str]:
-        """Return the class names of the training, in lower case, decoded from their token embeddings.
+        """Return the class names used in training, in lower case, decoded from their token embeddings.
 
         Raises:
             CheckpointError: if they cannot be decoded.
@@ -163,13 +163,13 @@ def read_reference(path: str | Path) -> ReferenceCheckpoint:
         raise CheckpointError(f"There is no file '{path}'.")
     try:
         with weights_errors(path):
-            content = _content(path)
+            content = _load_content(path)
     except BackboneError as error:
         raise CheckpointError(str(error)) from error
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"'{path}' is not a checkpoint of CoOp or CoCoOp: it has no `state_dict` of tensors.")
-    # Prefixes of models trained on several GPUs, or saved whole.
+    # Strip the prefixes of models that were trained on several GPUs or saved as one model.
     tensors = {re.sub(r"^((module|prompt_learner)\.)+", "", str(name)): tensor for name, tensor in state.items()}
     _check_names(tensors, path)
     learned = {ours: tensors[theirs] for theirs, ours in OURS.items() if theirs in tensors}
@@ -193,7 +193,7 @@ def _check_names(tensors: dict[str, Tensor], path: Path) -> None:
             raise CheckpointError(f"'{path}' is damaged: {name!r} is {tensor.dtype} of shape {tuple(tensor.shape)}.")
 
 
-def _content(path: Path) -> Any:
+def _load_content(path: Path) -> Any:
     try:
         return load_pickle(path)
     except pickle.UnpicklingError:
@@ -208,7 +208,7 @@ class _PlainUnpickler(TensorUnpickler):
     """Unpickler for tensors and plain containers that replaces everything else by inert placeholders."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return a stand-in for a global name in the pickle; none is looked up."""
+        """Return the replacement of a class or function that the pickle names; none is imported."""
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
             return _parameter
         try:
@@ -244,7 +244,7 @@ def _parameter(data: Tensor, *_: object) -> Tensor:
 
 
 def _decode_name(tokens: list[int], backbone: Backbone) -> str | None:
-    """Return the class name in `<name>.[EOT]...`; None if there is none, or it has other tokens."""
+    """Return the class name in the tokens of `<name>.[EOT]...`; None if it cannot be recovered exactly."""
     tokenizer = backbone.tokenizer
     if tokenizer.eot not in tokens:
         return None

@@ -51,11 +51,11 @@ class Method(nn.Module):
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """Return the keyword arguments, as plain JSON, that rebuild this method on its backbone and class names."""
+        """Return the other arguments, besides backbone and class names, that rebuild this method, as plain JSON."""
 
     @abstractmethod
     def build_prompts(self, classnames: tuple[str, ...]) -> None:
-        """Build the prompts of the classes, which are checked already; called by `__init__` and `set_classes`.
+        """Build the prompts of checked class names; called by `__init__` and `set_classes`.
 
         Raises:
             PromptError: if a class name cannot be used in a prompt; the old prompts stay.
@@ -63,7 +63,7 @@ class Method(nn.Module):
 
     @abstractmethod
     def text_features(self, image_features: Float[Tensor, "B e"]) -> Float[Tensor, "_ C e"]:
-        """Return L2-normalised class features for L2-normalised images; one row if they are the same for all."""
+        """Return L2-normalised text features of all classes for each L2-normalised image; one row if equal for all."""
 
     def set_classes(self, classnames: Sequence[str]) -> None:
         """Replace the classes and keep the learned parameters.
@@ -105,7 +105,7 @@ class Method(nn.Module):
         labels: Int64[Tensor, " B"],
         logits: Callable[[Tensor], Tensor] | None = None,
     ) -> Iterator[tuple[Float[Tensor, ""], Float[Tensor, "b C"]]]:
-        """Compute the mean cross-entropy of a batch in parts; call `backward` on each part before asking for the next.
+        """Compute the mean cross-entropy of a batch in parts; call `backward` on each part before taking the next.
 
         Args:
             image_features: from `backbone.encode_image`.
@@ -113,8 +113,8 @@ class Method(nn.Module):
             logits: a function to use in place of `self.logits`.
 
         Yields:
-            The share of the batch's loss of `images_at_once` images, and their logits. Values and gradients of all
-            parts add up to those of the batch.
+            The loss of `images_at_once` images, divided by the batch size, and their logits. The values and gradients
+            of all parts add up to those of the batch.
         """
         size = self.images_at_once(len(labels))
         for features, targets in zip(image_features.split(size), labels.split(size), strict=True):
@@ -122,7 +122,7 @@ class Method(nn.Module):
             yield F.cross_entropy(scores, targets, reduction="sum") / len(labels), scores
 
     def scorer(self) -> Callable[[Tensor], Tensor]:
-        """Return a function like `logits` for inference, with everything that is the same for all images computed."""
+        """Return a function like `logits` for inference, which computes what all images share only once."""
         return torch.no_grad()(self.logits)
 
     def shortlist_scorer(self, shortlist: int) -> Callable[[Tensor], Tensor]:  # noqa: ARG002 - only CoCoOp uses it
@@ -168,7 +168,7 @@ class Method(nn.Module):
         model_card_kwargs: dict[str, Any] | None = None,
         **push_options: Any,
     ) -> str | None:
-        """Save this method like `cocoop.save_pretrained`, and publish it if asked to.
+        """Save this method like `cocoop.save_pretrained`, and optionally publish it.
 
         Args:
             save_directory: created if missing.
@@ -199,14 +199,14 @@ class Method(nn.Module):
         """Load a saved method of this class; see `cocoop.from_pretrained`, which loads any method.
 
         Raises:
-            CocoopError: if it cannot be loaded, or is of another class.
+            CocoopError: if it cannot be loaded, or holds another method.
         """
         from cocoop.checkpoints.pretrained import from_pretrained
 
         method = from_pretrained(pretrained_model_name_or_path, **options)
         if not isinstance(method, cls):
             raise CheckpointError(
-                f"'{pretrained_model_name_or_path}' is of {method.key}, not of {cls.key}; load it with "
+                f"'{pretrained_model_name_or_path}' holds a {method.key} prompt, not {cls.key}; load it with "
                 "cocoop.from_pretrained."
             )
         return method
@@ -220,7 +220,7 @@ class Method(nn.Module):
 
 @contextmanager
 def seeded(seed: int | None):  # type: ignore[no-untyped-def]
-    """Use `seed` for random numbers and restore the global generator afterwards; None: use the global generator."""
+    """Seed random numbers within a block, and restore the global generator afterwards; None: use that generator."""
     if seed is None:
         yield
         return

@@ -132,18 +132,18 @@ class CoCoOp(Method):
         return min(batch_size, self.prompts.images_at_once)
 
     def text_features(self, image_features: Float[Tensor, "B e"]) -> Float[Tensor, "B C e"]:
-        """Return L2-normalised class features for each L2-normalised image."""
+        """Return L2-normalised text features of all classes for each L2-normalised image."""
         return self._encode(image_features, self.prompts)
 
     def logits(self, image_features: Float[Tensor, "B e"]) -> Float[Tensor, "B C"]:
-        """Return scaled cosine similarities of images and their class features in fp32 (equation 4).
+        """Return scaled cosine similarities of images and their text features in fp32 (equation 4).
 
         Args:
             image_features: from `backbone.encode_image`, normalised or not.
         """
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return super().logits(image_features)
-        # Class features of all images at once would need (B, C, e).
+        # Text features for all images at once would fill a (B, C, e) tensor.
         return self._in_batches(super().logits, image_features, self.prompts.images_at_once)
 
     def logits_of(self, classes: Sequence[int]) -> Callable[[Tensor], Tensor]:
@@ -164,7 +164,7 @@ class CoCoOp(Method):
     def shortlist_scorer(self, shortlist: int) -> Callable[[Tensor], Tensor]:
         """Return a function like `logits` for inference that computes only the most promising classes.
 
-        These are the classes that the unshifted prompt ranks highest. The work shrinks to about K / C.
+        These are the classes that the unshifted prompt ranks highest. The cost shrinks to about K / C.
 
         Args:
             shortlist: K, the number of classes per image.

@@ -62,7 +62,7 @@ def prompt_ids(
     """Return the prompts of all classes with M context vectors.
 
     The class name stands at the `end`: [SOS][context][name][.][EOT]; in the `middle`, after half of the context
-    (M // 2); or in `front` of it. The prefix ends where prompts begin to differ between classes.
+    (M // 2); or in `front` of it. The prefix ends where the prompts of the classes start to differ.
 
     Raises:
         PromptError: if a prompt is too long for the tower, or a class name has no tokens.
@@ -83,7 +83,7 @@ def prompt_ids(
 
 
 def pack_prompts(backbone: Backbone, ids: PromptIds) -> Prompts:
-    """Return prompts on the backbone's device, with the first layer's projections of the class names."""
+    """Return prompts on the backbone's device, with precomputed first-layer projections of the class names."""
     prompts = Prompts(*ids, device=backbone.device)
     backbone.text_tower.precompute(prompts)
     return prompts

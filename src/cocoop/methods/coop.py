@@ -135,7 +135,7 @@ class CoOp(Method):
         self.register_buffer("_order", torch.tensor(order, device=self.backbone.device), persistent=False)
 
     def text_features(self, image_features: Float[Tensor, "B e"] | None = None) -> Float[Tensor, "1 C e"]:  # noqa: ARG002
-        """Return the class features, which are the same for every image."""
+        """Return the text features, which are the same for every image."""
         return self._encode(self.prompts)
 
     def logits_of(self, classes: Sequence[int]) -> Callable[[Tensor], Tensor]:
@@ -150,7 +150,7 @@ class CoOp(Method):
 
     @torch.no_grad()
     def scorer(self) -> Callable[[Tensor], Tensor]:
-        """Return a function like `logits` for inference, with the class features computed."""
+        """Return a function like `logits` for inference, with precomputed text features."""
         texts = self.text_features()
         return torch.no_grad()(lambda x: self._similarities(F.normalize(x.float(), dim=-1), texts))
 

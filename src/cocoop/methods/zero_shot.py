@@ -80,7 +80,7 @@ class ZeroShot(Method):
         self.register_buffer("matrix", matrix, persistent=False)
 
     def text_features(self, image_features: Float[Tensor, "B e"]) -> Float[Tensor, "1 C e"]:  # noqa: ARG002
-        """Return the class features, which are the same for every image."""
+        """Return the text features, which are the same for every image."""
         return self.matrix.unsqueeze(0)
 
     @torch.no_grad()
