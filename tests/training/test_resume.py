@@ -221,7 +221,7 @@ def test_resume_refuses_other_images_and_methods(run, images, data, tiny_backbon
         ("training.safetensors", None, "is incomplete: it has no training.safetensors"),
         ("training.json", b"{", "training.json' is damaged"),
         ("training.json", b"[]", "training.json' must hold a JSON object, not list"),
-        ("metrics.jsonl", b"", "metrics.jsonl' is damaged: it has 0 epochs, the checkpoint 2"),
+        ("metrics.jsonl", b"", "metrics.jsonl' is damaged: it has 0 epochs, but the checkpoint has 2"),
         ("metrics.jsonl", b"{\n", "metrics.jsonl' is damaged: Expecting property name"),
         ("metrics.jsonl", None, "Cannot read '.*metrics.jsonl': No such file or directory"),
     ],

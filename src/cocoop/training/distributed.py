@@ -27,7 +27,7 @@ class Engine(Protocol):
     num_processes: int
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of `loss` to those of this process's tensors."""
+        """Compute the gradients of `loss`, and add them to those of this process's tensors."""
 
 
 def launched_engine(device: str) -> Engine | None:
@@ -96,10 +96,10 @@ class Processes:
     def gather_in_order(self, own: Sequence[T]) -> list[T]:
         """Join the shares of all processes to the original sequence; the inverse of `share`."""
         parts = self.gather(own)
-        whole = [item for part in parts for item in part]
+        items = [item for part in parts for item in part]
         for index, part in enumerate(parts):
-            whole[index :: self.count] = part
-        return whole
+            items[index :: self.count] = part
+        return items
 
     def run_on_first(self, function: Callable[[], T]) -> T:
         """Call a function in the first process and return its result in all of them.

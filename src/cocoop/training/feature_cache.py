@@ -1,6 +1,6 @@
 """Image features on disk: an image is encoded once for all runs with the same backbone.
 
-A feature is identified by what determines it: the weights, architecture and precision of the image tower, the
+The key of a feature is everything that determines it: the weights, architecture and precision of the image tower, the
 preprocessing, and the bytes of the image file. Names and directories of files do not matter. Features are stored in
 shards that are written atomically, never changed, and named by the hash of their content. So several runs may share a
 cache directory, and a damaged shard is noticed and skipped.
@@ -54,7 +54,7 @@ class FeatureCache:
         self._loaded: set[Path] = set()
 
     def load(self) -> Mapping[str, Float[Tensor, " e"]]:
-        """Return all features, including those that other runs have added meanwhile."""
+        """Return all features, including those that other runs have added since the last call."""
         for shard in sorted(self.directory.glob("*.safetensors")) if self.directory else ():
             if shard not in self._loaded:
                 self._loaded.add(shard)
@@ -85,7 +85,7 @@ def _read_shard(shard: Path) -> dict[str, Float[Tensor, " e"]]:
         if hash_content(content) != shard.stem:
             raise ValueError("its content does not match its name")
         features = safetensors.torch.load(content)["features"]
-        # A safetensors file begins with the length of its JSON header, in 8 bytes.
+        # A safetensors file starts with the length of its JSON header, in 8 bytes.
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         return dict(zip(json.loads(header["__metadata__"]["images"]), features, strict=True))
     except (OSError, ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError):

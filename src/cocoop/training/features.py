@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 IMAGES_AHEAD = 64
-"""Training images that are encoded together, approximately, for any batch size."""
+"""Approximate number of training images that are encoded together, for any batch size."""
 
 Progress = Callable[[int, int], None]
 """Called with the number of images done and the number of all images."""
@@ -67,9 +67,9 @@ class Features:
     paths: tuple[str, ...]
     """Paths of the images, as in the data set."""
     hashes: tuple[str, ...] = ()
-    """SHA-256 of the image files; empty for features that were not made from files."""
+    """SHA-256 of the image files; empty if the features do not come from files."""
     unreadable: tuple[UnreadableImage, ...] = ()
-    """Images that could not be read, which are not among the others."""
+    """Unreadable images, which the fields above leave out."""
     unreadable_labels: tuple[int, ...] = ()
     """Labels of the unreadable images."""
 
@@ -305,7 +305,7 @@ class TrainingFeatures:
 
     @property
     def unreadable(self) -> tuple[UnreadableImage, ...]:
-        """Unreadable images that this process has met so far."""
+        """Unreadable images that this process has found so far."""
         return tuple(self._unreadable.values())
 
     def hashes(self) -> frozenset[str]:
@@ -316,12 +316,12 @@ class TrainingFeatures:
 
     @cached_property
     def images_in_epoch(self) -> int:
-        """Number of images in an epoch, without those of a dropped incomplete batch."""
+        """Number of images in an epoch; an incomplete last batch that is dropped does not count."""
         # The order differs from epoch to epoch, the batch sizes do not.
         return sum(map(len, self._order(epoch=1)))
 
     def batches(self, epoch: int) -> Iterator[FeatureBatch]:
-        """Yield the batches of one epoch; a batch is empty if none of its images is readable or for this process.
+        """Yield the batches of one epoch; a batch is empty if it has no readable images for this process.
 
         Raises:
             DataError: for unreadable images, unless they are skipped.
@@ -330,7 +330,7 @@ class TrainingFeatures:
             yield from self._augmented_batches(epoch)
             return
         once, device = self._encoded_once, self._backbone.device
-        for rows in map(self._mine, self._order(epoch)):
+        for rows in map(self._own_rows, self._order(epoch)):
             yield FeatureBatch(
                 once.features[rows].to(device), once.labels[rows].to(device), tuple(once.paths[row] for row in rows)
             )
@@ -340,10 +340,10 @@ class TrainingFeatures:
         # Small batches are encoded together, ahead of their steps: a GPU encodes 64 images about as fast as a few. The
         # augmentation of an image depends on seed, epoch and image alone, so the features are the same.
         together = max(1, IMAGES_AHEAD // self._config.batch_size)
-        groups = [[self._mine(rows) for rows in order[i : i + together]] for i in range(0, len(order), together)]
+        groups = [[self._own_rows(rows) for rows in order[i : i + together]] for i in range(0, len(order), together)]
         loader = image_batches(
             [self._data.path_of(item) for item in items],
-            [self._to_encode([row for rows in group for row in rows]) for group in groups],
+            [self._rows_to_encode([row for rows in group for row in rows]) for group in groups],
             transform=self._transform,
             seed=self._config.seed,
             epoch=epoch,
@@ -363,12 +363,12 @@ class TrainingFeatures:
                     tuple(items[row].path for row in readable),
                 )
 
-    def _mine(self, rows: list[int]) -> list[int]:
+    def _own_rows(self, rows: list[int]) -> list[int]:
         """Return the rows of a batch that this process trains on."""
         return rows if self._whole_batches else list(self._processes.share(rows))
 
-    def _to_encode(self, rows: list[int]) -> list[int]:
-        """Return the rows that this process encodes, of those that it trains on."""
+    def _rows_to_encode(self, rows: list[int]) -> list[int]:
+        """Return the rows that this process encodes, from a batch's rows that it trains on."""
         return list(self._processes.share(rows)) if self._whole_batches else rows
 
     def _encode(self, batch: Batch) -> tuple[Float[Tensor, "b e"], list[int]]:
@@ -398,7 +398,7 @@ def _gather_encoded(encoded: dict[int, tuple[str, Tensor]], processes: Processes
     if processes.count == 1:
         return encoded
     rows, hashes = list(encoded), [sha256 for sha256, _ in encoded.values()]
-    # One tensor a process: a row is a view, which would be sent with its whole batch.
+    # One tensor per process: a feature is a view, which would be pickled with its whole batch.
     stacked = torch.stack([feature for _, feature in encoded.values()]) if encoded else torch.empty(0)
     return {
         row: (sha256, feature)

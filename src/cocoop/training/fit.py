@@ -31,7 +31,7 @@ __all__ = ["StepReport", "TrainResult", "check_fit", "fit"]
 
 @dataclass(frozen=True)
 class StepReport:
-    """Progress of a training, after each step."""
+    """Progress of training, after each step."""
 
     epoch: int
     """Current epoch, from 1."""
@@ -40,7 +40,7 @@ class StepReport:
     images: int
     """Images trained on in this epoch so far."""
     images_in_epoch: int
-    """Images of the whole epoch."""
+    """Number of images in an epoch."""
     loss: float
     """Mean loss of this epoch so far."""
     accuracy: float
@@ -51,7 +51,7 @@ class StepReport:
 
 @dataclass
 class TrainResult:
-    """Result of a training."""
+    """Result of `fit`."""
 
     history: list[dict[str, Any]]
     """One entry per epoch: epoch, loss, accuracy (%), learning_rate, images, seconds."""
@@ -84,13 +84,13 @@ def fit(
     Args:
         method: changed in place; its class names must be those of the data.
         data: usually the result of `few_shot` and `base`.
-        config: training settings; by default those that CoCoOp was published with.
+        config: training settings; by default the published settings of CoCoOp.
         run: directory for checkpoints and metrics; None: nothing is written.
         resume: continue the run in that directory, if there is one.
-        about: other facts of the run, plain JSON, that must be the same on resume (shots, seed, ...).
+        about: other facts of the run, such as shots and seed, in plain JSON; they must be the same on resume.
         engine: computes the gradients, for example an `accelerate.Accelerator`; None: PyTorch. With several processes,
-            `batch_size` is that of all together, each process takes the gradients of its share of a batch, and the
-            first one writes the run directory; the numbers are those of one process up to rounding.
+            `batch_size` counts the images of all processes, each process computes the gradients of its share of a
+            batch, and the first one writes the run directory; the results equal those of one process up to rounding.
         class_parallel: divide the classes among the processes instead of the images, for very many classes or for
             batches with fewer images than processes.
         cache: features of this backbone on disk, used with `cache_features`.
@@ -105,8 +105,8 @@ def fit(
         ConfigError: if the method has nothing to train, or a resumed run has other settings.
         DataError: if the class names differ, or images are missing or unreadable.
         CheckpointError: if the directory holds another run, or cannot be written.
-        TrainingError: if the loss or the gradients are not finite. The method and the run directory are as after the
-            last completed epoch.
+        TrainingError: if the loss or the gradients are not finite. The method and the run directory are then as
+            after the last completed epoch.
 
     Example:
         ```python
@@ -141,7 +141,9 @@ def fit(
         method.train()
         try:
             if state.epoch < config.epochs:
-                source.encode_once(on_encode if processes.count > 1 else _then(on_encode, check_interrupt))
+                source.encode_once(
+                    on_encode if processes.count > 1 else _with_interrupt_check(on_encode, check_interrupt)
+                )
             if directory and not continues:
                 directory.begin(method, state, source.hashes())
             for epoch in range(state.epoch + 1, config.epochs + 1):
@@ -163,7 +165,7 @@ def fit(
                     on_epoch(result.history[-1])
             check_interrupt()
         except (KeyboardInterrupt, CocoopError) as stop:
-            # Go back to the last completed epoch; this may strike anywhere in an epoch or while it is saved.
+            # Go back to the last completed epoch: the exception may come at any point, even while an epoch is saved.
             learner.restore(state, Path(run or ""))
             del result.history[state.epoch :]
             result.interrupted = isinstance(stop, KeyboardInterrupt)
@@ -186,7 +188,7 @@ def check_fit(
     resume: bool = False,
     about: Mapping[str, Any] | None = None,
 ) -> None:
-    """Check everything that `fit` can check beforehand, before other long work; the arguments are those of `fit`.
+    """Run the checks of `fit` early, before other long work; the arguments are those of `fit`.
 
     Raises:
         ConfigError: if the method has nothing to train, or a resumed run has other settings.
@@ -246,7 +248,7 @@ def _check_trainable(method: Method, data: Dataset, *, run: str | Path | None, r
     data.check_files(["train"])
 
 
-def _then(on_encode: Progress | None, check_interrupt: Callable[[], None]) -> Progress:
+def _with_interrupt_check(on_encode: Progress | None, check_interrupt: Callable[[], None]) -> Progress:
     def on_batch(done: int, total: int) -> None:
         if on_encode:
             on_encode(done, total)
@@ -273,8 +275,8 @@ def _open_on_first(
 
 
 def _describe(method: Method, data: Dataset, config: TrainConfig, about: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that identify a run: a training with others is another run."""
-    # These two change nothing that is learned from readable images.
+    """Return the settings that identify a run; it can only be resumed with the same."""
+    # These two do not affect what is learned from readable images.
     train = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("workers", "skip_unreadable")}
     return {
         "data": data.name,

@@ -15,11 +15,11 @@ __all__ = ["defer_interrupts"]
 def defer_interrupts(any_process: Callable[[bool], bool] = bool) -> Iterator[Callable[[], None]]:
     """Defer the first Ctrl-C until the work checks for it; a second one interrupts at once.
 
-    Python raises KeyboardInterrupt anywhere. In a callback, such as that of the fork for a decoding process, the
+    Python may raise KeyboardInterrupt at any point. In a callback, such as one that runs when a worker is forked, the
     exception is printed and lost, and the work continues.
 
     Args:
-        any_process: function that tells all processes whether Ctrl-C was pressed in one of them.
+        any_process: function that returns True in all processes if its argument is True in one of them.
 
     Yields:
         A function that raises KeyboardInterrupt if Ctrl-C was pressed; call it between steps.
@@ -37,7 +37,7 @@ def defer_interrupts(any_process: Callable[[bool], bool] = bool) -> Iterator[Cal
         if any_process(interrupted):
             raise KeyboardInterrupt
 
-    # Only the main thread can handle signals. A shell has background jobs ignore Ctrl-C; that must stay so.
+    # Only the main thread can handle signals. Background jobs of a shell ignore Ctrl-C, and must keep doing so.
     if threading.current_thread() is not threading.main_thread() or not callable(previous):
         yield check_interrupt
         return

@@ -6,8 +6,8 @@ metrics.jsonl           one line per epoch
 training.safetensors    learned tensors and momentum after the last completed epoch
 config.json, prompt.safetensors     the method after the last completed epoch, as `from_pretrained` reads it
 
-Every file is written atomically. The state in training.safetensors decides; on resume, files that a crash left newer
-or older than the state are made consistent with it.
+Every file is written atomically. On resume, training.safetensors decides: files that a crash left newer or older are
+brought in line with it.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class RunDirectory:
         history = read_json_lines(self.path / METRICS)
         if len(history) < epoch:
             raise CheckpointError(
-                f"'{self.path / METRICS}' is damaged: it has {len(history)} epochs, the checkpoint {epoch}."
+                f"'{self.path / METRICS}' is damaged: it has {len(history)} epochs, but the checkpoint has {epoch}."
             )
         # Metrics are written before the state, so a crash may leave them one epoch ahead.
         return state, history[:epoch]
@@ -94,7 +94,7 @@ class RunDirectory:
         write_json(self.path / IMAGES, {"sha256": sorted(image_hashes)}, with_checksum=True)
         write_json_lines(self.path / METRICS, [])
         self._write_state(state)
-        # Last, since a directory with this file counts as a run, which needs the others.
+        # After the others: a directory with this file counts as a run, which needs them.
         write_json(self.path / TRAINING, self._description, with_checksum=True)
         write_method(method, self.path)
 
@@ -117,7 +117,7 @@ class RunDirectory:
 
 @contextmanager
 def open_run(path: Path, description: Mapping[str, Any], *, resume: bool) -> Iterator[tuple[RunDirectory, bool]]:
-    """Lock a run directory; a run without a completed epoch is started again, since nothing would be lost.
+    """Lock a run directory; a run without a completed epoch may restart without `resume`, since nothing is lost.
 
     Args:
         path: created if missing.
@@ -131,7 +131,7 @@ def open_run(path: Path, description: Mapping[str, Any], *, resume: bool) -> Ite
         CheckpointError: as `check_run`; if another process trains in the directory; if it cannot be written.
         ConfigError: as `check_run`.
     """
-    # Once before the directory is created, and again when no other process can change it.
+    # Check before the directory is created, and again under the lock, when no other process can change it.
     check_run(path, description, resume=resume)
     with try_lock(path / LOCK) as acquired:
         if not acquired:
@@ -150,7 +150,7 @@ def check_run(path: Path, description: Mapping[str, Any], *, resume: bool) -> bo
         resume: continue the run in the directory, if there is one.
 
     Raises:
-        CheckpointError: if the directory holds a run that is not to be continued, or a saved method of no run.
+        CheckpointError: if the directory holds completed epochs and `resume` is False, or a saved method without a run.
         ConfigError: if the run to continue has other settings or data.
     """
     done = epochs_done(path)
@@ -183,7 +183,7 @@ def epochs_done(path: Path) -> int | None:
 
 
 def trained_image_hashes(path: Path) -> frozenset[str]:
-    """Return the hashes of the training images of a run; none if the directory is no run.
+    """Return the hashes of the training images of a run; empty if the directory holds no run.
 
     Raises:
         CheckpointError: if the file is damaged.
@@ -221,18 +221,18 @@ def _check_same(path: Path, old_sections: dict[str, Any], new_sections: dict[str
                 "with the same data, or use another directory."
             )
         raise ConfigError(
-            f"The run in '{path}' was started with `{name}={_python(old.get(key))}`, but now it is "
-            f"`{_python(new.get(key))}`; resume with the same settings, or use another directory."
+            f"The run in '{path}' was started with `{name}={_as_python(old.get(key))}`, but now it is "
+            f"`{_as_python(new.get(key))}`; resume with the same settings, or use another directory."
         )
 
 
 def _flatten(sections: dict[str, Any]) -> dict[tuple[str, ...], Any]:
-    """Return the entries of all sections, by section and name: two sections may use the same name."""
+    """Return the entries of all sections by section and name, because two sections may use the same name."""
     flat: dict[tuple[str, ...], Any] = {}
     for section, value in sections.items():
         flat |= {(section, name): v for name, v in value.items()} if isinstance(value, dict) else {(section,): value}
     return flat
 
 
-def _python(value: Any) -> str:
+def _as_python(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

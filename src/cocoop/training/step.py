@@ -1,8 +1,8 @@
 """One training step: the gradients of a batch, computed by one process or several, and the update.
 
-With several processes, each takes the gradients of its share of the images, or, with `class_parallel`, of its share of
-the classes for all images. CoCoOp trains on one image a step, so there are no images to share out, but nearly all the
-work is the text tower's, class by class; the processes then exchange logits, one number per image and class.
+With several processes, each computes the gradients of its share of the images, or, with `class_parallel`, of its share
+of the classes for all images. CoCoOp trains on one image per step, so there are no images to divide, but nearly all
+the work is in the text tower, class by class. With `class_parallel`, the processes exchange only logits and gradients.
 
 Shapes: B images, C classes, c classes of one process, n processes, e joint embedding size.
 """
@@ -31,7 +31,7 @@ from cocoop.training.run_directory import TrainingState
 __all__ = ["Learner", "Step", "class_parallel_logits"]
 
 MIN_GRADIENT_SCALE = 2.0**-8
-"""Of fp16 gradients. The scale starts at 2**16 and is halved by each overflow; below this, scaling does not help."""
+"""Smallest scale of fp16 gradients. It starts at 2**16 and is halved by each overflow; a smaller one does not help."""
 
 
 class Step(NamedTuple):
@@ -53,7 +53,7 @@ class Learner:
     Args:
         method: changed in place.
         config: learning rate, momentum and weight decay.
-        processes: all hold the learned tensors, and take the same steps.
+        processes: the processes; all hold the learned tensors and take the same steps.
         class_parallel: divide the classes among the processes instead of the images.
     """
 
@@ -80,19 +80,19 @@ class Learner:
 
         Args:
             batch: this process's share.
-            position: the step in error messages, such as `epoch 1, step 2`.
+            position: name of the step in error messages, such as `epoch 1, step 2`.
 
         Raises:
             TrainingError: if the loss or the gradients are not finite; the learned tensors are unchanged.
         """
         self.optimizer.zero_grad()
-        # Summed over processes, an image counts once in each process that trains on it.
+        # An image counts once for each process that trains on it.
         total = self.processes.sum_int(len(batch.labels))
         if not total:
             return Step(0.0, 0, 0, 0.0)
         sums = self._backward(batch, weight=len(batch.labels) / total)
         gradients = self._all_reduce_gradients(sums)
-        # One transfer: the GPU must be waited for, since a step is only taken if its numbers are finite.
+        # One transfer from the GPU: a step is only taken if these numbers are finite, so they are needed now.
         numbers = torch.cat([sums, torch.nn.utils.get_total_norm(gradients).unsqueeze(0)]).tolist()
         loss, correct, norm = numbers
         step = Step(loss, round(correct) // self._replicas, total // self._replicas, norm)
@@ -111,7 +111,7 @@ class Learner:
         )
 
     def restore(self, state: TrainingState, source: Path) -> None:
-        """Return to a state.
+        """Restore an earlier state.
 
         Args:
             state: stays unchanged.
@@ -138,7 +138,7 @@ class Learner:
             try:
                 return self._backward_in_parts(batch, weight)
             except (RuntimeError, MemoryError) as error:
-                # With divided classes, the other processes are waiting within this step.
+                # With divided classes, the step cannot be repeated: the other processes are waiting in it.
                 if not is_out_of_memory(error) or self._replicas > 1:
                     raise
                 change = self.method.backbone.text_tower.use_less_memory()
@@ -219,7 +219,7 @@ def class_parallel_logits(method: Method, processes: Processes) -> Callable[[Ten
 class _GatherColumns(torch.autograd.Function):
     """Gather the columns of all processes: (B, c) to (B, c, n).
 
-    Every process computes the same loss from them, so the gradient of a column is that of one loss times n.
+    Every process computes the same loss from them, so the gradient of a column is n times that of one loss.
     """
 
     @staticmethod

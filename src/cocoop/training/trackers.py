@@ -39,7 +39,7 @@ def check_trackers(trackers: Sequence[str]) -> None:
 
 
 def epoch_metrics(entry: Mapping[str, Any]) -> dict[str, float]:
-    """Return the metrics to track of an entry of `TrainResult.history`."""
+    """Return the metrics of an entry of `TrainResult.history` that trackers show."""
     return {f"train/{name}": entry[name] for name in ("loss", "accuracy", "learning_rate")}
 
 
