@@ -542,7 +542,7 @@ def test_damaged_and_hostile_tar_files_are_refused(tmp_path, content, message):
     [
         ({"label": ["a", "b"]}, r"has no columns that may hold images\. .* Its columns are 'label'\."),
         ({"x": [b"", b""], "y": [b"", b""]}, "has 2 columns that may hold images. Name a column of bytes"),
-        ({"image": [b"1", b"2"]}, "x.parquet::#0000000' has no class. Add a column 'label'"),
+        ({"image": [b"1", b"2"]}, "x.parquet::#0000000' has no class. Give every row of the shard a value"),
         ({"image": [b"1", b"2"], "label": ["a", None]}, "x.parquet::#0000001' has no class"),
         ({"image": [b"1", b"2"], "label": [0.5, 1.5]}, "row 1: the class must be a string or an integer, not 0.5"),
         ({"image": [b"1", b"2"], "label": ["a", "b"], "split": ["train", "best"]}, "row 2: unknown split 'best'"),

@@ -393,9 +393,9 @@ def test_encode_image_uses_smaller_batches_after_an_out_of_memory_error(tiny_bac
     with pytest.warns(MemoryWarning) as caught:  # noqa: PT031 - the second call must not warn again
         features = backbone.encode_image(images)
         backbone.encode_image(images)
-    assert [str(warning.message)[:60] for warning in caught] == [
-        "Memory ran out; images are encoded 2 at a time from n",
-        "Memory ran out; images are encoded 1 at a time from n",
+    assert [str(warning.message).partition(". ")[0] for warning in caught] == [
+        "Memory ran out; images are encoded 2 at a time from now on",
+        "Memory ran out; images are encoded 1 at a time from now on",
     ]
     torch.testing.assert_close(features, tiny_backbone.encode_image(images))
 
@@ -416,9 +416,9 @@ def test_scorer_uses_smaller_batches_after_an_out_of_memory_error(data):
     with pytest.warns(MemoryWarning) as caught:  # noqa: PT031 - the second call must not warn again
         found = method.scorer()(features)
         method.scorer()(features)
-    assert [str(warning.message)[:65] for warning in caught] == [
-        "Memory ran out; images are classified 3 at a time from now",
-        "Memory ran out; images are classified 1 at a time from now",
+    assert [str(warning.message).partition(". ")[0] for warning in caught] == [
+        "Memory ran out; images are classified 3 at a time from now on",
+        "Memory ran out; images are classified 1 at a time from now on",
     ]
     torch.testing.assert_close(found, expected)
 
