@@ -36,7 +36,7 @@ _backbone = lru_cache(maxsize=1)(load_backbone)
 
 
 class CoCoOpClassifier(ClassifierMixin, BaseEstimator):
-    """Classifier of images, given as paths.
+    """Image classifier with a learned prompt; images are given as paths.
 
     Args:
         method: `cocoop`, `coop` or `zero-shot`.
@@ -45,8 +45,8 @@ class CoCoOpClassifier(ClassifierMixin, BaseEstimator):
         epochs: passes over the images; None: as in the papers (10; coop 200).
         learning_rate: peak learning rate of SGD; None: as in the papers.
         batch_size: images per step; None: as in the papers (1; coop 32).
-        cache_features: encode each image once; False: augment it anew in each epoch, as in the papers.
-        classnames: dictionary from labels to class names for the prompt; other labels are their own names.
+        cache_features: encode each image once; False: augment it again in each epoch, as in the papers.
+        classnames: dictionary from labels to class names for the prompt; labels that it lacks are used as names.
         precision: number format of the frozen towers.
         device: device to compute on.
         random_state: seed of the initial values and the order of images, a `RandomState` or None.
@@ -57,7 +57,7 @@ class CoCoOpClassifier(ClassifierMixin, BaseEstimator):
         classifier_: the fitted `cocoop.Classifier`; save its `method` with `save_pretrained`.
     """
 
-    # scikit-learn requires that values are stored unchanged, and checked in `fit`.
+    # scikit-learn requires that `__init__` stores values unchanged and `fit` checks them.
     def __init__(
         self,
         method: Any = "cocoop",
@@ -105,7 +105,7 @@ class CoCoOpClassifier(ClassifierMixin, BaseEstimator):
         items = [Item(path, int(label)) for path, label in zip(self._paths(X), labels, strict=True)]
         names = self.classnames or {}
         data = Dataset(tuple(str(names.get(c, c)) for c in self.classes_.tolist()), tuple(items), (), (), Path(), "X")
-        # An integer is used as the seed itself, so that `cocoop.fit` gives the same prompt with it.
+        # An integer is used unchanged, so that `cocoop.fit` gives the same prompt with the same seed.
         state = self.random_state
         seed = state if isinstance(state, int) else int(check_random_state(state).randint(2**31))
         method = self._new_method(data.classnames, seed)
@@ -130,7 +130,7 @@ class CoCoOpClassifier(ClassifierMixin, BaseEstimator):
         return self.classifier_.predict_proba(self._paths(validate_data(self, _as_column(X), dtype=None, reset=False)))
 
     def __sklearn_tags__(self) -> Any:
-        """Return tags for input of strings, in one dimension or as a column."""
+        """Declare that the input is strings, in one dimension or as a column."""
         tags = super().__sklearn_tags__()
         tags.input_tags.string = True
         tags.input_tags.one_d_array = True

@@ -14,7 +14,7 @@ from PIL import Image
 from cocoop.errors import DataError
 from cocoop.report import blocks
 from cocoop.report.page import Section, page, render
-from cocoop.report.thumbnails import picture_source
+from cocoop.report.thumbnails import thumbnail
 
 NASTY = """<script>alert("1")</script> & <b>'bold'</b>"""
 
@@ -84,18 +84,18 @@ def test_a_thumbnail_is_the_upright_central_square(tmp_path):
     exif = image.getexif()
     exif[274] = 6  # rotate clockwise by 90 degrees
     image.save(tmp_path / "photo.png", exif=exif)
-    source = picture_source(tmp_path / "photo.png", edge=100)
+    source = thumbnail(tmp_path / "photo.png", edge=100)
     kind, _, content = source.partition(",")
     assert kind == "data:image/jpeg;base64"
     small = Image.open(io.BytesIO(base64.b64decode(content)))
     assert small.size == (100, 100)
     # The red stripe at the left is at the top now, outside the central square.
     assert min(small.getpixel((50, 2))) > 240
-    kept = picture_source(tmp_path / "photo.png", edge=1000).partition(",")[2]
+    kept = thumbnail(tmp_path / "photo.png", edge=1000).partition(",")[2]
     assert Image.open(io.BytesIO(base64.b64decode(kept))).size == (200, 200)
 
 
 def test_an_unreadable_image_is_named(tmp_path):
     (tmp_path / "broken.jpg").write_text("no picture")
     with pytest.raises(DataError, match=r"broken\.jpg' cannot be shown in the report: "):
-        picture_source(tmp_path / "broken.jpg")
+        thumbnail(tmp_path / "broken.jpg")

@@ -205,7 +205,7 @@ def test_methods_that_lack_data_sets_are_not_averaged_with_the_others():
 
 def test_a_note_says_that_rows_are_of_different_images():
     records = [record("coop", {"base": 80, "new": 40}), record("cocoop", {"base": 80, "new": 40}, split_sha256="cd")]
-    assert "Not all rows are of the same images" in made_tables(records)[0].notes[-1]
+    assert "Not all rows were measured on the same images" in made_tables(records)[0].notes[-1]
 
 
 def test_targets_are_averaged_over_those_that_all_runs_have():
@@ -215,7 +215,7 @@ def test_targets_are_averaged_over_those_that_all_runs_have():
         record("coop", {"source": 71, "dtd": 40, "caltech101": 90}, seed=1, **source),
         record("coop", {"source": 73, "dtd": 44, "caltech101": 94}, seed=2, **source),
     ]
-    found = table(made_tables(records), "learned on ImageNet")
+    found = table(made_tables(records), "trained on ImageNet")
     assert formatted(found).head == ["method", "source", "DTD", "Caltech101", "mine", "average of targets"]
     assert lines(found)[0][1:] == ("zero-shot CLIP", "66.0", "44.0", "92.0", "10.0", "68.0")
     average = cell(found, "CoOp", "average of targets")
@@ -321,7 +321,7 @@ def test_published_numbers_stand_below_ours():
     assert len(lines(made_tables(others, "match")[0])) == 2
     shown = made_tables(others, "always")[0]
     assert [heading for heading, *_ in lines(shown)] == ["", "", "paper, ViT-B/16", "paper, ViT-B/16"]
-    assert "only the directions of differences can be compared with ours" in shown.notes[-1]
+    assert "only the direction of a difference can be compared with ours" in shown.notes[-1]
 
 
 def test_csv_has_one_number_a_row():
@@ -377,7 +377,7 @@ def test_a_terminal_shows_names_unchanged_and_transposes_wide_tables():
     assert failures.groups == [("", [(["CoCoOp", "base-to-new", "[b]", "1", "16", "out of [red]memory"], set())])]
     Console(file=file, width=100).print(sweep_rich(made[:1], failures))
     text = file.getvalue()
-    assert "Other data sets: learned on [bold]x" in text
+    assert "Other data sets: trained on [bold]x" in text
     assert "out of [red]memory" in text
     shown = [[part.strip() for part in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
     assert ["t9", "59.0"] in shown

@@ -29,18 +29,18 @@ def evaluate(
     engine: Engine | None = None,
     on_progress: Progress | None = None,
 ) -> Evaluation:
-    """Classify test images and compare with their labels.
+    """Classify test images and compare the answers with their labels.
 
     Args:
         method: its class names must be those of the data (see `set_classes`).
-        data: a data set, of which the `test` split is used, or encoded features.
+        data: a data set, whose `test` split is used, or encoded features.
         batch_size: images per batch.
         workers: processes that read and decode images.
         skip_unreadable: skip unreadable images and count them, instead of failing.
-        shortlist: K, to evaluate also with a shortlist of K classes per image (see `CoCoOp.shortlist_scorer`).
-        engine: an `accelerate.Accelerator`, to divide the images among its processes, each of which gets the whole
+        shortlist: K, to evaluate with a shortlist of K classes per image too (see `CoCoOp.shortlist_scorer`).
+        engine: an `accelerate.Accelerator`, to divide the images among its processes, each of which gets the full
             result; None for this process alone.
-        on_progress: called with the number of images done and of all images, both of this process.
+        on_progress: called with the images done and their total, both for this process only.
 
     Returns:
         The answers, with accuracy, macro F1, calibration error and confusions.
@@ -78,7 +78,7 @@ def evaluate(
         raise DataError("There are no images to evaluate on; mark some as 'test'.")
     scorer = method.scorer()
     short_scorer = None if shortlist is None else method.shortlist_scorer(shortlist)
-    # One row per image: label and confidence; with a shortlist, also its label and True if it lacks the exact answer.
+    # Per image: label and confidence; with a shortlist also its label, and True if the exact answer is not on it.
     answers: list[tuple[Any, ...]] = []
     own = data.features[list(processes.share(range(len(data.labels))))]
     for features in own.split(batch_size):

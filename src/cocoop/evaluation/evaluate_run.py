@@ -32,13 +32,13 @@ class RunEvaluation:
     data: str
     """Name of the data set."""
     other_images: int
-    """Training and validation images of the data set, which were not measured."""
+    """Number of training and validation images of the data set, which were not measured."""
     training_images: int
-    """Images left out because the prompt was trained on their bytes."""
+    """Number of test images left out because they are copies of training images."""
     new_classes: int
-    """Classes of the data set that the prompt was not trained on."""
+    """Number of classes of the data set that the prompt was not trained on."""
     missing_classes: int
-    """Trained classes that the data set does not have."""
+    """Number of trained classes that the data set does not have."""
     unreadable: str | None
     """Sentence about unreadable images, if there are any."""
 
@@ -68,7 +68,7 @@ def evaluate_run(
         batch_size: images per batch.
         workers: processes that read and decode images.
         skip_unreadable: leave unreadable images out and count them, instead of failing.
-        shortlist: number K of classes of CoCoOp's shortlist, to measure its effect too.
+        shortlist: K, to measure a shortlist of K classes per image too (CoCoOp only).
         precision: number type of the frozen towers; None: as in training.
         device: device to compute on.
         engine: engine of several processes, such as an `accelerate.Accelerator`.

@@ -1,4 +1,4 @@
-"""Explanation of a trained prompt as one record: words near its context, shifts by images, and the control."""
+"""Explain a trained prompt in one record: words near its context, shifts by images, and the control."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def explain(
 
     Args:
         source: a run directory, a hub repository, or a trained method.
-        data: for CoCoOp, images (the test split) that show how far images shift the prompt and whether this matters.
+        data: for CoCoOp only; its test images show how far images shift the prompt, and whether this matters.
         words: number of vocabulary words to name for each context vector.
         seeds: number of times that the control draws noise and other images.
         batch_size: images encoded at once.
@@ -47,15 +47,16 @@ def explain(
         skip_unreadable: leave unreadable images out, with a warning, instead of failing.
         precision: number type of the frozen towers; None: as in training.
         device: device to compute on.
-        on_encode: called with (images done, images in all).
-        on_control: called with (passes done, passes in all) of the control.
+        on_encode: called with the images done and their total.
+        on_control: called with the passes of the control done and their total.
 
     Returns:
         Plain JSON: `context` (vectors and their nearest words) and `word_distance`; with data also `shifts` and
         `control` (see `cocoop.evaluation.interpret`).
 
     Raises:
-        CocoopError: if the source cannot be loaded, has no learned context, or does not go with data.
+        CocoopError: if the source cannot be loaded or has no learned context, or if `data` is given for a method other
+            than CoCoOp.
     """
     check_int("words", words, 1)
     check_int("seeds", seeds, 1)

@@ -1,4 +1,4 @@
-"""Interpretation of a learned prompt: words near the context, the shifts by images, and whether these change answers.
+"""Interpret a learned prompt: words near the context, shifts by images, and their effect on the answers.
 
 References:
     Zhou et al., "Learning to Prompt for Vision-Language Models", IJCV 2022 (section 4.3: nearest words).
@@ -90,7 +90,7 @@ class Shifts:
     explained: tuple[float, float]
     """Shares of the variance along the first two principal components."""
     components: tuple[tuple[float, float], ...]
-    """Coordinates of each image's shift along these."""
+    """Coordinates of each image's shift along these components."""
     labels: tuple[int, ...]
     """Label of each image."""
     classnames: tuple[str, ...]
@@ -113,7 +113,7 @@ class Control:
     changed: tuple[float, ...]
     """Answers that differ from those with the true input, in percent, one per seed."""
     loss: float
-    """Advantage of the true input in percentage points, mean over the seeds."""
+    """Accuracy lost without the true input, in percentage points, mean over the seeds."""
     standard_error: float
     """Standard error of `loss` in a paired comparison over the images."""
 
@@ -169,9 +169,9 @@ def prompt_shifts(method: CoCoOp, features: Features) -> Shifts:
     Raises:
         DataError: for fewer than two images.
     """
-    _check_enough(features)
+    _check_two_images(features)
     with torch.no_grad():
-        pi = method.meta_net(_images(method, features)).double().cpu()
+        pi = method.meta_net(_unit_features(method, features)).double().cpu()
     centred = pi - pi.mean(0)
     total = float(centred.square().sum())
     # Equal shifts differ by rounding, which has no meaningful components.
@@ -186,7 +186,7 @@ def prompt_shifts(method: CoCoOp, features: Features) -> Shifts:
         norm_std=float(norms.std()),
         constant=float(pi.mean(0).norm()),
         spread=sqrt(total / len(pi)),
-        between_classes=_between(centred, features.labels) / total if total else None,
+        between_classes=_between_classes(centred, features.labels) / total if total else None,
         explained=explained,
         components=components,
         labels=tuple(features.labels.tolist()),
@@ -211,7 +211,7 @@ def control_study(
         method: its class names must be those of the features.
         features: the encoded images.
         seeds: number of repetitions with other noise and other permutations.
-        on_progress: called with the number of passes done and of all passes.
+        on_progress: called with the passes done and their total.
 
     Returns:
         The controls `true`, `noise`, `other` and `mean`, in this order.
@@ -221,9 +221,9 @@ def control_study(
         DataError: for fewer than two images, or other class names than the method's.
     """
     check_int("seeds", seeds, 1)
-    _check_enough(features)
+    _check_two_images(features)
     check_same_classes(method, features.classnames)
-    images, labels = _images(method, features), features.labels
+    images, labels = _unit_features(method, features), features.labels
     mean = F.normalize(images.mean(0, keepdim=True), dim=-1).expand_as(images)
     inputs: dict[str, list[Callable[[], Tensor]]] = {
         "true": [lambda: images],
@@ -236,15 +236,15 @@ def control_study(
     for name, makers in inputs.items():
         answers[name] = []
         for make in makers:
-            answers[name].append(_answers(method, images, make()))
+            answers[name].append(_predict(method, images, make()))
             done += 1
             if on_progress:
                 on_progress(done, total)
     true = answers["true"][0]
-    return tuple(_compared(name, torch.stack(found), true, labels) for name, found in answers.items())
+    return tuple(_compare(name, torch.stack(found), true, labels) for name, found in answers.items())
 
 
-def _compared(name: str, answers: Int64[Tensor, "S N"], true: Int64[Tensor, " N"], labels: Tensor) -> Control:
+def _compare(name: str, answers: Int64[Tensor, "S N"], true: Int64[Tensor, " N"], labels: Tensor) -> Control:
     correct: Bool[Tensor, "S N"] = answers == labels
     # One number per image, for a paired comparison.
     better = (true == labels).double() - correct.double().mean(0)
@@ -258,7 +258,7 @@ def _compared(name: str, answers: Int64[Tensor, "S N"], true: Int64[Tensor, " N"
 
 
 @torch.no_grad()
-def _answers(method: CoCoOp, images: Float[Tensor, "N e"], inputs: Float[Tensor, "N e"]) -> Int64[Tensor, " N"]:
+def _predict(method: CoCoOp, images: Float[Tensor, "N e"], inputs: Float[Tensor, "N e"]) -> Int64[Tensor, " N"]:
     """Return the predicted label of each image, with `inputs` as the input of Meta-Net."""
     size = method.prompts.images_at_once
     parts = zip(images.split(size), inputs.split(size), strict=True)
@@ -280,11 +280,11 @@ def _derangement(count: int, seed: int) -> Int64[Tensor, " N"]:
     return other
 
 
-def _images(method: CoCoOp, features: Features) -> Float[Tensor, "N e"]:
+def _unit_features(method: CoCoOp, features: Features) -> Float[Tensor, "N e"]:
     return F.normalize(features.features.to(method.backbone.device).float(), dim=-1)
 
 
-def _check_enough(features: Features) -> None:
+def _check_two_images(features: Features) -> None:
     if len(features.labels) < 2:
         raise DataError(f"There is {len(features.labels)} image; at least two are needed.")
 
@@ -299,17 +299,16 @@ def _principal(centred: Tensor) -> tuple[tuple[float, float], tuple[tuple[float,
     return (shares[0], shares[1]), tuple((x, y) for x, y in coordinates.tolist())
 
 
-def _between(centred: Tensor, labels: Tensor) -> float:
-    """Return the sum of squares of the class means, weighted by the number of images."""
+def _between_classes(centred: Tensor, labels: Tensor) -> float:
+    """Return the sum of squares between classes: squared class means, weighted by the number of images."""
     groups = (centred[labels == label] for label in labels.unique())
     return sum(len(group) * float(group.mean(0).square().sum()) for group in groups)
 
 
 def _vocabulary(backbone: Backbone) -> tuple[Int64[Tensor, " V"], Float[Tensor, "V d"]]:
-    """Return indices and embeddings of all words of the text tower.
+    """Return tokens and embeddings of all words of the text tower.
 
-    The start and end tokens and the rows after the vocabulary are no words, nor are rows of zeros, which were never
-    trained.
+    Start and end tokens, rows after the vocabulary and rows of zeros, which were never trained, are left out.
     """
     tokenizer = backbone.tokenizer
     table = backbone.text_tower.token_embedding.weight.detach().float()
@@ -321,7 +320,7 @@ def _vocabulary(backbone: Backbone) -> tuple[Int64[Tensor, " V"], Float[Tensor, 
 
 
 def _printable(text: str) -> str:
-    """Escape control characters, which some single-byte tokens are."""
+    """Escape control characters; some single-byte tokens are such characters."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -28,7 +28,7 @@ class Shortlist:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Answers of a method for a set of images, and the metrics of them."""
+    """Answers of a method for a set of images, with their metrics."""
 
     classnames: tuple[str, ...]
     """Class names."""

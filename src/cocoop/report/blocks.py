@@ -1,4 +1,4 @@
-"""Blocks of a report page: tables, cards, charts, facts. They make markup of plain values; every string is escaped."""
+"""Blocks of a report page: tables, cards, charts, facts. They turn values into markup; all strings are escaped."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Score:
-    """A method, a sentence about it, and its most important numbers, formatted, by their names."""
+    """A method with a sentence about it and its main numbers, formatted, by name."""
 
     name: str
     about: str
@@ -47,17 +47,17 @@ class Command:
 
 
 def terms(meanings: Mapping[str, str]) -> Markup:
-    """Return words with their meanings."""
+    """Return a list of terms with their meanings."""
     return render("terms.html", meanings=meanings)
 
 
 def facts(values: Mapping[str, object]) -> Markup:
-    """Return names and values, such as settings and versions."""
+    """Return a list of names and values, such as settings and versions."""
     return render("facts.html", values=values)
 
 
 def commands(lines: Sequence[Command]) -> Markup:
-    """Return commands to copy."""
+    """Return a list of commands to copy."""
     return render("commands.html", lines=lines)
 
 
@@ -77,7 +77,7 @@ def grouped_table(
 
     Args:
         head: headings of the columns; the first column holds the names of the rows.
-        groups: heading (empty for none) and rows of each group; a row is its cells and the indices of the bold ones.
+        groups: heading (empty for none) and rows of each group; a row is its cells and the indices of the bold cells.
         caption: content and units.
         words: wrap the text of the last column.
     """
@@ -85,12 +85,12 @@ def grouped_table(
 
 
 def fold(title: str, body: Markup, *, unfolded: bool = False) -> Markup:
-    """Return a part that opens with a click on its title."""
+    """Return a block that opens when its title is clicked."""
     return render("fold.html", title=title, body=body, unfolded=unfolded)
 
 
 def scoreboard(scores: Sequence[Score]) -> Markup:
-    """Return cards of methods, side by side, with their most important numbers."""
+    """Return a card with the main numbers of each method, side by side."""
     return render("scoreboard.html", scores=scores)
 
 

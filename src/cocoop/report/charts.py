@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Bars", "Line", "curves", "horizontal_bars", "horizontal_changes", "points", "reliability"]
 
-NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+INVALID_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 INK, SOFT, LINE = "#0a0b01", "#0a0b02", "#0a0b03"
 METHODS = ("#0a0b11", "#0a0b12", "#0a0b13")
 VARIABLES = {
@@ -77,7 +77,7 @@ class Line:
     method: int
     """Index of its colour among the page's method colours."""
     name: str = ""
-    """Name in the legend; a line without one is left out of it."""
+    """Name in the legend; lines without a name are not in it."""
     spread: Sequence[float] = ()
     """Standard deviation of each point, drawn as a bar; empty for none."""
     style: int = 0
@@ -86,7 +86,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Bars:
-    """Bars of one kind, one for each group."""
+    """Bars of one series, one per group."""
 
     name: str
     """Name in the legend."""
@@ -99,7 +99,7 @@ class Bars:
 
 
 def horizontal_bars(series: Sequence[Bars], *, title: str, x_label: str, description: str) -> Markup:
-    """Draw horizontal bars from 0 to 100 %, in groups below each other: for many groups, or long names."""
+    """Draw horizontal bars from 0 to 100 %, one group below the other; suits many groups and long names."""
     groups = list(dict.fromkeys(group for one in series for group in one.values))
     thick = 0.8 / len(series)
     columns = 3 if sum(len(one.name) for one in series) < 33 else 1
@@ -119,7 +119,7 @@ def horizontal_bars(series: Sequence[Bars], *, title: str, x_label: str, descrip
                 end = mean + (0 if math.isnan(spread) else spread)
                 axis.text(end + 1.2, place, f"{mean:.1f}", va="center", fontsize=8, color=INK)
         axis.set(xlim=(0, 112), xticks=range(0, 101, 25), xlabel=x_label)
-        _name_groups(axis, groups)
+        _label_groups(axis, groups)
         legend = figure.legend(loc="outside upper left", ncols=columns, fontsize=9, borderaxespad=0, title=title)
         legend.set_alignment("left")
         legend.get_title().set_fontsize(11.5)
@@ -139,14 +139,14 @@ def horizontal_changes(changes: Mapping[str, float], *, title: str, x_label: str
         axis.axvline(0, color=SOFT, linewidth=0.8)
         low, high = (side if any(value * side > 0 for value in values) else 0.15 * side for side in (-1, 1))
         axis.set(xlim=(low * reach, high * reach), xlabel=x_label)
-        _name_groups(axis, list(changes))
-        # A title of the axis would begin to the right of long names.
+        _label_groups(axis, list(changes))
+        # A title of the axis would start to the right of long names.
         figure.suptitle(title, x=0.02, ha="left", fontsize=11.5)
         return _markup(figure, description)
 
 
-def _name_groups(axis: Axes, groups: Sequence[str]) -> None:
-    """Write the names of the groups at the left, the first at the top."""
+def _label_groups(axis: Axes, groups: Sequence[str]) -> None:
+    """Write the names of the groups on the left, the first on top."""
     axis.set_yticks(range(len(groups)), groups)
     axis.set_ylim(len(groups) - 0.4, -0.6)
     axis.tick_params(axis="y", length=0, labelcolor=INK)
@@ -205,13 +205,13 @@ def curves(
 def points(
     groups: Mapping[str, Sequence[tuple[float, float]]], *, title: str, x_label: str, y_label: str, description: str
 ) -> Markup:
-    """Draw points in a plane, coloured by group; groups beyond the number of colours share one."""
+    """Draw a scatter plot, coloured by group; groups beyond the number of colours share one."""
     with _figure(5.6, 4.2) as figure:
         axis = figure.subplots()
         for number, (name, places) in enumerate(groups.items()):
             colour, mark = GROUPS[number] if number < len(GROUPS) else (SOFT, ".")
             label = name if number < len(GROUPS) else f"{len(groups) - len(GROUPS)} more classes"
-            # matplotlib leaves names that begin with an underscore out of the legend.
+            # matplotlib leaves names that start with an underscore out of the legend.
             shown = "_rest" if number > len(GROUPS) else f"\N{ZERO WIDTH SPACE}{textwrap.shorten(label, 28)}"
             x, y = zip(*places, strict=True)
             axis.scatter(x, y, 20, color=colour, marker=mark, alpha=0.75, linewidths=0, label=shown)
@@ -225,7 +225,7 @@ def points(
 
 @contextmanager
 def _figure(width: float, height: float) -> Iterator[Figure]:
-    """Make a figure of this size in inches, in the style of the page."""
+    """Yield a figure of this size in inches, in the style of the page."""
     check_report_extra()
     from matplotlib import style
     from matplotlib.figure import Figure
@@ -236,15 +236,15 @@ def _figure(width: float, height: float) -> Iterator[Figure]:
 
 
 def _markup(figure: Figure, description: str) -> Markup:
-    """Return a figure as an element of a page: without ids, styles and metadata that would concern the whole page."""
+    """Return a figure as an SVG element, without ids, styles and metadata that would affect the rest of the page."""
     from matplotlib import rc_context
 
     file = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    # What is referred to within a chart gets an id that is made from the salt, so that charts of a page do not mix.
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    # Ids within a chart are derived from the salt, so that charts on one page do not share any.
     with rc_context({"svg.hashsalt": description.encode(errors="replace").decode()}):
-        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
-    text = NO_XML.sub("\N{REPLACEMENT CHARACTER}", file.getvalue())
+        figure.savefig(file, format="svg", transparent=True, metadata=no_metadata)
+    text = INVALID_IN_XML.sub("\N{REPLACEMENT CHARACTER}", file.getvalue())
     view_box, body = re.findall(r'<svg[^>]* viewBox="([^"]*)"[^>]*>(.*)</svg>', text, re.DOTALL)[0]
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)
     body = re.sub(r'<g id="[^"]*"', "<g", body).replace("xlink:href", "href")

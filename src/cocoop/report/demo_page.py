@@ -13,7 +13,7 @@ from cocoop.experiments.records import RUNS, read_sweep
 from cocoop.report import blocks, check_report_extra
 from cocoop.report.page import Section
 from cocoop.report.sweep_page import sweep_page
-from cocoop.report.thumbnails import picture_source
+from cocoop.report.thumbnails import thumbnail
 from cocoop.storage.atomic import write_atomic
 
 __all__ = ["write_demo_page"]
@@ -86,7 +86,7 @@ def _images(images: Path, classes: dict[str, list[str]]) -> Markup:
     parts = []
     for half, names in classes.items():
         gallery = [
-            blocks.Image(picture_source(_class_images(images, name)[0], edge=150), f"Drawing: {name}", name)
+            blocks.Image(thumbnail(_class_images(images, name)[0], edge=150), f"Drawing: {name}", name)
             for name in names
         ]
         parts += [Markup("<h3>{} classes</h3>").format(half.capitalize()), blocks.gallery(gallery)]
@@ -98,7 +98,7 @@ def _class_images(images: Path, name: str) -> list[Path]:
 
 
 def _next_steps(demo: Path, images: Path, new_classes: Sequence[str]) -> Markup:
-    run = str(next(iter(sorted((demo / RUNS).glob("*cocoop-*"))), demo))
+    run = str(min((demo / RUNS).glob("*cocoop-*"), default=demo))
     image = str(_class_images(images, new_classes[-1])[0])
     return blocks.commands(
         [

@@ -1,4 +1,4 @@
-"""The page of `cocoop explain`, made from its record alone: words near the context, shifts by images, the control."""
+"""The page of `cocoop explain`, made from its record only: words near the context, shifts by images, the control."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def explanation_page(record: Mapping[str, Any]) -> str:
     """Return the page as HTML.
 
     Args:
-        record: result of `cocoop.explain`, or what explain.json holds.
+        record: result of `cocoop.explain`, or the content of explain.json.
     """
     sections = [Section(title="Words near the context", lead=_words_lead(record), body=_words(record))]
     images = ""
@@ -59,8 +59,8 @@ def explanation_page(record: Mapping[str, Any]) -> str:
             Section(
                 title="How far images shift the prompt",
                 lead=(
-                    "CoCoOp adds a shift to every context vector, which Meta-Net computes from the image. What all "
-                    "shifts have in common is just another static context; only their differences can tell images "
+                    "CoCoOp adds a shift to every context vector, which Meta-Net computes from the image. The part "
+                    "that all shifts share is just another static context; only their differences can tell images "
                     "apart."
                 ),
                 body=_shifts(record["shifts"]),
@@ -120,12 +120,12 @@ def _words_lead(record: Mapping[str, Any]) -> str:
     return (
         "The vocabulary words nearest to each learned context vector, with their Euclidean distances. Such words "
         f"seldom carry the meaning of the vector: the nearest other word of a word is {record['word_distance']:.2f} "
-        "away (median), and a vector that is further away than that has no word beside it."
+        "away (median), so a vector that is further than that from its nearest word is not close to any word."
     )
 
 
 def _words(record: Mapping[str, Any]) -> Markup:
-    caption = "Word and distance; a dash follows a part of a word."
+    caption = "Word and distance; a dash follows a token that does not end a word."
     return blocks.table(word_head(record), word_rows(record), caption=caption)
 
 

@@ -34,7 +34,7 @@ class Section:
 def _templates() -> Environment:
     return Environment(
         loader=PackageLoader("cocoop.report"),
-        # Class names can hold anything, so everything is escaped, in templates of every name.
+        # Class names can contain markup, so templates escape all values, whatever the suffix of the template.
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -43,7 +43,7 @@ def _templates() -> Environment:
 
 
 def render(template: str, **values: object) -> Markup:
-    """Fill a template of this package; values are escaped unless they are `Markup`, and a missing one is an error."""
+    """Fill a template of this package; values are escaped unless they are `Markup`; a missing value is an error."""
     return Markup(_templates().get_template(template).render(**values))
 
 

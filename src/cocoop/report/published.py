@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 ShowPublished = Literal["match", "always", "never"]
-"""When to show published numbers: where the settings are the paper's, always, or never."""
+"""Choice of published numbers to show: those measured with the same settings as ours, all, or none."""
 
 AVERAGE = "average"
 """Name of the average over the paper's eleven data sets, in place of a data set."""
@@ -56,7 +56,7 @@ def data_title(name: str) -> str:
 
 
 def printable(name: str) -> str:
-    """Escape what is not UTF-8 in a name, such as that of a directory; it can be neither drawn nor encoded."""
+    """Escape bytes of a name (such as a directory name) that are not UTF-8, since they cannot be drawn or encoded."""
     return name.encode(errors="backslashreplace").decode()
 
 
@@ -76,7 +76,7 @@ def published_number(protocol: str, data: str, method: str, column: str) -> floa
         protocol: name of the experiment, as in records.
         data: any name of the data set that was trained on, or `AVERAGE`.
         method: key of the method.
-        column: base, new, H (of the two as printed), all, source, or any name of a target.
+        column: base, new, H (computed from the two printed numbers), all, source, or any name of a target.
     """
     method, data = _METHODS.get(method, ""), data_title(data)
     if protocol == "base-to-new":

@@ -1,4 +1,4 @@
-"""Records of a sweep as data frames: the tables, charts and pages are selections of them."""
+"""Records of a sweep as data frames: tables, charts and pages select from them."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ class Results:
     protocol: str
     """Name of the experiment, as in records."""
     rows: pd.DataFrame
-    """One line a row: method, variant, label, changed, as_published, and the number of its zero-shot row (or -1)."""
+    """One line per row: method, variant, label, changed, as_published, and the number of its zero-shot row (or -1)."""
     runs: pd.DataFrame
-    """One line a run: row, data, shots, seed, split_sha256, training and evaluation seconds, memory, history."""
+    """One line per run: row, data, shots, seed, split_sha256, training and evaluation seconds, memory, history."""
     tests: pd.DataFrame
-    """One line a run and test: row, data, shots, seed, test and its numbers. Zero-shot has 0 shots and seed -1."""
+    """One line per run and test: row, data, shots, seed, test and its numbers. Zero-shot has 0 shots and seed -1."""
 
     @property
     def data(self) -> list[str]:
@@ -64,12 +64,12 @@ class Results:
 
     @property
     def plain_rows(self) -> pd.DataFrame:
-        """For each method the rows with published settings, or all of its rows where there are none."""
+        """Rows with published settings; for a method without any, all of its rows."""
         unchanged = self.rows.loc[~self.rows.changed, "method"]
         return self.rows[~self.rows.changed | ~self.rows.method.isin(unchanged)]
 
     def compared_rows(self) -> list[pd.DataFrame]:
-        """Group rows to be set side by side: a zero-shot row, and of each other method the row with the most shots."""
+        """Group the rows to compare: a zero-shot row, and the row with the most shots of each other method."""
         plain = self.plain_rows
         groups = (group.drop_duplicates("method", keep="last") for _, group in plain.groupby("baseline", sort=False))
         return [group.sort_index() for group in groups]
@@ -103,7 +103,7 @@ def _results(protocol: str, records: Sequence[Record], varying: Sequence[str]) -
             }
         )
         # Runs that were repeated on other images have the same data set, shots and seed; the last one counts.
-        for (data, shots, seed), record in {_draw(record): record for record in members}.items():
+        for (data, shots, seed), record in {_sample_key(record): record for record in members}.items():
             run = {"row": number, "data": data, "shots": shots, "seed": seed}
             runs.append(
                 {
@@ -126,7 +126,7 @@ def _results(protocol: str, records: Sequence[Record], varying: Sequence[str]) -
     )
 
 
-def _draw(record: Record) -> tuple[str, int, int]:
+def _sample_key(record: Record) -> tuple[str, int, int]:
     return printable(record["data"]), record["shots"] or 0, -1 if record["seed"] is None else record["seed"]
 
 
@@ -143,7 +143,7 @@ def varying_settings(records: Iterable[Record]) -> list[str]:
 
 
 def variant_of(record: Record, varying: Iterable[str]) -> str:
-    """Describe what tells a run from others of its method: changed settings, then those that vary in the sweep.
+    """Describe how a run differs from others of its method: changed settings, then those that vary in the sweep.
 
     Args:
         record: a record or a failure; a failure lacks some settings.
@@ -163,7 +163,7 @@ def _value_text(value: object) -> str:
 
 
 def _setting(record: Record, name: str) -> Any:
-    """Return a setting if it matters: few-shot tables have shots as columns, and zero-shot does not learn."""
+    """Return a setting, or None where it does not matter: few-shot tables have shots as columns; zero-shot has none."""
     if name in ("shots", "preset") and record["method"] == "zero-shot":
         return None
     return None if name == "shots" and record["protocol"] == "few-shot" else record.get(name)
@@ -173,7 +173,7 @@ def _group(records: Iterable[Record], varying: Sequence[str]) -> dict[tuple[str,
     """Group records into rows by method and variant: zero-shot, CoOp, CoCoOp, published settings first.
 
     A changed setting can be the published one for some runs: with `epochs=50`, CoOp trains on one shot (or on ImageNet)
-    as published and on all else as changed. Such runs complete the changed row.
+    as published and elsewhere with a changed setting. The changed row includes such runs.
     """
     records = sorted(records, key=_order)
     groups: dict[tuple[str, str], list[Record]] = {}
@@ -208,7 +208,7 @@ def _shared(group: Sequence[Record], records: Iterable[Record]) -> list[Record]:
 
 def _order(record: Record) -> tuple[Any, ...]:
     methods = [*METHOD_NAMES, record["method"]]
-    # A setting can be a number in one run and a word in another.
+    # A setting can be a number in one run and a string in another.
     changes = [
         (name, (0, value, "") if isinstance(value, int | float) else (1, 0, str(value)))
         for name, value in sorted(record["changes"].items())

@@ -17,8 +17,8 @@ from cocoop.report.tables import METHOD_NAMES, plus_minus, signed
 
 __all__ = ["accuracy_charts", "loss_charts", "reliability_chart", "short_title"]
 
-NAME = 24
-"""Maximum number of characters of a name in a chart; more would leave no room for the bars."""
+MAX_NAME_LENGTH = 24
+"""Maximum length of a name in a chart; longer names would leave no room for the bars."""
 BARS_CAPTION = "Means over seeds; the thin lines extend one standard deviation to both sides."
 
 
@@ -48,7 +48,7 @@ def short_title(table: SweepTable) -> str:
     return title if title == data_title(table.data) else title[:1].upper() + title[1:]
 
 
-def _looks(rows: pd.DataFrame) -> dict[int, tuple[int, int]]:
+def _colours_and_styles(rows: pd.DataFrame) -> dict[int, tuple[int, int]]:
     """Return colour and style by row: rows of one method share its colour and differ in style."""
     methods = list(METHOD_NAMES)
     styles = rows.groupby("method").cumcount()
@@ -59,7 +59,7 @@ def _looks(rows: pd.DataFrame) -> dict[int, tuple[int, int]]:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= NAME else f"{name[: NAME - 1]}…"
+    return name if len(name) <= MAX_NAME_LENGTH else f"{name[: MAX_NAME_LENGTH - 1]}…"
 
 
 def _bars(results: Results, cells: pd.DataFrame, title: str) -> Markup:
@@ -72,7 +72,7 @@ def _bars(results: Results, cells: pd.DataFrame, title: str) -> Markup:
             {_short(cell.column): (cell.mean, cell.std) for cell in cells[cells.row == row].itertuples()},
             *look,
         )
-        for row, look in _looks(rows).items()
+        for row, look in _colours_and_styles(rows).items()
         if row in set(cells.row)
     ]
     values = [
@@ -104,7 +104,7 @@ def _gains(cells: pd.DataFrame, half: str) -> Markup:
 def _few_shot_curves(results: Results, table: SweepTable) -> Markup:
     shots = {column: int(column.split()[0]) for column in table.columns}
     lines = []
-    for row, (colour, style) in _looks(results.rows).items():
+    for row, (colour, style) in _colours_and_styles(results.rows).items():
         cells = table.cells[table.cells.row == row]
         if cells.empty:
             continue
@@ -133,7 +133,7 @@ def reliability_chart(results: Results, rows: pd.DataFrame, tests: pd.DataFrame)
     if results.protocol == "together" and "all" not in set(tests["test"]):
         return Markup()
     lines = []
-    for row, (colour, style) in _looks(rows).items():
+    for row, (colour, style) in _colours_and_styles(rows).items():
         mine = tests[tests["row"] == row]
         confidence, accuracy = merge_reliability(mine)
         if confidence:
@@ -148,11 +148,11 @@ def reliability_chart(results: Results, rows: pd.DataFrame, tests: pd.DataFrame)
 
 
 def loss_charts(results: Mapping[str, Results]) -> list[Markup]:
-    """Draw the training loss of each row, a chart each; runs of one epoch have no curve."""
+    """Draw one chart of the training loss per row; runs of one epoch have no curve."""
     return [
         _loss_chart(PROTOCOLS.get(protocol, protocol), one.plain_rows.label[row], histories, look[0])
         for protocol, one in results.items()
-        for row, look in _looks(one.plain_rows).items()
+        for row, look in _colours_and_styles(one.plain_rows).items()
         if (histories := [history for history in one.runs.history[one.runs["row"] == row] if len(history) > 1])
     ]
 

@@ -1,4 +1,4 @@
-"""The page of a sweep: tables, charts and single classes, made from its records alone."""
+"""The page of a sweep: tables, charts and results by class, made from its records only."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from cocoop.report.tables import METHOD_NAMES
 __all__ = ["sweep_page"]
 
 CHANGED, WORST = 6, 5
-"""Number of classes shown that gained (or lost) most, and of worst classes of a method."""
+"""Numbers of classes to show: those that gained (or lost) most, and the worst ones of each method."""
 CONFUSED = 3
 """Number of predicted classes shown for each of the worst classes."""
 CHARTS = 4
@@ -86,15 +86,16 @@ def sweep_page(
         Section(
             title="Calibration",
             lead=(
-                "Of the images that a method is 80% sure of, 80% should be right: then the line is on the diagonal. "
-                "Below it, the method is overconfident. ECE is the mean distance from the diagonal, weighted by images."
+                "A well calibrated method is right on 80% of the images on which it is 80% confident: its line is on "
+                "the diagonal. Below the diagonal, it is overconfident. ECE is the mean distance from the diagonal, "
+                "weighted by images."
             ),
             body=_folded(results, reliability_chart),
         ),
         Section(title="More measures", body=_more(tables)),
         Section(
             title="Training",
-            lead="The loss on training images, one line a run.",
+            lead="The loss on training images, one line per run.",
             body=_side_by_side(loss_charts(results)),
         ),
         Section(title="Time and memory", body=_costs(tables)),
@@ -107,8 +108,8 @@ def sweep_page(
         kicker=kicker,
         lead=lead,
         sections=[section for section in sections if section.body],
-        footer=f"Made from records of cocoop {_all(sweep.records, lambda r: r['versions']['cocoop'])}, the last of "
-        f"{max(r['finished'] for r in sweep.records)[:10]}. This page loads nothing from the network.",
+        footer=f"Made from records of cocoop {_distinct(sweep.records, lambda r: r['versions']['cocoop'])}, "
+        f"the last of {max(r['finished'] for r in sweep.records)[:10]}. This page loads nothing from the network.",
     )
 
 
@@ -134,7 +135,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def _all(records: Sequence[Record], value: Callable[[Record], object]) -> str:
+def _distinct(records: Sequence[Record], value: Callable[[Record], object]) -> str:
     """List the different values in the order of the records, without None."""
     values = dict.fromkeys(value(record) for record in records)
     return ", ".join(str(value) for value in values if value is not None)
@@ -194,19 +195,19 @@ def _grouped(table: SweepTable, *, screen: bool = False) -> Markup:
     return blocks.grouped_table(text.head, text.groups, caption=" ".join(table.notes))
 
 
-Part = Callable[[Results, pd.DataFrame, pd.DataFrame], Markup]
-"""Shows some rows and their numbers on one test; returns nothing where there is nothing to show."""
+Renderer = Callable[[Results, pd.DataFrame, pd.DataFrame], Markup]
+"""Renders rows with their numbers on one test; returns empty markup if there is nothing to show."""
 
 
-def _folded(results: Mapping[str, Results], part: Part) -> Markup:
-    """Show a part for each experiment, data set and test, each in a fold."""
+def _folded(results: Mapping[str, Results], render: Renderer) -> Markup:
+    """Render each experiment, data set and test in a fold of its own."""
     parts: list[Markup] = []
     for protocol, one in results.items():
         folds = [
             (title + variant, body)
-            for rows, variant in _compared(one)
+            for rows, variant in _rows_to_compare(one)
             for title, tests in _each_test(one, rows)
-            if (body := part(one, rows[rows.index.isin(tests["row"])], tests))
+            if (body := render(one, rows[rows.index.isin(tests["row"])], tests))
         ]
         if folds:
             parts.append(Markup("<h3>{}</h3>").format(PROTOCOLS.get(protocol, protocol)))
@@ -214,15 +215,15 @@ def _folded(results: Mapping[str, Results], part: Part) -> Markup:
     return Markup("\n").join(parts)
 
 
-def _compared(results: Results) -> list[tuple[pd.DataFrame, str]]:
-    """Return the groups of rows to compare, each with what tells it from the others."""
+def _rows_to_compare(results: Results) -> list[tuple[pd.DataFrame, str]]:
+    """Return the groups of rows to compare, each with the suffix that distinguishes its titles."""
     groups = results.compared_rows()
     variants = [rows.variant.iloc[0] if len(groups) > 1 else "" for rows in groups]
     return [(rows, f", {variant}" if variant else "") for rows, variant in zip(groups, variants, strict=True)]
 
 
 def _each_test(results: Results, rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield the title and numbers of each data set and test of some rows, with the most shots of each row only."""
+    """Yield the title and numbers of each data set and test, for each row only those with the most shots."""
     tests = results.tests[results.tests["row"].isin(rows.index)]
     tests = tests[tests["shots"] == tests.groupby("row")["shots"].transform("max")]
     for (data, test), part in tests.groupby(["data", "test"], sort=False):
@@ -294,20 +295,20 @@ def _settings(sweep: Sweep) -> Markup:
     records = sweep.records
     learned = [record for record in records if record["train"]]
     values: dict[str, object] = {
-        "Backbone": _all(records, lambda r: f"{r['backbone']} in {r['precision']}"),
-        "Data sets": _all(records, lambda r: data_title(r["data"])),
+        "Backbone": _distinct(records, lambda r: f"{r['backbone']} in {r['precision']}"),
+        "Data sets": _distinct(records, lambda r: data_title(r["data"])),
         "Seeds": ", ".join(map(str, sorted({record["seed"] for record in learned}))) or "none",
         "Shots": ", ".join(map(str, sorted({record["shots"] for record in learned}))) or "none",
-        "Preset": _all(learned, lambda r: PRESETS.get(r["preset"], r["preset"])),
+        "Preset": _distinct(learned, lambda r: PRESETS.get(r["preset"], r["preset"])),
     }
     for method in dict.fromkeys(record["method"] for record in learned):
         mine = [r for r in learned if r["method"] == method and not r["changes"]]
-        values[METHOD_NAMES.get(method, method)] = _all(mine, _training) or "with changed settings only"
-    values["Machine"] = _all(
+        values[METHOD_NAMES.get(method, method)] = _distinct(mine, _training) or "with changed settings only"
+    values["Machine"] = _distinct(
         records, lambda r: f"{r['machine']['processor']}, {r['machine']['threads']} threads, {r['machine']['device']}"
     )
     for library in dict.fromkeys(name for record in records for name in record["versions"]):
-        values[library] = _all(records, lambda r, library=library: r["versions"].get(library))  # type: ignore[misc]
+        values[library] = _distinct(records, lambda r, library=library: r["versions"].get(library))  # type: ignore[misc]
     return blocks.facts({name: value for name, value in values.items() if value})
 
 

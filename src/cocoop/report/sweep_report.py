@@ -1,4 +1,4 @@
-"""The report of a sweep: all its files, written by one call."""
+"""Write all files of the report of a sweep."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Report:
 
 
 def write_report(sweep: str | Path, output: str | Path | None = None, *, published: ShowPublished = "match") -> Report:
-    """Write report.html, tables.md, tables.csv (one number a line) and tables.tex from the records of a sweep.
+    """Write report.html, tables.md, tables.csv (one number per line) and tables.tex from the records of a sweep.
 
     The sweep need not be finished. Neither a model nor PyTorch is needed.
 
     Args:
         sweep: directory written by `cocoop.sweep` or `cocoop bench`.
         output: directory to write to; None: `report` in the sweep's directory.
-        published: show the numbers of the CoCoOp paper where our settings `match` its own, `always`, or `never`.
+        published: show the numbers of the CoCoOp paper where our settings `match` them, `always`, or `never`.
 
     Raises:
         CheckpointError: if there is no sweep, no finished run, or a damaged record.

@@ -24,11 +24,11 @@ __all__ = ["DELTA", "H_OF_AVERAGES", "SweepTable", "sweep_tables"]
 H_OF_AVERAGES, MEAN_OF_HS, AVERAGE_OF_TARGETS = "H of averages", "mean of Hs", "average of targets"
 DELTA = "\N{GREEK CAPITAL LETTER DELTA} "
 
-DELTA_NOTE = f"{DELTA.strip()}: difference to zero-shot with the same backbone, in percentage points."
+DELTA_NOTE = f"{DELTA.strip()}: difference from zero-shot with the same backbone, in percentage points."
 H_NOTE = "H = 2 base new / (base + new) of each seed, then averaged."
 OTHER_SETTINGS_NOTE = (
-    "The paper used other settings (ViT-B/16, 16 shots, images augmented in every epoch): only the directions of "
-    "differences can be compared with ours."
+    "The paper used other settings (ViT-B/16, 16 shots, images augmented in every epoch): only the direction of "
+    "a difference can be compared with ours."
 )
 OWN_TESTS = ("base", "new", "all", "test", "source")
 """Tests that are not named after a data set."""
@@ -47,7 +47,7 @@ class SweepTable:
     columns: Mapping[str, str]
     """Heading of each column, by its key."""
     cells: pd.DataFrame
-    """One line a cell: group, method, variant, label, column, data, test, measure, style, mean, std, n.
+    """One line per cell: group, method, variant, label, column, data, test, measure, style, mean, std, n.
 
     `std` (n - 1) is missing for a single value, and `n` for a published one. `style` is spread, signed, mean or count.
     """
@@ -63,11 +63,11 @@ class SweepTable:
 
 
 Builder = partial[SweepTable]
-"""Makes a table of accuracies; see `_accuracy_table` for its keyword arguments."""
+"""Builder of a table of accuracies; see `_accuracy_table` for its keyword arguments."""
 
 
 def sweep_tables(sweep: Sweep, show: ShowPublished = "match") -> list[SweepTable]:
-    """Make all tables of a sweep: for each experiment accuracies (averages first), further measures, and costs.
+    """Return all tables of a sweep: for each experiment accuracies (averages first), further measures, and costs.
 
     Args:
         sweep: its records.
@@ -102,9 +102,9 @@ def _accuracy_table(
         title: title without the experiment.
         data: name of the training data set, or `AVERAGE`.
         columns: heading of each column, by its key.
-        values: one line a number, with row, column, seed and value.
+        values: one line per number, with row, column, seed and value.
         notes: sentences below the table.
-        deltas: columns whose differences to zero-shot are shown, too.
+        deltas: columns whose differences from zero-shot are shown too.
         published: returns the paper's numbers for a method, by column.
     """
     measured = _statistics(values, ["row", "column"], results.rows).assign(group="")
@@ -121,7 +121,7 @@ def _accuracy_table(
     if set(cells.method[cells.group == PAPER]) - matching:
         notes.append(OTHER_SETTINGS_NOTE)
     if results.runs.loc[results.runs["data"] == data, "split_sha256"].nunique() > 1:
-        notes.append("Not all rows are of the same images or class names: their split_sha256 differ.")
+        notes.append("Not all rows were measured on the same images or class names: their split_sha256 differ.")
     return SweepTable(
         title=_title(results.protocol, title),
         protocol=results.protocol,
@@ -140,7 +140,7 @@ def _statistics(values: pd.DataFrame, keys: list[str], rows: pd.DataFrame) -> pd
 
 
 def _concat(*frames: pd.DataFrame) -> pd.DataFrame:
-    """Concatenate frames, without the empty ones, about which pandas 2 warns."""
+    """Concatenate all frames that are not empty; pandas 2 warns about empty ones."""
     return pd.concat([frame for frame in frames if len(frame)] or frames[:1])
 
 
@@ -201,7 +201,7 @@ def _average(values: pd.DataFrame, over: str, names: Sequence[str]) -> pd.DataFr
     """Average values for each seed that has all of these data sets (or tests).
 
     Args:
-        values: long, as `_values`.
+        values: long frame, as `_values` returns it.
         over: name of the key to average over.
         names: the values of this key that count.
     """
@@ -251,7 +251,7 @@ def _together(results: Results, table: Builder) -> list[SweepTable]:
     tests = ("base", "new", "all")
     options: dict[str, Any] = {}
     if {data_title(name) for name in _common_data(results)} == paper_data():
-        # The paper prints the average alone.
+        # The paper prints only the average.
         options["published"] = partial(_published, results.protocol, [AVERAGE], tests)
     note = "Accuracy in % on base images, new images and all images, each classified among base and new classes."
     common = {"columns": _headings(*tests), "deltas": ("all",), "notes": (note, DELTA_NOTE)}
@@ -261,7 +261,7 @@ def _together(results: Results, table: Builder) -> list[SweepTable]:
 def _few_shot(results: Results, table: Builder) -> list[SweepTable]:
     values = _values(results).assign(column=results.tests["shots"].map(_shots))[results.tests["test"] == "test"]
     columns = _headings(*map(_shots, sorted(set(results.runs["shots"].tolist()))))
-    note = "Accuracy in % on the test images, by training images of each class; zero-shot learns from none."
+    note = "Accuracy in % on the test images, by number of training images per class; zero-shot uses none."
     return _each_data_set(results, values, partial(table, columns=columns, notes=(note,)))
 
 
@@ -270,8 +270,8 @@ def _each_data_set(results: Results, values: pd.DataFrame, table: Builder, **ave
 
     Args:
         results: runs of the experiment.
-        values: as `_values`, with the data set.
-        table: makes a table of a title, a data set and values.
+        values: long frame, as `_values` returns it.
+        table: builds a table from a title, a data set and values.
         average: further options of the average.
     """
     common = _common_data(results)
@@ -307,7 +307,7 @@ def _targets(results: Results, table: Builder, data: str) -> SweepTable:
 
     note = f"Not in the average, because not all runs have it: {', '.join(missing)}."
     return table(
-        title=f"learned on {data_title(data)}",
+        title=f"trained on {data_title(data)}",
         data=data,
         columns=columns,
         values=values,
@@ -317,7 +317,7 @@ def _targets(results: Results, table: Builder, data: str) -> SweepTable:
 
 
 def _leave_one_out(results: Results, table: Builder) -> list[SweepTable]:
-    """Make one table of all domains if each was the only target of the others; return nothing otherwise."""
+    """Return one table of all domains if each was the only target once, else an empty list."""
     values = _values(results)
     values = values[values["column"] != "source"]
     targets = values.groupby("data", sort=False)["column"].unique()
@@ -331,7 +331,7 @@ def _leave_one_out(results: Results, table: Builder) -> list[SweepTable]:
             data=AVERAGE,
             columns={name: data_title(name) for name in domains} | {AVERAGE: AVERAGE},
             values=_concat(values, average),
-            notes=("Accuracy in % on each domain, learned from all others.",),
+            notes=("Accuracy in % on each domain, trained on all others.",),
         )
     ]
 

@@ -30,7 +30,7 @@ LATEX = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "\\": r"\textbackslash{}",
-    # After the end of a row, a bracket would be its option.
+    # Directly after the end of a row, a bracket would start an option.
     "[": "{[}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
@@ -47,7 +47,7 @@ class Formatted:
     text: pd.DataFrame
     """Cells, indexed by the heading of the group ("" for none) and the name of the row."""
     best: pd.DataFrame
-    """True for the highest accuracies of a column among several of ours; of the same shape."""
+    """True for the highest of several measured accuracies in a column; same shape as `text`."""
 
     @property
     def head(self) -> list[str]:
@@ -70,7 +70,7 @@ def formatted(table: SweepTable, *, screen: bool = False) -> Formatted:
 
     Args:
         table: its numbers.
-        screen: transpose a table of many columns; a screen has more room downwards.
+        screen: transpose a table with many columns, since a screen has more room downwards.
     """
     key, cells = ["group", "method", "variant"], table.cells.assign(text=_texts(table), best=_best(table))
     rows = cells.drop_duplicates(key).sort_values("group", key=lambda names: pd.factorize(names)[0], kind="stable")
@@ -105,7 +105,7 @@ def _texts(table: SweepTable) -> list[str]:
 
 
 def _count(cell: Any, seeds: float) -> str:
-    """Return the number of seeds where it is smaller than elsewhere; zero-shot has none, nor has the paper."""
+    """Return the number of seeds of a cell that has fewer than others; empty for zero-shot, which has no seeds."""
     return f" (n = {cell.n:.0f})" if cell.method != "zero-shot" and cell.n < seeds else ""
 
 
@@ -215,6 +215,6 @@ def _escape_latex(text: str) -> str:
 
 
 def sweep_csv(tables: Sequence[SweepTable]) -> str:
-    """Return all numbers, one a line; published ones have no standard deviation and no n."""
+    """Return all numbers, one per line; published ones have no standard deviation and no n."""
     cells = pd.concat([table.cells.assign(protocol=table.protocol) for table in tables])
     return cells[CSV_COLUMNS].astype({"n": "Int64"}).to_csv(index=False, float_format="%.10g", lineterminator="\n")

@@ -64,7 +64,7 @@ def base_to_new_caption(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def base_to_new_table(records: Sequence[Mapping[str, Any]], title: str = "Base to new classes") -> Group:
-    """Return a table for a terminal: accuracy on base and new classes and H, one row a method, means over seeds."""
+    """Return a table for a terminal: accuracy on base and new classes and H, one row per method, means over seeds."""
     table = Table("method")
     for column in COLUMNS:
         table.add_column(column, justify="right")

@@ -11,10 +11,10 @@ from PIL import ImageOps
 
 from cocoop.errors import DataError
 
-__all__ = ["picture_source"]
+__all__ = ["thumbnail"]
 
 
-def picture_source(path: Path, *, edge: int = 224) -> str:
+def thumbnail(path: Path, *, edge: int = 224) -> str:
     """Return the central square of an image as a data URI.
 
     Args:
