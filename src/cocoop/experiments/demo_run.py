@@ -14,7 +14,7 @@ from cocoop.storage.atomic import write_atomic
 __all__ = ["DEMO_IMAGES", "check_demo_directory", "run_demo"]
 
 DEMO_IMAGES = "images"
-"""Directory of the images below the demo's own."""
+"""Name of the image directory inside the demo directory."""
 
 MARKER = "README.txt"
 FIRST_LINE = "This directory was made by `cocoop demo`."
@@ -29,7 +29,7 @@ Running the demo again continues or repeats it, and touches no other files.
 
 
 def check_demo_directory(directory: Path) -> None:
-    """Check that a directory is missing, empty, or that of an earlier demo.
+    """Check that a directory is missing, empty, or from an earlier demo.
 
     Raises:
         DataError: if it is a file, or holds anything else.
@@ -43,7 +43,7 @@ def check_demo_directory(directory: Path) -> None:
         is_own = marker.read_text(encoding="utf-8").startswith(FIRST_LINE)
     except (OSError, ValueError):
         is_own = False
-    other = next(iter(sorted(directory.iterdir())), None)
+    other = min(directory.iterdir(), default=None)
     if other is not None and not is_own:
         raise DataError(
             f"'{directory}' holds '{other.name}', which is not from an earlier demo, so nothing was written; choose "
@@ -64,7 +64,7 @@ def run_demo(
 
     Args:
         output: directory of the demo; it is a sweep, so `write_report` reads it.
-        seeds: seeds, one few-shot sample and training each.
+        seeds: one few-shot sample and one training per seed.
         shots: training images per class.
         test_images: test images per class.
         epochs: passes over the training images; None: as published for each method.

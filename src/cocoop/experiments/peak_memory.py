@@ -12,7 +12,7 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def reset_peak_memory() -> None:
-    """Start measuring the peak anew (Linux only; elsewhere it remains that of the whole process)."""
+    """Reset the measured peak (Linux only; elsewhere the peak covers the lifetime of the process)."""
     with contextlib.suppress(OSError):
         if _CLEAR.exists():
             _CLEAR.write_text("5")

@@ -1,4 +1,4 @@
-"""The papers' experiments as lists of runs. Nothing is trained here, but everything is checked that can be.
+"""The papers' experiments as lists of runs. Nothing is trained here, but images and classes are checked.
 
 References: CoCoOp, CVPR 2022 (arXiv 2203.05557), and CoOp, IJCV 2022 (arXiv 2109.01134); the sections are named below.
 """
@@ -100,7 +100,7 @@ class Experiment:
         return sampled.select(self.train_classes)
 
     def check(self) -> None:
-        """Check images and classes before a long sweep begins.
+        """Check images and classes before a long sweep starts.
 
         Raises:
             DataError: if images are missing or classes do not fit.
@@ -151,7 +151,7 @@ class Experiment:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """The lists that all experiments share: one run for each method, number of shots and seed.
+    """The lists that span the runs of an experiment: one run for each method, number of shots and seed.
 
     Raises:
         ConfigError: for an empty list, a repeated value, or a value out of range.
@@ -162,7 +162,7 @@ class Grid:
     shots: Sequence[int] | None = None
     """Training images per class; None: as in the papers, 16, or 1, 2, 4, 8 and 16 for few-shot curves."""
     seeds: Sequence[int] = (1, 2, 3)
-    """Seeds, one sample and training each."""
+    """Seeds; one few-shot sample and one training per seed."""
     preset: Preset = "paper"
     """`paper`: as published; `cached`: the same with images encoded once."""
     changes: Mapping[str, Any] = field(default_factory=dict)
@@ -304,7 +304,7 @@ def domain(
 
 
 def leave_one_out(domains: Sequence[Dataset], grid: Grid = PAPER, *, all_images: bool = False) -> list[Experiment]:
-    """Train on all domains but one, sampling the shots of a class from these together; test on the one left out.
+    """Train on all domains but one, with shots sampled from these domains together; test on the remaining domain.
 
     Args, Returns and Raises: as `domain`; DataError also for fewer than three domains, or different classes.
     """
@@ -334,7 +334,7 @@ def _source_and_targets(source: Dataset, targets: Sequence[Dataset], all_images:
 
 
 def check_names_differ(names: Sequence[str], things: str) -> None:
-    """Check that data sets have different names, by which records and tables tell them apart.
+    """Check that data sets have different names, since records and tables identify them by name.
 
     Raises:
         DataError: naming the repeated one.

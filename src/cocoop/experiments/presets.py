@@ -1,4 +1,4 @@
-"""The papers' settings of each method and experiment, and changes of them.
+"""The papers' settings of each method and experiment, and changes to them.
 
 References: CoOp, IJCV 2022, section 4.1 (few-shot: 16 random context vectors, 50 to 200 epochs); CoCoOp, CVPR 2022,
 section 4 (everything else: the context starts as "a photo of a").
@@ -45,7 +45,7 @@ PAPER_SHIFTS = ("imagenetv2", "imagenet-sketch", "imagenet-a", "imagenet-r")
 
 PAPER_CONTEXT = "a photo of a"
 RANDOM_LENGTH = {"coop": 16, "cocoop": 4}
-"""Number of context vectors of a random start (CoOp, section 4.1; CoCoOp, section 4)."""
+"""Number of randomly initialized context vectors (CoOp, section 4.1; CoCoOp, section 4)."""
 
 Preset = Literal["paper", "cached"]
 """`paper`: as published; `cached`: the same, but each image is encoded once, without augmentation."""
@@ -112,7 +112,7 @@ def settings_for(
         seed: seed of the initial values, the batch order and the augmentation.
         template: template of the data set, for zero-shot.
         preset: `paper`, or `cached` for images encoded once.
-        changes: changed values by the names in `CHANGEABLE`; `context=""` is a random start.
+        changes: changed values by the names in `CHANGEABLE`; `context=""` initializes the context at random.
 
     Raises:
         ConfigError: for an unknown method, preset or setting, or a value out of range.

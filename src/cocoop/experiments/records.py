@@ -16,7 +16,7 @@ A record holds
     backbone, precision
     settings            settings of the method: context, context_length, ...
     train               settings of the training: epochs, batch_size, learning_rate, ...; null for zero-shot
-    classes             number of training classes (for zero-shot: of the classes that others train on)
+    classes             number of training classes (for zero-shot: number of classes that other methods train on)
     train_images        number of training images; 0 for zero-shot
     train_skipped       unreadable training images
     split_sha256        hash of the class names and image lists of the data set, not of the images
@@ -47,7 +47,7 @@ and the numbers of a test are
     confusions          [[true class, predicted class, images], ...], most frequent first
     reliability         [[images, mean confidence, accuracy], ...] of the 15 bins, in percent; [0, 0, 0] for empty bins
 
-A failure holds protocol, data, method, seed, shots, preset, changes and backbone as a record does, and `reason` (one
+A failure has the same protocol, data, method, seed, shots, preset, changes and backbone, and `reason` (one
 line), `details` (a traceback; empty for an error that explains itself) and `failed` (time).
 """
 
@@ -162,7 +162,7 @@ class Sweep:
     records: list[dict[str, Any]]
     """Records of finished runs, ordered by the name of the run directory."""
     failures: list[dict[str, Any]]
-    """Failures of runs that did not finish later."""
+    """Failures of runs that have not succeeded since."""
 
 
 def read_sweep(directory: Path) -> Sweep:

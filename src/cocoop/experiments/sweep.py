@@ -1,4 +1,4 @@
-"""A sweep: a directory of runs, each done once, by however many processes and however often they are stopped.
+"""A sweep: a directory of runs. Each run is done once, even with several processes or after interruptions.
 
     SWEEP/runs/TITLE-HASH/     record.json or failure.json (see `records`), and the run's training files
 
@@ -59,11 +59,11 @@ class SweepCallbacks:
     """Receiver of progress; this base class ignores it."""
 
     def encoding(self, data: str) -> AbstractContextManager[Progress | None]:  # noqa: ARG002
-        """Return a context around encoding the test images of a data set; it gives the progress callback."""
+        """Return a context manager for encoding the test images of a data set; it yields the progress callback."""
         return nullcontext()
 
     def training(self, title: str) -> AbstractContextManager[TrainingProgress]:  # noqa: ARG002
-        """Return a context around a run; it gives the callbacks for training steps and for encoding images."""
+        """Return a context manager for a run; it yields the callbacks for training steps and for encoding images."""
         return nullcontext((None, None))
 
     def finished(self, experiment: Experiment, outcome: Outcome, content: dict[str, Any]) -> None:
@@ -74,7 +74,7 @@ class SweepCallbacks:
 
 
 @dataclass
-class _Lab:
+class _SharedState:
     """State that the runs of a sweep share: the model, and the features and hashes of images."""
 
     backbone: Backbone
@@ -140,7 +140,7 @@ def sweep(
     skip_unreadable: bool = False,
     callbacks: SweepCallbacks | None = None,
 ) -> dict[Outcome, int]:
-    """Do all runs that are not done yet. Several processes may work on the same directory at once.
+    """Do all runs that are not finished yet. Several processes may work on the same directory at once.
 
     A failed run is recorded with its reason and does not stop the others; the next call tries it again. A finished run
     that lacks tests is only evaluated on these.
@@ -176,20 +176,22 @@ def sweep(
     _check(experiments, backbone)
     callbacks = callbacks or SweepCallbacks()
     cache = cache or FeatureCache(None, backbone)
-    lab = _Lab(backbone, model_key(backbone), cache, workers, skip_unreadable, callbacks)
+    shared = _SharedState(backbone, model_key(backbone), cache, workers, skip_unreadable, callbacks)
     started, has_waited = time.time(), False
     counts: dict[Outcome, int] = {"done": 0, "done before": 0, "failed": 0}
     left = list(experiments)
     while left:
         locked = []
         for experiment in left:
-            run = Path(directory) / RUNS / f"{experiment.title}-{lab.run_key(experiment)[:8]}"
+            run = Path(directory) / RUNS / f"{experiment.title}-{shared.run_key(experiment)[:8]}"
             with try_lock(run / LOCK) as is_ours:
                 if not is_ours:
                     locked.append(experiment)
                     continue
                 remove_temporary_files(run, (RECORD, FAILURE))
-                outcome, content = _earlier_outcome(run, experiment, lab, started) or _do(run, experiment, lab)
+                outcome, content = _earlier_outcome(run, experiment, shared, started) or _do_run(
+                    run, experiment, shared
+                )
             counts[outcome] += 1
             callbacks.finished(experiment, outcome, content)
         if len(locked) == len(left):
@@ -214,7 +216,7 @@ def _check(experiments: Sequence[Experiment], backbone: Backbone) -> None:
     checked = set()
     for experiment in experiments:
         experiment.check()
-        # The length of a prompt does not depend on seed or shots; zero-shot has the same class names.
+        # The length of a prompt depends neither on seed nor on shots, and zero-shot prompts have the same class names.
         settings = {name: value for name, value in experiment.settings.method.items() if name != "seed"}
         prompts = experiment.method, id(experiment.data), str(settings), tuple(id(t.data) for t in experiment.tests)
         if experiment.trains and prompts not in checked:
@@ -225,11 +227,11 @@ def _check(experiments: Sequence[Experiment], backbone: Backbone) -> None:
 
 
 def _earlier_outcome(
-    run: Path, experiment: Experiment, lab: _Lab, started: float
+    run: Path, experiment: Experiment, shared: _SharedState, started: float
 ) -> tuple[Outcome, dict[str, Any]] | None:
     """Return the outcome of a run from an earlier call or another process; None if there is work left."""
     failure, record = run / FAILURE, _earlier_record(run)
-    if record and not _missing_tests(record, experiment, lab):
+    if record and not _missing_tests(record, experiment, shared):
         return "done before", record
     try:
         # A failure is tried again, but not by a process that was running when it happened.
@@ -241,7 +243,7 @@ def _earlier_outcome(
 
 
 def _earlier_record(run: Path) -> dict[str, Any] | None:
-    """Return the record of a run; None if there is none, or a damaged one, which is made again from the training."""
+    """Return the record of a run; None if it is missing or damaged, in which case it is written again."""
     try:
         return read_record(run / RECORD) if (run / RECORD).exists() else None
     except CheckpointError as error:
@@ -250,15 +252,15 @@ def _earlier_record(run: Path) -> dict[str, Any] | None:
         return None
 
 
-def _missing_tests(record: dict[str, Any], experiment: Experiment, lab: _Lab) -> set[str]:
+def _missing_tests(record: dict[str, Any], experiment: Experiment, shared: _SharedState) -> set[str]:
     """Return the tests of an experiment that a record lacks, or has for other images."""
     tests = record["tests"]
-    return {name for name, key in lab.test_keys(experiment).items() if tests.get(name, {}).get("key") != key}
+    return {name for name, key in shared.test_keys(experiment).items() if tests.get(name, {}).get("key") != key}
 
 
-def _do(run: Path, experiment: Experiment, lab: _Lab) -> tuple[Outcome, dict[str, Any]]:
+def _do_run(run: Path, experiment: Experiment, shared: _SharedState) -> tuple[Outcome, dict[str, Any]]:
     try:
-        record = _record(experiment, lab, run)
+        record = _record(experiment, shared, run)
         write_json(run / RECORD, record, with_checksum=True)
     except Exception as error:  # One failed run does not stop the others.
         explained = isinstance(error, CocoopError)
@@ -268,7 +270,7 @@ def _do(run: Path, experiment: Experiment, lab: _Lab) -> tuple[Outcome, dict[str
         failure = {
             "format": FORMAT,
             **experiment.about(),
-            "backbone": lab.backbone.name,
+            "backbone": shared.backbone.name,
             "reason": " ".join(reason.split()),
             "details": "" if explained else "".join(traceback.format_exception(error)),
             "failed": _now(),
@@ -279,35 +281,35 @@ def _do(run: Path, experiment: Experiment, lab: _Lab) -> tuple[Outcome, dict[str
     return "done", record
 
 
-def _record(experiment: Experiment, lab: _Lab, run: Path) -> dict[str, Any]:
+def _record(experiment: Experiment, shared: _SharedState, run: Path) -> dict[str, Any]:
     """Do one run, or the tests that it lacks, and return its record."""
     before = _earlier_record(run)
-    missing = {test.name for test in experiment.tests} if before is None else _missing_tests(before, experiment, lab)
-    wanted = [test for test in experiment.tests if test.name in missing]
+    missing = {test.name for test in experiment.tests} if before is None else _missing_tests(before, experiment, shared)
+    tests_to_run = [test for test in experiment.tests if test.name in missing]
     images, overlaps = {}, {}
-    for test in wanted:
-        features = lab.encode(test)
-        overlaps[test.name] = lab.overlap(experiment.sampled, features) if experiment.trains else set()
+    for test in tests_to_run:
+        features = shared.encode(test)
+        overlaps[test.name] = shared.overlap(experiment.sampled, features) if experiment.trains else set()
         images[test.name] = features.without(overlaps[test.name])
-    with lab.callbacks.training(experiment.title) as (on_step, on_encode):
+    with shared.callbacks.training(experiment.title) as (on_step, on_encode):
         if experiment.trains:
             trial = run_trial(
-                lab.backbone,
+                shared.backbone,
                 experiment.method,
                 experiment.sampled,
                 images,
-                replace(experiment.settings.train, workers=lab.workers),
+                replace(experiment.settings.train, workers=shared.workers),
                 settings=experiment.settings.method,
                 run=run,
                 resume=True,
                 about={"shots": experiment.shots, "classes": experiment.train_classes},
-                cache=lab.cache,
+                cache=shared.cache,
                 on_step=on_step,
                 on_encode=on_encode,
             )
         else:
-            trial = _zero_shot(wanted, lab, images)
-    keys = lab.test_keys(experiment)
+            trial = _zero_shot(tests_to_run, shared, images)
+    keys = shared.test_keys(experiment)
     tests = {
         test.name: {
             "data": test.data.name,
@@ -318,7 +320,7 @@ def _record(experiment: Experiment, lab: _Lab, run: Path) -> dict[str, Any]:
             "overlap": len(overlaps[test.name]),
             **trial.tests[test.name].record(),
         }
-        for test in wanted
+        for test in tests_to_run
     }
     skipped = len(trial.training.unreadable) if trial.training else 0
     if before is not None:
@@ -329,16 +331,16 @@ def _record(experiment: Experiment, lab: _Lab, run: Path) -> dict[str, Any]:
     return {
         "format": FORMAT,
         **experiment.about(),
-        "backbone": lab.backbone.name,
-        "backbone_sha256": lab.model,
-        "precision": lab.backbone.precision,
+        "backbone": shared.backbone.name,
+        "backbone_sha256": shared.model,
+        "precision": shared.backbone.precision,
         "settings": experiment.settings.method,
         "train": asdict(experiment.settings.train) if experiment.trains else None,
         "classes": len(experiment.sampled.classnames),
         "train_images": len(experiment.sampled.train) if experiment.trains else 0,
         "train_skipped": skipped,
         "split_sha256": experiment.data.fingerprint,
-        "key": lab.run_key(experiment),
+        "key": shared.run_key(experiment),
         "tests": tests,
         "harmonic_mean": harmonic_mean(*halves) if halves else None,
         "history": trial.history,
@@ -348,16 +350,18 @@ def _record(experiment: Experiment, lab: _Lab, run: Path) -> dict[str, Any]:
         "machine": {
             "processor": platform.processor() or platform.machine(),
             "threads": torch.get_num_threads(),
-            "device": str(lab.backbone.device),
+            "device": str(shared.backbone.device),
         },
         "finished": _now(),
     }
 
 
-def _zero_shot(tests: Sequence[TestImages], lab: _Lab, images: dict[str, Features]) -> Trial:
+def _zero_shot(tests: Sequence[TestImages], shared: _SharedState, images: dict[str, Features]) -> Trial:
     """Run zero-shot CLIP on each test with the template of that test's data set, as in the papers."""
     trials = {
-        test.name: run_trial(lab.backbone, "zero-shot", test.data.select(test.classes), {test.name: images[test.name]})
+        test.name: run_trial(
+            shared.backbone, "zero-shot", test.data.select(test.classes), {test.name: images[test.name]}
+        )
         for test in tests
     }
     last = list(trials.values())[-1]

@@ -4,7 +4,7 @@ Files in the run directory, beside those of `cocoop.training.run_directory`:
 
 results.json            accuracy on the test images
 base_to_new.json        base, new and H of each method of the comparison
-compare-HOW/METHOD/     training runs of the comparison, HOW being `cached` or `augmented`
+compare-MODE/METHOD/    training runs of the comparison; MODE is `cached` or `augmented`
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class RunSettings:
     train: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `TrainConfig` that differ from the published training of the method."""
     shots: int = 16
-    """Training images per class; a class with fewer gives all it has."""
+    """Training images per class; a class with fewer images uses all of them."""
     seed: int = 1
     """Seed of the few-shot sampling, the initial values, the batch order and the augmentation."""
     classes: ClassSubset = "all"
@@ -65,7 +65,7 @@ class RunSettings:
     cache_features: bool = False
     """Encode each training image once, without augmentation, and keep the features on disk for later runs."""
     feature_cache: Path | None = None
-    """Directory of kept features; None: `$COCOOP_CACHE` or the user's cache directory."""
+    """Directory of cached features; None: `$COCOOP_CACHE` or the user's cache directory."""
     output: Path | None = None
     """Run directory; None: `runs/DATA-METHOD-SHOTSshot-seedSEED`."""
     resume: bool = False
@@ -78,7 +78,7 @@ class RunSettings:
     """Trackers that receive the numbers of each epoch."""
 
     def __post_init__(self) -> None:
-        """Check everything that needs no data.
+        """Check everything that does not depend on the data.
 
         Raises:
             ConfigError: for a value out of range, contradicting settings, or a tracker without its package.
@@ -89,7 +89,7 @@ class RunSettings:
             raise ConfigError("`feature_cache` needs `cache_features=True`.")
 
     def config(self, method: str | None = None, *, cached: bool | None = None) -> TrainConfig:
-        """Return the training of a method: published, with `train` applied if it is the method of the run.
+        """Return the training settings of a method: published, plus the changes in `train` for the run's own method.
 
         Args:
             method: method to configure; None: that of the run.
@@ -112,7 +112,7 @@ class RunResult:
     training: TrainResult
     """History of the training."""
     evaluation: Evaluation | None
-    """Measured on the test images; None without test images."""
+    """Evaluation on the test images; None without test images."""
     comparison: list[dict[str, Any]] | None
     """A record for each compared method, with `base`, `new` and `harmonic_mean`; None without a comparison."""
 
@@ -121,21 +121,21 @@ class RunCallbacks:
     """Receiver of progress and notes; this base class ignores them."""
 
     def note(self, text: str) -> None:
-        """Receive a sentence that the user should read."""
+        """Receive a message for the user."""
 
     def encoding(self) -> AbstractContextManager[Progress | None]:
-        """Return a context that gives the progress callback for encoding test images."""
+        """Return a context manager that yields the progress callback for encoding test images."""
         return nullcontext(None)
 
     def training(
         self,
         label: str,  # noqa: ARG002
     ) -> AbstractContextManager[tuple[Callable[[StepReport], None] | None, Progress | None]]:
-        """Return a context that gives the callbacks for training steps and for encoding training images."""
+        """Return a context manager that yields the callbacks for training steps and for encoding training images."""
         return nullcontext((None, None))
 
     def evaluated(self, evaluation: Evaluation) -> None:
-        """Receive the evaluation of the trained prompt, before the comparison begins."""
+        """Receive the evaluation of the trained prompt, before the comparison starts."""
 
 
 def train_and_compare(
@@ -222,7 +222,7 @@ def _can_compare(settings: RunSettings, data: Dataset, callbacks: RunCallbacks) 
 
 
 def _run_directory(settings: RunSettings, data: Dataset, callbacks: RunCallbacks) -> Path:
-    """Return the run directory, once it is known that nothing in it would be lost."""
+    """Return the run directory, after checking that nothing in it would be lost."""
     name = f"{data.name}-{settings.method}-{settings.shots}shot-seed{settings.seed}"
     directory = settings.output or Path("runs") / name
     if directory.exists() and not directory.is_dir():
@@ -276,7 +276,7 @@ class _Run:
         return {"shots": settings.shots, "classes": settings.classes, "context": context or ""}
 
     def facts(self, backbone: Backbone) -> dict[str, Any]:
-        """Return what the numbers of this run were measured with."""
+        """Return the settings behind the numbers of this run."""
         model = {"backbone": backbone.name, "precision": backbone.precision}
         return {"data": self.data.name, **model, "seed": self.settings.seed, **self.about}
 
@@ -285,7 +285,7 @@ class _Run:
             write_json(self.directory / name, record, with_checksum=True)
 
     def encode_tests(self, backbone: Backbone, data: Dataset, cache: FeatureCache) -> Features:
-        """Encode the test images, before training, so that an unreadable one is known early."""
+        """Encode the test images, before training, so that unreadable images are reported early."""
         processes = Processes(self.engine)
         with self.callbacks.encoding() as on_progress:
             tests = encode_split(
@@ -355,7 +355,7 @@ class _Run:
         """Train one method on the base classes and measure it on both halves."""
         settings, cached = self.settings, self.settings.compare == "cached"
         is_own = key == settings.method
-        # A prompt that was just trained on the base classes is the one to compare: it is not trained twice.
+        # If this run trained on the base classes in the same way, its prompt is compared, not trained again.
         is_the_run = is_own and settings.classes == "base" and cached == settings.cache_features
         with self.callbacks.training(f"{key} (base)") as (on_step, on_encode):
             trial = run_trial(

@@ -1,4 +1,4 @@
-"""One trial: train a method on a data set and measure it on the images of known or new classes."""
+"""One trial: train a method on a data set and measure it on images of the same or other classes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Trial", "run_trial"]
 
 @dataclass(frozen=True)
 class Trial:
-    """A method, trained and measured."""
+    """A trained method with its evaluations."""
 
     method: Method
     """The trained method, with the classes it was trained on."""
@@ -96,7 +96,7 @@ def run_trial(
         about: facts to record with the run.
         engine: engine of several processes (see `fit`).
         class_parallel: divide the classes among the processes instead of the images (see `fit`).
-        cache: features of this backbone on disk, for images that are encoded once.
+        cache: cache of features of this backbone, for images that are encoded once.
         on_step: called after each training step.
         on_encode: called while training images are encoded.
 
