@@ -242,11 +242,11 @@ def test_progress_is_printed_in_lines_where_stderr_is_a_file(capsys, monkeypatch
 def test_time_left_ignores_the_work_of_an_interrupted_run(monkeypatch):
     now = iter([100.0, 110.0, 3710.0])
     monkeypatch.setattr(console.time, "monotonic", lambda: next(now))
-    clock = console._Clock()
-    assert clock.left(500, 1000) == ""
-    assert clock.left(510, 1000) == "  0:08:10 left"
-    assert clock.left(600, 1000) == "  4:00:40 left"
-    assert clock.left(1000, 1000) == ""
+    remaining = console._RemainingTime()
+    assert remaining.text(500, 1000) == ""
+    assert remaining.text(510, 1000) == "  0:08:10 left"
+    assert remaining.text(600, 1000) == "  4:00:40 left"
+    assert remaining.text(1000, 1000) == ""
 
 
 def test_memory_that_does_not_suffice_is_explained_and_other_errors_are_not_hidden():

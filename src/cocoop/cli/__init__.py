@@ -31,7 +31,7 @@ Start with `cocoop demo`, then `cocoop train PHOTOS`, where PHOTOS is a folder w
 
 
 class Command(NamedTuple):
-    """Location of a command, which is imported only when it is called, so that the others cost no time."""
+    """Location of a command; its module is imported only when it runs, so that the others start fast."""
 
     module: str
     name: str
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code."""
     if sys.stdout is None:
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - open for as long as the process runs
-    # File names need not be valid text; what cannot be encoded is printed as an escape, which JSON understands.
+    # File names may not be valid text; characters that cannot be encoded are printed as escapes, which JSON allows.
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     command: Any = None
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from cocoop.cli.console import image_progress, note, out, training_progress
-from cocoop.cli.options import DATA_HELP, BackboneOptions, OptionalInt, ReadingOptions, left_out
+from cocoop.cli.options import DATA_HELP, BackboneOptions, OptionalInt, ReadingOptions, optional_flag
 from cocoop.cli.train import OptimiserOptions
 from cocoop.errors import CocoopError, ConfigError, DataError
 
@@ -44,10 +44,10 @@ class _Options:
 
     methods: tuple[Literal["zero-shot", "coop", "cocoop"], ...] = ("zero-shot", "coop", "cocoop")
     """Methods to compare."""
-    shots: Annotated[tuple[int, ...] | None, left_out("[INT [INT ...]]", "16; few-shot 1 2 4 8 16")] = None
+    shots: Annotated[tuple[int, ...] | None, optional_flag("[INT [INT ...]]", "16; few-shot 1 2 4 8 16")] = None
     """Training images per class."""
     seeds: tuple[int, ...] = (1, 2, 3)
-    """Seeds, one sample and training each."""
+    """Seeds; one few-shot sample and one training per seed."""
     preset: Annotated[
         Literal["paper", "cached"],
         tyro.conf.arg(
@@ -56,22 +56,22 @@ class _Options:
         ),
     ] = "paper"
     """Settings that the flags below change."""
-    context: Annotated[str | None, left_out("WORDS", "as published")] = None
-    """Words that the context starts from; "" for a random start."""
+    context: Annotated[str | None, optional_flag("WORDS", "as published")] = None
+    """Words that initialize the context; "" initializes it at random."""
     context_length: OptionalInt = None
-    """Context vectors of a random start."""
+    """Number of randomly initialized context vectors."""
     optimiser: OptimiserOptions = field(default_factory=OptimiserOptions)
     model: BackboneOptions = field(default_factory=BackboneOptions)
     reading: ReadingOptions = field(default_factory=ReadingOptions)
-    output: Annotated[Path | None, left_out("PATH", "bench/EXPERIMENT")] = None
-    """Directory of the sweep: an existing one is continued, and several processes may share it."""
-    feature_cache: Annotated[Path | None, left_out("PATH", "COCOOP_CACHE or your cache directory")] = None
+    output: Annotated[Path | None, optional_flag("PATH", "bench/EXPERIMENT")] = None
+    """Directory of the sweep; an existing one is continued, and several processes may share it."""
+    feature_cache: Annotated[Path | None, optional_flag("PATH", "COCOOP_CACHE or your cache directory")] = None
     """Directory for features of images encoded once: test images, and with --preset cached training images."""
     skip_unreadable: bool = False
     """Leave unreadable test images out and count them, instead of failing."""
 
     def grid(self) -> Grid:
-        """Return the lists of the experiment.
+        """Return methods, shots, seeds and settings of the experiment.
 
         Raises:
             ConfigError: for a value out of range.
@@ -95,10 +95,10 @@ class _Options:
         return [(plain if path.is_dir() else rooted).read(path) for path in data]
 
     def sweep(self, experiments: list[Experiment]) -> None:
-        """Do the runs that are not done yet.
+        """Run the experiments, except for runs that are done already.
 
         Raises:
-            CocoopError: for everything that can be checked in advance; at the end, if runs failed.
+            CocoopError: if data or settings cannot be used, before the first run; at the end, if runs failed.
         """
         directory = self.output or Path("bench") / experiments[0].protocol
         if directory.exists() and not directory.is_dir():
@@ -133,14 +133,14 @@ class _Options:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _OnEach(_Options):
+class _PerDataSet(_Options):
     """An experiment on each of several data sets."""
 
     data: Datasets = ()
     """The data sets."""
 
     def sweep_each(self, experiment: Callable[[Dataset, Grid], list[Experiment]]) -> None:
-        """Do an experiment on each data set."""
+        """Run an experiment on each data set."""
         from cocoop.experiments.presets import PAPER_DATA
 
         grid = self.grid()
@@ -149,39 +149,39 @@ class _OnEach(_Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BaseToNewCommand(_OnEach):
+class BaseToNewCommand(_PerDataSet):
     """Train on the base classes, test on base and on new classes; H is the harmonic mean.
     - CoCoOp, CVPR 2022, table 1: cocoop bench base-to-new --backbone ViT-B/16
     """
 
     def run(self) -> None:
-        """Do the runs."""
+        """Run the experiment."""
         from cocoop import base_to_new
 
         self.sweep_each(base_to_new)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TogetherCommand(_OnEach):
+class TogetherCommand(_PerDataSet):
     """Train on the base classes, test among base and new classes at once.
     - CoCoOp, CVPR 2022, section 4.4: cocoop bench together --backbone ViT-B/16
     """
 
     def run(self) -> None:
-        """Do the runs."""
+        """Run the experiment."""
         from cocoop import together
 
         self.sweep_each(together)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FewShotCommand(_OnEach):
+class FewShotCommand(_PerDataSet):
     """Train on all classes with 1, 2, 4, 8 and 16 images each, test on all.
     - CoOp, IJCV 2022, figure 3: cocoop bench few-shot --backbone RN50
     """
 
     def run(self) -> None:
-        """Do the runs."""
+        """Run the experiment."""
         from cocoop import few_shot
 
         self.sweep_each(few_shot)
@@ -203,11 +203,11 @@ class CrossDatasetCommand(_Transfer):
 
     source: Source = Path("imagenet")
     """Data set to train on."""
-    targets: Annotated[tuple[Path, ...], left_out("DATA...", "the papers' ten, without the source")] = ()
+    targets: Annotated[tuple[Path, ...], optional_flag("DATA...", "the papers' ten, without the source")] = ()
     """Data sets to test on."""
 
     def run(self) -> None:
-        """Do the runs."""
+        """Run the experiment."""
         from cocoop import cross_dataset
 
         grid = self.grid()
@@ -224,13 +224,13 @@ class DomainCommand(_Transfer):
 
     source: Source = Path("imagenet")
     """Data set to train on."""
-    targets: Annotated[tuple[Path, ...], left_out("DATA...", "ImageNetV2, -Sketch, -A and -R")] = ()
+    targets: Annotated[tuple[Path, ...], optional_flag("DATA...", "ImageNetV2, -Sketch, -A and -R")] = ()
     """The same classes, or some of them, in other styles."""
     leave_one_out: bool = False
     """Train on all of source and targets but one in turn, and test on that one."""
 
     def run(self) -> None:
-        """Do the runs."""
+        """Run the experiment."""
         from cocoop import domain, leave_one_out
 
         grid = self.grid()
@@ -291,7 +291,7 @@ def _describe(outcome: Outcome, content: dict[str, Any]) -> str:
         facts.append(f"H {content['harmonic_mean']:.1f}")
     overlap = sum(test["overlap"] for test in content["tests"].values())
     if overlap:
-        facts.append(f"{overlap} test images left out that were trained on")
+        facts.append(f"left out {overlap} test images that were trained on")
     if content.get("train_skipped"):
         facts.append(f"{content['train_skipped']} unreadable training images")
     facts.append("done before" if outcome == "done before" else f"{content['seconds']['training']:.0f} s")

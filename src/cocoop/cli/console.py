@@ -40,7 +40,7 @@ _UNLIMITED_WIDTH = 100_000
 
 
 class _ResultConsole(Console):
-    """Console that leaves a broken pipe to the command line."""
+    """Console that raises BrokenPipeError, which `main` handles, instead of exiting."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
@@ -54,6 +54,7 @@ out = _ResultConsole(markup=False, emoji=False, highlight=False, width=None if _
 
 _notes = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
+# A separate console, because errors of all ranks are printed.
 _errors = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 
@@ -79,21 +80,21 @@ def fail(text: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-class _Clock:
-    """Estimate of the time left; work that an earlier, interrupted run did is not counted."""
+class _RemainingTime:
+    """Estimate of the time left, without the work that an earlier, interrupted run has done."""
 
     def __init__(self) -> None:
         self._started = 0.0
         self._first: int | None = None
 
-    def left(self, done: int, total: int) -> str:
-        """Return `  0:03:20 left`, or nothing at the first call and at the end."""
+    def text(self, done: int, total: int) -> str:
+        """Return `  0:03:20 left`, or an empty string at the first call and at the end."""
         if self._first is None:
             self._first, self._started = done, time.monotonic()
-        since = done - self._first
-        if since <= 0 or done >= total:
+        since_first = done - self._first
+        if since_first <= 0 or done >= total:
             return ""
-        seconds = round((time.monotonic() - self._started) / since * (total - done))
+        seconds = round((time.monotonic() - self._started) / since_first * (total - done))
         return f"  {seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left"
 
 
@@ -104,10 +105,10 @@ def progress_bar(label: str, *, visible: bool = True, bar_width: int = 16) -> It
     Args:
         label: name of the work.
         visible: False where a bar would mix with the results.
-        bar_width: width of the bar in characters; 0 shows only the words.
+        bar_width: width of the bar in characters; 0 shows only the text.
 
     Yields:
-        A function that takes the amount done, the total, and a few words.
+        A function that takes the amount done, the total, and a short text.
     """
     if not _notes.is_terminal:
         last = time.monotonic()
@@ -134,10 +135,10 @@ def progress_bar(label: str, *, visible: bool = True, bar_width: int = 16) -> It
 
 @contextmanager
 def image_progress(label: str, unit: str = "images", *, visible: bool = True) -> Iterator[Callable[[int, int], None]]:
-    """Show the progress of work that reports how many items are done, and of how many."""
-    clock = _Clock()
+    """Show the progress of work on items: the number done, the total and the time left."""
+    remaining = _RemainingTime()
     with progress_bar(label, visible=visible) as update:
-        yield lambda done, total: update(done, total, f"{done}/{total} {unit}{clock.left(done, total)}")
+        yield lambda done, total: update(done, total, f"{done}/{total} {unit}{remaining.text(done, total)}")
 
 
 @contextmanager
@@ -147,8 +148,8 @@ def training_progress(label: str) -> Iterator[tuple[Callable[[StepReport], None]
     Yields:
         The callbacks `on_step` and `on_encode` of `fit`.
     """
-    step_clock, encode_clock = _Clock(), _Clock()
-    # A terminal of 80 columns has room for the bar or for the words.
+    step_remaining, encode_remaining = _RemainingTime(), _RemainingTime()
+    # A terminal of 80 columns has room for either the bar or the text.
     with progress_bar(label, bar_width=16 if _notes.width >= 100 else 0) as update:
 
         def on_step(step: StepReport) -> None:
@@ -158,10 +159,10 @@ def training_progress(label: str) -> Iterator[tuple[Callable[[StepReport], None]
                 f"epoch {step.epoch}/{step.epochs}  loss {step.loss:.3f}  acc {step.accuracy:.1f}%"
                 f"  {step.images_per_second:.0f} images/s"
             )
-            update(done, total, details + step_clock.left(done, total))
+            update(done, total, details + step_remaining.text(done, total))
 
         def on_encode(done: int, total: int) -> None:
-            update(done, total, f"encoding {done}/{total} images{encode_clock.left(done, total)}")
+            update(done, total, f"encoding {done}/{total} images{encode_remaining.text(done, total)}")
 
         yield on_step, on_encode
 

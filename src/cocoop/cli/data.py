@@ -13,7 +13,7 @@ from rich import box, filesize
 from rich.table import Table
 
 from cocoop.cli.console import line, note, out, progress_bar
-from cocoop.cli.options import OptionalPath, left_out
+from cocoop.cli.options import OptionalPath, optional_flag
 from cocoop.data.catalog.datasets import download_dataset, list_datasets, verify_dataset
 from cocoop.data.catalog.download import ByteProgress
 from cocoop.data.catalog.location import DATA_ROOT_VARIABLE, Location, data_root
@@ -49,7 +49,7 @@ class LocationOptions(RootOptions):
     """Directory of the papers' split files, split_zhou_*.json (default: the directory of each data set)."""
 
     def check_names(self) -> None:
-        """Check all names before the first data set is downloaded or verified.
+        """Check all names, before the first data set is downloaded or verified.
 
         Raises:
             DataError: if there is none, or one is unknown.
@@ -161,7 +161,7 @@ class VerifyCommand(LocationOptions):
 class WhereCommand(RootOptions):
     """Print the directory of all data sets, or of the images of one."""
 
-    name: Annotated[tyro.conf.Positional[str | None], left_out("NAME", "the directory of all data sets")] = None
+    name: Annotated[tyro.conf.Positional[str | None], optional_flag("NAME", "the directory of all data sets")] = None
     """Name of a data set."""
 
     def run(self) -> None:
@@ -210,10 +210,10 @@ def _print_result(result: Verification, *, limit: int | None) -> None:
 
 @contextmanager
 def _stages() -> Iterator[Callable[[str], ByteProgress]]:
-    """Show the progress of downloads and unpacking, one after the other."""
+    """Show the progress of each download and of unpacking, one stage after the other."""
     with ExitStack() as running:
 
-        def begin(stage: str) -> ByteProgress:
+        def start_stage(stage: str) -> ByteProgress:
             running.close()
             note(f"{stage[:1].upper()}{stage[1:]} ...")
             update = running.enter_context(progress_bar(stage))
@@ -224,4 +224,4 @@ def _stages() -> Iterator[Callable[[str], ByteProgress]]:
 
             return advance
 
-        yield begin
+        yield start_stage

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cocoop.cli.console import note, out
-from cocoop.cli.options import left_out
+from cocoop.cli.options import optional_flag
 
 __all__ = ["DemoCommand"]
 
@@ -28,11 +28,11 @@ class DemoCommand:
     """Training images per class in a run, at most 24."""
     test_images: int = 20
     """Test images per class, at most 20."""
-    epochs: Annotated[int | None, left_out("INT", "as published, 200 for CoOp and 10 for CoCoOp")] = None
+    epochs: Annotated[int | None, optional_flag("INT", "as published, 200 for CoOp and 10 for CoCoOp")] = None
     """Passes over the training images."""
 
     def run(self) -> None:
-        """Do the runs, print the table and write the page."""
+        """Run the demo, print the table and write the page."""
         started = time.perf_counter()
         # PyTorch takes seconds to import, and the directory can be checked without it.
         from cocoop.experiments.demo_run import DEMO_IMAGES, check_demo_directory, run_demo
@@ -63,9 +63,9 @@ class DemoCommand:
             f"{self.output / 'runs'}, and the tables in {self.output / 'report'}."
         )
         record = read_sweep(self.output).records[0]
-        run = next(iter(sorted((self.output / "runs").glob("*cocoop-*"))))
+        run = min((self.output / "runs").glob("*cocoop-*"))
         classes = list(record["tests"]["new"]["per_class"])
-        image = next(iter(sorted((self.output / DEMO_IMAGES / "test" / classes[0].replace(" ", "_")).iterdir())))
+        image = min((self.output / DEMO_IMAGES / "test" / classes[0].replace(" ", "_")).iterdir())
         note(
             "Use a trained prompt with classes that it has never seen:\n"
             f"  cocoop predict {shlex.quote(str(run))} {shlex.quote(str(image))} "

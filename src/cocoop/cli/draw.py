@@ -17,7 +17,7 @@ class DrawCommand(DataOptions):
     """Print the images of a few-shot sample. No image is opened."""
 
     shots: int = 16
-    """Training images a class; of val, at most 4."""
+    """Training images per class; val has at most 4 per class."""
     seed: int = 1
     """Seed of the sampling; the papers use 1, 2 and 3."""
     format: Literal["table", "json"] = "table"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from cocoop.cli.console import accuracy_table, image_progress, line, note, out, silence_other_ranks
-from cocoop.cli.options import DataOptions, Device, OptionalInt, left_out, pick_device
+from cocoop.cli.options import DataOptions, Device, OptionalInt, optional_flag, pick_device
 from cocoop.config import ClassSubset, Precision
 
 if TYPE_CHECKING:
@@ -38,14 +38,14 @@ class EvalCommand:
     skip_unreadable: bool = False
     """Leave unreadable images out and count them, instead of failing."""
     shortlist: OptionalInt = None
-    """CoCoOp: also measure the effect of computing only the INT most promising classes of each image."""
-    precision: Annotated[Precision | None, left_out("{fp32,bf16,fp16}", "as in training")] = None
+    """CoCoOp: also measure with only the INT most promising classes of each image computed."""
+    precision: Annotated[Precision | None, optional_flag("{fp32,bf16,fp16}", "as in training")] = None
     """Number type of the frozen towers."""
     device: Device = "auto"
     """Device to compute on."""
 
     def run(self) -> None:
-        """Measure and print; errors in the lists come before PyTorch is imported."""
+        """Measure and print; errors in the data are reported before PyTorch is imported."""
         silence_other_ranks()
         data = self.images.load()
 

@@ -1,4 +1,4 @@
-"""`cocoop explain`: what a prompt learned."""
+"""`cocoop explain`: show what a prompt learned."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tyro
 from rich.table import Table
 
 from cocoop.cli.console import image_progress, note, out
-from cocoop.cli.options import DATA_HELP, Device, ReadingOptions, left_out, pick_device
+from cocoop.cli.options import DATA_HELP, Device, ReadingOptions, optional_flag, pick_device
 from cocoop.config import ClassSubset, Precision
 
 __all__ = ["ExplainCommand"]
@@ -39,7 +39,7 @@ class ExplainCommand:
     """Vocabulary words to name for each context vector."""
     seeds: int = 5
     """Number of times that the control draws noise and other images."""
-    output: Annotated[Path | None, left_out("PATH", "explain, in RUN; for a hub repository, here")] = None
+    output: Annotated[Path | None, optional_flag("PATH", "explain, in RUN; for a hub repository, here")] = None
     """Directory to write to."""
     batch_size: int = 64
     """Images encoded at once."""
@@ -47,13 +47,13 @@ class ExplainCommand:
     """Processes that decode images."""
     skip_unreadable: bool = False
     """Leave unreadable images out and count them, instead of failing."""
-    precision: Annotated[Precision | None, left_out("{fp32,bf16,fp16}", "as in training")] = None
+    precision: Annotated[Precision | None, optional_flag("{fp32,bf16,fp16}", "as in training")] = None
     """Number type of the frozen towers."""
     device: Device = "auto"
     """Device to compute on."""
 
     def run(self) -> None:
-        """Explain, print and write."""
+        """Explain the prompt, print the tables and write the files."""
         data = None
         if self.data is not None:
             data = self.reading.read(self.data).select(self.classes)

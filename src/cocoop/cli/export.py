@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from cocoop.cli.console import note
-from cocoop.cli.options import OptionalInt, left_out, split_class_names
+from cocoop.cli.options import OptionalInt, optional_flag, split_class_names
 
 __all__ = ["ExportCommand"]
 
@@ -21,9 +21,11 @@ class ExportCommand:
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """Run directory of `cocoop train`, or hub repository USER/NAME (USER/NAME@REVISION)."""
-    classes: Annotated[str | None, left_out("NAMES", "those of the training")] = None
+    classes: Annotated[str | None, optional_flag("NAMES", "those of the training")] = None
     """Class names separated by commas, trained on or not: "tabby cat, maine coon"."""
-    output: Annotated[Path | None, left_out("PATH", "onnx in the run directory; for a hub repository, here")] = None
+    output: Annotated[Path | None, optional_flag("PATH", "onnx in the run directory; for a hub repository, here")] = (
+        None
+    )
     """Directory for model.onnx and export.json."""
     opset: OptionalInt = None
     """Version of the ONNX operators, if not PyTorch's default."""

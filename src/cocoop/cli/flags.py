@@ -13,8 +13,8 @@ def with_flags(message: str, command: Any) -> str:
     """Replace the parameters that a library message names by the flags of the command.
 
     A message names a parameter in backticks: `batch_size` becomes --batch-size, `skip_unreadable=True` becomes
-    --skip-unreadable and `precision="bf16"` becomes --precision bf16. Parameters that the command has under another
-    name stand in its `renamed_flags`; those that it does not have stay as they are.
+    --skip-unreadable and `precision="bf16"` becomes --precision bf16. Parameters that have another
+    name on the command line are in its `renamed_flags`; parameters without a flag stay as they are.
     """
     fields = _field_names(command) if dataclasses.is_dataclass(command) else set()
     renamed = getattr(command, "renamed_flags", {})

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 import tyro
 
 from cocoop.cli.console import note
-from cocoop.cli.options import Device, left_out, pick_device
+from cocoop.cli.options import Device, optional_flag, pick_device
 from cocoop.config import Position, Precision
 from cocoop.errors import CheckpointError, ConfigError
 
@@ -35,11 +35,11 @@ class ImportCommand:
         ),
     ]
     """Name or source of the backbone."""
-    classes: Annotated[str | None, left_out("NAMES", "recovered from the file")] = None
+    classes: Annotated[str | None, optional_flag("NAMES", "recovered from the file")] = None
     """Class names separated by commas, or a file with one per line, in the order of their labels in training."""
     position: Position = "end"
     """CoOp: position of the class name in training (TRAINER.COOP.CLASS_TOKEN_POSITION)."""
-    output: Annotated[Path | None, left_out("PATH", "runs/imported-METHOD")] = None
+    output: Annotated[Path | None, optional_flag("PATH", "runs/imported-METHOD")] = None
     """Run directory."""
     precision: Precision = "fp32"
     """Number type of the frozen towers."""
@@ -55,7 +55,7 @@ class ImportCommand:
 
         checkpoint = read_reference(self.file)
         directory = self.output or Path("runs") / f"imported-{checkpoint.method}"
-        if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise CheckpointError(f"'{directory}' exists already; choose another `output`.")
         backbone = load_backbone(self.backbone, precision=self.precision, device=pick_device(self.device))
         method = checkpoint.restore(backbone, names, self.position)

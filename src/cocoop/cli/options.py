@@ -1,7 +1,7 @@
 """Options that several commands share.
 
-A field's docstring is its help text. Long help stands in `arg(help=...)`, because tyro keeps the line breaks of
-docstrings. PyTorch is imported only where it is used, so that help and errors in flags are quick.
+A field's docstring is its help text. Long help is in `arg(help=...)`, because tyro keeps the line breaks of
+docstrings. PyTorch is imported only where it is used, so that help and errors in flags appear quickly.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
     "OptionalInt",
     "OptionalPath",
     "ReadingOptions",
-    "left_out",
+    "optional_flag",
     "pick_device",
     "split_class_names",
 ]
@@ -40,7 +40,7 @@ __all__ = [
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
-def left_out(metavar: str, default: str | None = None) -> Any:
+def optional_flag(metavar: str, default: str | None = None) -> Any:
     """Describe an optional flag in the help.
 
     Args:
@@ -50,8 +50,8 @@ def left_out(metavar: str, default: str | None = None) -> Any:
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})" if default else "")
 
 
-OptionalInt = Annotated[int | None, left_out("INT")]
-OptionalPath = Annotated[Path | None, left_out("PATH")]
+OptionalInt = Annotated[int | None, optional_flag("INT")]
+OptionalPath = Annotated[Path | None, optional_flag("PATH")]
 
 
 DATA_HELP = (
@@ -64,7 +64,7 @@ DATA_HELP = (
 
 @contextmanager
 def _indexing_progress() -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar once shards are indexed; other data are read at once."""
+    """Show a progress bar if there are shards to index; other data need none."""
     with ExitStack() as stack:
         update: Callable[[int, int, str], None] | None = None
 
@@ -82,7 +82,7 @@ class ReadingOptions:
     """Reading data sets."""
 
     image_root: OptionalPath = None
-    """Directory that the paths in a manifest or split file start from, if not the file's own."""
+    """Directory that paths in a manifest or split file are relative to, if not the file's own."""
     data_root: OptionalPath = None
     """Directory of the papers' data sets, if not COCOOP_DATA or cocoop/data in your cache directory."""
     splits: OptionalPath = None
@@ -137,7 +137,7 @@ class BackboneOptions:
     """Number type of the frozen towers; learned parameters are always fp32."""
     device: Device = "auto"
     """Device to compute on."""
-    memory_budget: Annotated[str | None, left_out("SIZE", "most of the free memory")] = None
+    memory_budget: Annotated[str | None, optional_flag("SIZE", "most of the free memory")] = None
     """Memory for training beyond the weights, such as 2GiB; with less, many classes take more time."""
 
     def load(self) -> Backbone:

@@ -15,7 +15,7 @@ import tyro
 from rich.table import Table
 
 from cocoop.cli.console import image_progress, line, note, out
-from cocoop.cli.options import Device, OptionalInt, left_out, pick_device, split_class_names
+from cocoop.cli.options import Device, OptionalInt, optional_flag, pick_device, split_class_names
 from cocoop.config import Precision
 from cocoop.data.find_images import find_images
 from cocoop.data.shards.source import shard_kind
@@ -37,11 +37,11 @@ class PredictCommand:
         tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PHOTO ...", help_behavior_hint="(required)")
     ]
     """Images or directories of images; with --output also shards (.tar, .parquet), here or at s3://, gs://, ..."""
-    classes: Annotated[str | None, left_out("NAMES", "those of the training")] = None
+    classes: Annotated[str | None, optional_flag("NAMES", "those of the training")] = None
     """Class names separated by commas, trained on or not: "tabby cat, maine coon"."""
     top_k: int = 1
     """Number of classes to print for each image."""
-    format: Annotated[Literal["table", "csv", "jsonl"] | None, left_out("{table,csv,jsonl}", "table")] = None
+    format: Annotated[Literal["table", "csv", "jsonl"] | None, optional_flag("{table,csv,jsonl}", "table")] = None
     """Output format: a table, CSV, or one JSON object per line."""
     batch_size: int = 64
     """Images per batch."""
@@ -57,21 +57,21 @@ class PredictCommand:
     """Print the reason for unreadable images instead of failing."""
     shortlist: OptionalInt = None
     """CoCoOp: compute only the INT most promising classes of each image."""
-    precision: Annotated[Precision | None, left_out("{fp32,bf16,fp16}", "that of the training")] = None
+    precision: Annotated[Precision | None, optional_flag("{fp32,bf16,fp16}", "that of the training")] = None
     """Number type of the frozen towers."""
     device: Device = "auto"
     """Device to compute on."""
     runtime: Literal["torch", "onnx"] = "torch"
     """Library that computes; with onnx, RUN is a directory of `cocoop export`."""
-    output: Annotated[str | None, left_out("DIR", "print")] = None
+    output: Annotated[str | None, optional_flag("DIR", "print")] = None
     """For very many images: write Parquet files here, also at s3://...; run the same command again to resume."""
     engine: Literal["local", "ray"] = "local"
     """With --output: this process, or workers on a Ray cluster, that of RAY_ADDRESS or a new one on this machine."""
-    ray_workers: Annotated[int | None, left_out("INT", "2")] = None
+    ray_workers: Annotated[int | None, optional_flag("INT", "2")] = None
     """With --engine ray: number of processes, each with a model."""
 
     def run(self) -> None:
-        """Predict and print, or label into files."""
+        """Predict and print the results, or label images into files."""
         if self.output is not None:
             self._label_images(self.output)
         else:
@@ -98,7 +98,7 @@ class PredictCommand:
             skip_unreadable=self.skip_unreadable,
         )
         shown = self.format or "table"
-        # Lines printed to a terminal show progress themselves, and a bar would run into them.
+        # Lines printed to a terminal show progress by themselves, and a bar would mix with them.
         visible = shown == "table" or not sys.stdout.isatty()
         with image_progress("classifying", visible=visible) as progress:
             FORMATS[shown](_report_progress(predictions, len(images), progress))

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from cocoop.cli.console import line, note
-from cocoop.cli.options import left_out
+from cocoop.cli.options import optional_flag
 
 __all__ = ["PushCommand"]
 
@@ -27,13 +27,13 @@ class PushCommand:
     """Repository, created if it is missing. Log in first with `hf auth login`, or set HF_TOKEN."""
     private: bool = False
     """Create the repository as private."""
-    license: Annotated[str | None, left_out("NAME", "none stated")] = None
+    license: Annotated[str | None, optional_flag("NAME", "none stated")] = None
     """Licence of the prompt by its name on the hub, such as mit or cc-by-4.0."""
     message: Annotated[str, tyro.conf.arg(metavar="TEXT")] = "A prompt trained with cocoop"
     """Commit message on the hub."""
 
     def run(self) -> None:
-        """Load the prompt, to be sure that it works, and publish it."""
+        """Load the prompt, to check that it works, and publish it."""
         from cocoop.checkpoints.pretrained import from_pretrained
 
         method = from_pretrained(self.run_directory)

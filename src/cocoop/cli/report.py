@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from cocoop.cli.console import note, out
-from cocoop.cli.options import left_out
+from cocoop.cli.options import optional_flag
 from cocoop.report.published import ShowPublished
 
 __all__ = ["ReportCommand"]
@@ -19,14 +19,14 @@ __all__ = ["ReportCommand"]
 class ReportCommand:
     """Make tables and a page from the records of experiments, finished or not; no model is loaded.
 
-    Writes report.html, tables.md, tables.tex and tables.csv (one number a row)."""
+    Writes report.html, tables.md, tables.tex and tables.csv (one number per row)."""
 
     sweep: Annotated[
         tyro.conf.Positional[Path],
         tyro.conf.arg(metavar="SWEEP", help_behavior_hint="", help="Directory written by `cocoop bench`."),
     ]
     """Directory of the sweep."""
-    output: Annotated[Path | None, left_out("PATH", "report, in SWEEP")] = None
+    output: Annotated[Path | None, optional_flag("PATH", "report, in SWEEP")] = None
     """Directory to write to."""
     published: ShowPublished = "match"
     """The paper's numbers: where our settings match its own; always; or never."""

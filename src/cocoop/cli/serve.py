@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from cocoop.cli.console import note
-from cocoop.cli.options import Device, left_out, pick_device
+from cocoop.cli.options import Device, optional_flag, pick_device
 from cocoop.config import Precision, parse_bytes
 from cocoop.errors import ConfigError
 from cocoop.serving.limits import ServeConfig
@@ -30,7 +30,7 @@ class ServeCommand:
     """Address to listen on; by default only this machine can connect, 0.0.0.0 lets others."""
     port: int = 7860
     """Port to listen on; 0 picks a free one."""
-    token: Annotated[str | None, left_out("SECRET", "COCOOP_TOKEN of the environment, if set")] = None
+    token: Annotated[str | None, optional_flag("SECRET", "COCOOP_TOKEN of the environment, if set")] = None
     """Secret that requests to the API must send as `Authorization: Bearer SECRET`."""
     no_ui: bool = False
     """Serve the API without the web page."""
@@ -58,7 +58,7 @@ class ServeCommand:
     """Images that start a batch at once; 1 computes each request alone."""
     log_requests: bool = False
     """Print a line for each request: method, path, status, seconds, id."""
-    precision: Annotated[Precision | None, left_out("{fp32,bf16,fp16}", "that of the training")] = None
+    precision: Annotated[Precision | None, optional_flag("{fp32,bf16,fp16}", "that of the training")] = None
     """Number type of the frozen towers."""
     device: Device = "auto"
     """Device to compute on."""

@@ -13,7 +13,7 @@ import tyro
 
 from cocoop.cli.console import accuracy_table, image_progress, note, out, silence_other_ranks, training_progress
 from cocoop.cli.flags import with_flags
-from cocoop.cli.options import BackboneOptions, DataOptions, left_out, pick_device
+from cocoop.cli.options import BackboneOptions, DataOptions, optional_flag, pick_device
 from cocoop.config import ClassSubset, Position, paper_config
 from cocoop.errors import ConfigError
 from cocoop.training.trackers import Tracker, check_trackers
@@ -32,7 +32,7 @@ class PromptOptions:
     """cocoop: context shifted for each image by the Meta-Net; coop: static context."""
     context: str = "a photo of a"
     """Words that initialize the context; "" initializes it at random."""
-    context_length: Annotated[int | None, left_out("INT", "4; coop 16")] = None
+    context_length: Annotated[int | None, optional_flag("INT", "4; coop 16")] = None
     """Number of randomly initialized context vectors."""
     position: Position = "end"
     """Position of the class name (coop only)."""
@@ -61,23 +61,23 @@ class PromptOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserOptions:
-    """Training. The defaults are those of the CoCoOp paper for 16 shots, for each method its own."""
+    """Training. The defaults are those of the CoCoOp paper for each method, with 16 shots."""
 
-    epochs: Annotated[int | None, left_out("INT", "10; coop 200")] = None
+    epochs: Annotated[int | None, optional_flag("INT", "10; coop 200")] = None
     """Passes over the images."""
-    batch_size: Annotated[int | None, left_out("INT", "1; coop 32")] = None
+    batch_size: Annotated[int | None, optional_flag("INT", "1; coop 32")] = None
     """Images per step."""
-    learning_rate: Annotated[float | None, left_out("FLOAT", "0.002")] = None
+    learning_rate: Annotated[float | None, optional_flag("FLOAT", "0.002")] = None
     """Peak learning rate of SGD."""
-    warmup_epochs: Annotated[int | None, left_out("INT", "1")] = None
+    warmup_epochs: Annotated[int | None, optional_flag("INT", "1")] = None
     """Epochs at the warm-up rate."""
-    warmup_learning_rate: Annotated[float | None, left_out("FLOAT", "1e-5")] = None
+    warmup_learning_rate: Annotated[float | None, optional_flag("FLOAT", "1e-5")] = None
     """Learning rate during warm-up."""
-    momentum: Annotated[float | None, left_out("FLOAT", "0.9")] = None
+    momentum: Annotated[float | None, optional_flag("FLOAT", "0.9")] = None
     """Momentum of SGD."""
-    weight_decay: Annotated[float | None, left_out("FLOAT", "0.0005")] = None
+    weight_decay: Annotated[float | None, optional_flag("FLOAT", "0.0005")] = None
     """Weight decay of all learned tensors."""
-    workers: Annotated[int | None, left_out("INT", "2")] = None
+    workers: Annotated[int | None, optional_flag("INT", "2")] = None
     """Processes that decode images."""
 
 
@@ -93,10 +93,10 @@ class TrainCommand:
     model: BackboneOptions = field(default_factory=BackboneOptions)
     prompt: PromptOptions = field(default_factory=PromptOptions)
     optimiser: OptimiserOptions = field(default_factory=OptimiserOptions)
-    output: Annotated[Path | None, left_out("PATH", "runs/DATA-METHOD-SHOTSshot-seedSEED")] = None
+    output: Annotated[Path | None, optional_flag("PATH", "runs/DATA-METHOD-SHOTSshot-seedSEED")] = None
     """Run directory."""
     shots: int = 16
-    """Training images per class; a class with fewer gives all it has."""
+    """Training images per class; a class with fewer images uses all of them."""
     seed: int = 1
     """Seed of the few-shot sampling, the initial values, the batch order and the augmentation."""
     classes: ClassSubset = "all"
@@ -111,20 +111,20 @@ class TrainCommand:
     ] = "cached"
     """Comparison from base to new classes."""
     cache_features: bool = False
-    """Encode each image once instead of augmenting it anew in each epoch: much faster, and kept for later runs."""
-    feature_cache: Annotated[Path | None, left_out("PATH", "COCOOP_CACHE or your cache directory")] = None
+    """Encode each image once instead of augmenting it again in each epoch: much faster, and kept for later runs."""
+    feature_cache: Annotated[Path | None, optional_flag("PATH", "COCOOP_CACHE or your cache directory")] = None
     """Directory where --cache-features keeps features; runs may share it."""
     skip_unreadable: bool = False
     """Leave unreadable test images out and count them, instead of failing; training always leaves them out."""
     class_parallel: bool = False
     """With several processes (torchrun, accelerate launch): divide the classes instead of the images of a batch."""
-    track: Annotated[tuple[Tracker, ...], left_out("{tensorboard,wandb,trackio} ...", "none")] = ()
+    track: Annotated[tuple[Tracker, ...], optional_flag("{tensorboard,wandb,trackio} ...", "none")] = ()
     """Send the numbers of each epoch to these trackers; TensorBoard's files are in `logs` in the run directory."""
     resume: bool = False
     """Continue the run in --output with the same settings, or start it if there is none."""
 
     def run(self) -> None:
-        """Train and print; wrong flags and lists are reported before PyTorch is imported."""
+        """Train and print; errors in flags and data are reported before PyTorch is imported."""
         silence_other_ranks()
         paper_config(self.prompt.method, **vars(self.optimiser), seed=self.seed)
         prompt = self.prompt.settings()
