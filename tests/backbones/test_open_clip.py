@@ -170,7 +170,7 @@ def test_an_image_size_that_cannot_be_prepared_is_refused(tmp_path):
     directory = save_open_clip(tmp_path / "longest", "vit", preprocess={"resize_mode": "longest"})
     refused(directory, "resizes images by 'longest'; cocoop supports 'shortest' and 'squash'")
     edit(directory, vision_cfg__image_size=[32, 48])
-    refused(directory, "takes images of 32 x 48 pixels; cocoop makes square ones only")
+    refused(directory, "takes images of 32 x 48 pixels; cocoop supports only square ones")
 
 
 NOT_CAUSAL = "its text tower is not causal: every token sees the whole text"
@@ -235,7 +235,7 @@ def test_missing_and_damaged_files_are_named(vit_directory, tmp_path):
     weights.write_bytes(content[: len(content) // 2])
     refused(directory, "open_clip_model.safetensors' is damaged or holds another model: .*incomplete")
     weights.unlink()
-    refused(directory, "has a configuration, but no weights")
+    refused(directory, "has a configuration but no weights")
     (directory / "open_clip_pytorch_model.bin").write_bytes(b"not a pickle")
     refused(directory, "open_clip_pytorch_model.bin' is damaged")
     (directory / "open_clip_config.json").write_text("{")
