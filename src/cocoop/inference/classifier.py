@@ -33,7 +33,7 @@ ImageInput = str | Path | io.BytesIO | Image.Image | np.ndarray | Tensor
 
 
 class Classifier:
-    """A method with everything between images and labels; safe to use from many threads.
+    """A method that reads and preprocesses images itself; safe to use from many threads.
 
     Args:
         method: a trained method, or `ZeroShot`; do not change its classes elsewhere afterwards.
@@ -150,7 +150,7 @@ class Classifier:
     ) -> tuple[tuple[str, ...], Float32[np.ndarray, "N C"]]:
         """Return probabilities with their class names, since another thread may change `classes` at any time."""
         features = self._encode(images)
-        # All threads read and encode at once; only what depends on the classes needs the lock.
+        # Threads read and encode in parallel; only the part that depends on the classes needs the lock.
         with self._lock, self._temporary_classes(classes):
             batches = [batch for batch in features.split(self.batch_size) if len(batch)]
             rows = [torch.softmax(self._scorer(batch), -1).cpu() for batch in batches]
@@ -211,7 +211,7 @@ def _as_list(images: ImageInput | Sequence[ImageInput]) -> Sequence[object] | No
 
 
 def _open(name: str, image: object) -> Image.Image:
-    """Return an image of any kind as RGB; errors begin with `name`."""
+    """Return an image of any kind as RGB; errors start with `name`."""
     try:
         if isinstance(image, str | Path | io.BytesIO):
             return open_image(image)
@@ -227,7 +227,7 @@ def _open(name: str, image: object) -> Image.Image:
 
 
 def _pixels(image: np.ndarray | Tensor) -> np.ndarray:
-    """Return pixels (H, W, 3) as uint8, rounded so that an image gives the same answer as its file."""
+    """Return pixels (H, W, 3) as uint8; rounding makes floats give the same answer as the image file."""
     is_tensor = isinstance(image, Tensor)
     kind, shape = ("tensor", "(3, H, W)") if is_tensor else ("array", "(H, W, 3)")
     pixels = image.detach().cpu().numpy() if isinstance(image, Tensor) else image

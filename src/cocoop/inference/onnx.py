@@ -1,4 +1,4 @@
-"""Export a prompt to ONNX and use it. A directory of an exported prompt holds:
+"""Export a prompt to ONNX and use it. The directory of an exported prompt contains:
 
 model.onnx      input `images` (B, 3, S, S), any B; outputs `logits` and `probabilities` (B, C)
 export.json     class names in the order of the outputs, preprocessing, origin, SHA-256 of the files of the graph
@@ -74,7 +74,7 @@ def export_onnx(
 
     Args:
         method: a method on the CPU in fp32; or a run directory or repository of the hub to load one from.
-        output: directory to create; it must not hold anything yet.
+        output: directory to create; it must be missing or empty.
         classes: class names of the graph; None: those of the method.
         opset: version of the ONNX operators; None: PyTorch's default.
 
@@ -152,7 +152,7 @@ def _write(method: Method, unfinished: Path, directory: Path, opset: int | None)
 
 
 def _differences(method: Method, exported: OnnxPrompt) -> tuple[float, float]:
-    """Return the largest differences of similarities and of probabilities, on batch sizes that were not traced."""
+    """Return the largest differences of similarities and of probabilities, on other batch sizes than the traced one."""
     size, scale = method.backbone.preprocessing.size, method.backbone.logit_scale.exp()
     scorer, generator = method.image_scorer(), torch.Generator().manual_seed(0)
     differences = []
@@ -229,7 +229,7 @@ class OnnxPrompt:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Raise errors of onnxruntime, which share no base class, as one that names the graph."""
+        """Turn errors of onnxruntime, which share no base class, into a `CheckpointError` that names the graph."""
         try:
             yield
         except Exception as error:

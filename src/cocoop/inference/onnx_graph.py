@@ -3,7 +3,7 @@
 The graph maps preprocessed images to logits and probabilities of fixed classes:
 
     zero-shot, CoOp   image tower, matrix of class features
-    CoCoOp            image tower, Meta-Net, text tower; everything that prompts share is computed once per image
+    CoCoOp            image tower, Meta-Net, text tower; the tokens that prompts share are computed once per image
 
 Shapes: B images of 3 channels and S x S pixels, any B; C classes.
 """
@@ -39,7 +39,7 @@ GRAPH_ROWS = 512
 in onnxruntime with trees of 2,048 rows, 1.20 s with 1,024 and 0.63 s with 512."""
 
 LARGEST_FOLDED, LARGEST_RESULT = 2**40, 2**22
-"""Limits of constant folding, in elements read and written: picking a few rows of the token table is worth it."""
+"""Limits of constant folding, in elements read and written; they allow picking a few rows of the token table."""
 
 
 class _ImagesToClasses(nn.Module):
@@ -48,7 +48,7 @@ class _ImagesToClasses(nn.Module):
     def __init__(self, method: Method) -> None:
         super().__init__()
         self.method = method
-        # Whatever is the same for all images is computed here and becomes a constant.
+        # The part that is the same for all images is computed here and becomes a constant.
         self.scorer = method.scorer()
 
     def forward(self, images: Float[Tensor, "B 3 S S"]) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B C"]]:
@@ -103,7 +103,7 @@ def write_graph(method: Method, path: Path, opset: int | None = None) -> int:
 
 @contextlib.contextmanager
 def _graph_prompts(method: Method) -> Iterator[None]:
-    """Replace CoCoOp's prompt trees by smaller ones, which suit a graph."""
+    """Replace CoCoOp's prompt trees with smaller ones, which are faster in a graph."""
     if not isinstance(method, CoCoOp):
         yield
         return
@@ -123,7 +123,7 @@ def _graph_prompts(method: Method) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the converter; the result is checked on the file itself."""
+    """Silence the converter; the exported file is checked afterwards."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -39,7 +39,7 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """A model by its name and settings; workers receive this and load the model themselves.
+    """Source and settings of a model; workers receive this and load the model themselves.
 
     Raises:
         ConfigError: for a setting that an exported prompt cannot change.
@@ -54,7 +54,7 @@ class ModelSpec:
     precision: Precision | None = None
     """Number type of the frozen towers; None: that of the training."""
     device: str = "cpu"
-    """Device of the model; `auto`, for Ray workers only: a GPU each if their cluster has any."""
+    """Device of the model; `auto`, for Ray workers only: one GPU each if their cluster has any."""
     shortlist: int | None = None
     """CoCoOp only: number of classes to compute for each image; None: all."""
 
@@ -100,7 +100,7 @@ class Prediction:
     """The most probable classes of one image."""
 
     path: str
-    """The image, as it was given."""
+    """Path of the image, as it was passed in."""
     classes: tuple[str, ...]
     """The k most probable classes, best first; empty for an unreadable image."""
     probabilities: tuple[float, ...]

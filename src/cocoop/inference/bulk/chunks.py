@@ -1,8 +1,8 @@
 """Find the images to label and divide them into chunks: some files of a directory or list, or one shard.
 
 A chunk is the unit of work, and the most that a killed worker loses: its labels are one output file, written
-atomically. Sources may be on any file system of fsspec. Local paths are made absolute, so that they mean the same on
-every worker and an image has one address however it was given.
+atomically. Sources may be on any file system of fsspec. Local paths become absolute, so that they mean the same on
+every worker, and an image has the same address however its path is written.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ CHUNK_FILES = 256
 """Files per chunk: seconds of work, and 4,000 output files for a million images."""
 
 UNREACHABLE = "it cannot be read"
-"""Start of the reason when a file system fails, whatever the file holds."""
+"""Start of the reason if the file system failed, rather than the file itself."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Chunk:
 
 
 class Sources(NamedTuple):
-    """Everything there is to label."""
+    """All images and shards to label."""
 
     shards: tuple[str, ...]
     files: tuple[str, ...]
@@ -85,9 +85,9 @@ def find_sources(sources: Sequence[str], output: str | None = None) -> Sources:
     """List images and shards without opening them.
 
     Args:
-        sources: images; directories, which stand for all images in and below them or, if there are none, for the shards
+        sources: images; directories, with all images in and below them or, if there are none, the shards
             directly in them; shards and patterns, as for `find_shards`; Parquet files that list paths of images.
-        output: directory of the labels; files in it are no sources.
+        output: directory of the labels; files in it are not sources.
 
     Raises:
         ConfigError: if a package for a file system is not installed.
@@ -114,7 +114,7 @@ def find_sources(sources: Sequence[str], output: str | None = None) -> Sources:
         others = [name for name in below if shard_kind(name) is not None]
         if not images:
             _add_shards(_shards_in(source, filesystem, path, others), shards, files)
-        # They may be the archive that the images came in, or a table of their labels.
+        # Such shards may be the archive of the images, or a table of their labels.
         elif ignored := sum(not _address(filesystem, name).startswith(labels) for name in others):
             warnings.warn(
                 f"'{source}' has images and {ignored:,} shards (.tar, .parquet), which are ignored; give them too to "
@@ -179,7 +179,7 @@ def read_shard_images(shard: str) -> Iterator[RawImage]:
 
 
 def _is_storage_error(error: BaseException | None, shard: str) -> bool:
-    """Return True if the file system failed, which says nothing about the content of the shard."""
+    """Return True if the file system failed, as opposed to the content of the shard."""
     if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
         return False
     # Disks and networks set an error number or raise a subclass; decoders raise a plain OSError.
@@ -218,7 +218,7 @@ def _describe(error: BaseException | None) -> str:
 
 
 def printable(address: str) -> str:
-    """Return an address as valid Unicode, as output files hold it: a file name may not be, Parquet strings must be."""
+    """Return an address as valid Unicode, which Parquet requires; file names may contain other bytes."""
     return address.encode(errors="backslashreplace").decode()
 
 
@@ -228,7 +228,7 @@ def _divide(files: Sequence[str]) -> list[Chunk]:
 
 def _add_shards(urls: Sequence[str], shards: dict[str, None], files: dict[str, None]) -> None:
     parquet = [url for url in urls if shard_kind(url) == "parquet"]
-    # If the first Parquet file of a source is no list, none is: opening all of them would take long.
+    # If the first Parquet file of a source is not a list, none is; opening all of them would take long.
     if not parquet or read_image_list(parquet[0]) is None:
         shards |= dict.fromkeys(urls)
         return

@@ -29,7 +29,7 @@ from cocoop.inference.predictor import ModelSpec, Predictor
 __all__ = ["check_ray", "run_here", "run_on_ray"]
 
 MAX_ATTEMPTS = 4
-"""Workers that may die on one chunk; some are killed, or lose their machine, for other reasons."""
+"""Number of workers that may die on one chunk; a worker can also die for other reasons, such as a lost machine."""
 
 
 def run_here(chunks: Sequence[Chunk], predictor: Predictor, job: JobDirectory, **options: Any) -> Iterator[ChunkResult]:
@@ -87,7 +87,7 @@ def run_on_ray(
         rows = ray.data.from_items(
             [{"chunk": json.dumps([chunk.shard, chunk.files])} for chunk in chunks], override_num_blocks=len(chunks)
         )
-        # An actor that all workers ask.
+        # One actor counts for all workers.
         attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Attempts).remote()
         labelled = rows.map_batches(
             _RayWorker,
@@ -110,14 +110,14 @@ def run_on_ray(
 
 
 class _RayWorker:
-    """An actor with a model. It loads the model for its first chunk, because Ray reports errors of `__init__` badly."""
+    """An actor with a model, loaded for its first chunk, because Ray does not report errors in `__init__` clearly."""
 
     def __init__(self, model: ModelSpec, job: JobDirectory, attempts: Any, options: dict[str, Any]) -> None:
         self._model, self._job, self._attempts, self._options = model, job, attempts, options
 
     @cached_property
     def _label(self) -> ChunkLabeller:
-        # Ray limits the threads of PyTorch to the cores of this worker; onnxruntime must be told.
+        # Ray limits the threads of PyTorch to the cores of this worker, but not those of onnxruntime.
         predictor = self._model.load(threads=torch.get_num_threads())
         return ChunkLabeller(predictor, self._job, **self._options, shortlist=self._model.shortlist)
 
@@ -144,13 +144,13 @@ class _RayWorker:
 
 
 def _describe(error: Exception) -> str:
-    """Return an error with its place, since the traceback stays on the worker."""
+    """Describe an error with its file and line, since the traceback stays on the worker."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f"A worker failed: {type(error).__name__}: {error} ({place.filename}, line {place.lineno})."
 
 
 class _Attempts:
-    """Count the attempts at each chunk: Ray repeats a chunk that kills its workers forever."""
+    """Count the attempts at each chunk; without a limit, Ray would retry a chunk that kills its workers forever."""
 
     def __init__(self) -> None:
         self._attempts: Counter[str] = Counter()
@@ -161,7 +161,7 @@ class _Attempts:
 
 
 def _resolve(model: ModelSpec) -> ModelSpec:
-    """Return a model with an absolute path and a device of the workers."""
+    """Return the model with an absolute path, and with the device of the workers in place of `auto`."""
     import ray
 
     source, device = Path(model.source), model.device

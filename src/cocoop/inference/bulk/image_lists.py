@@ -21,7 +21,7 @@ def read_image_list(url: str) -> list[str] | None:
         url: the Parquet file; relative paths in it start from its directory.
 
     Returns:
-        None if the file holds images itself, or cannot be read; the reader of shards reports the latter.
+        None if the file contains images itself, or cannot be read; the reader of shards reports unreadable files.
 
     Raises:
         ConfigError: if a package for its file system is not installed.
@@ -60,7 +60,7 @@ def is_local(filesystem: Any) -> bool:
 
 
 def entry_type(filesystem: Any, path: str) -> str | None:
-    """Return `file`, `directory` or another type, such as that of a pipe; None if it cannot be told."""
+    """Return `file`, `directory` or another type, such as that of a pipe; None if it cannot be determined."""
     try:
         # `isdir` would download the file from a web server.
         return str(filesystem.info(path)["type"])

@@ -57,13 +57,13 @@ def label_images(
     Args:
         model: a run directory, a repository of the hub, or a `ModelSpec` with further settings.
         images: images, directories and shards, on any file system of fsspec.
-        output: directory of the Parquet files, likewise.
+        output: directory of the Parquet files, on any file system of fsspec.
         top_k: labels per image.
         batch_size: images per batch.
         workers: threads that read and decode, in each process with a model; 0: one, or 16 for remote files.
         engine: `local`: this process; `ray`: workers on a Ray cluster.
         ray_workers: number of Ray workers, each with a model; None: 2.
-        on_progress: called with chunks done and chunks in total.
+        on_progress: called with the chunks done and their total.
 
     Raises:
         CheckpointError: if the directory holds something else or cannot be written.
@@ -82,7 +82,7 @@ def label_images(
     if engine == "ray":
         check_ray()
     sources = find_sources([str(image) for image in images], str(output))
-    # With Ray, the workers have the GPUs.
+    # With Ray, the GPUs are for the workers.
     predictor = (replace(model, device="cpu") if engine == "ray" else model).load()
     with job.lock():
         job.start(
@@ -117,7 +117,7 @@ def _is_remote(address: str) -> bool:
 
 
 def model_identity(predictor: Predictor) -> dict[str, str]:
-    """Return the method and a hash of everything but the classes that determines its predictions.
+    """Return the method and a hash of everything that determines its predictions, except the classes.
 
     Raises:
         ConfigError: for a predictor that is neither a `Method` nor an `OnnxPrompt`.

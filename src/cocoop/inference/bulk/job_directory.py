@@ -44,7 +44,7 @@ _TEMPORARY = re.compile(r"\.(_job\.json|(?:files|shard)-[0-9a-f]{24}\.parquet)\.
 """Start of the names of our temporary files; any other hidden file belongs to the user."""
 
 READER_THREADS = 16
-"""Files to read at once from a remote disk, where most of the time is latency."""
+"""Number of files to read in parallel from remote storage, where most of the time is latency."""
 
 
 class JobDirectory:

@@ -1,4 +1,4 @@
-"""Label one chunk after the other with one model.
+"""Label chunks with one model, one after the other.
 
 Threads read and decode one batch ahead of the model, so at most two batches of images are in memory.
 """
@@ -21,7 +21,7 @@ from cocoop.inference.predictor import Predictor, classify
 __all__ = ["RESUME_HINT", "ChunkLabeller", "ChunkResult"]
 
 RESUME_HINT = "Labels written so far are kept; start the job again to resume."
-"""End of each message of a job that stops early."""
+"""Last sentence of the messages of a job that stops early."""
 
 
 class ChunkResult(NamedTuple):
