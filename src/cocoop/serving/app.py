@@ -50,7 +50,7 @@ def create_app(method: Method, config: ServeConfig | None = None) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
-        # A redirect would lead to whatever address the Host header names.
+        # A redirect would lead to the address in the Host header, which the client chooses.
         redirect_slashes=False,
         # LimitsMiddleware checks the token; this documents it on the OpenAPI page.
         dependencies=[Depends(HTTPBearer(auto_error=False))] if config.token else [],
@@ -85,7 +85,7 @@ def create_app(method: Method, config: ServeConfig | None = None) -> FastAPI:
         request = ScoreRequest(service.classnames(classes), compare)
         return await service.predict([*images, *photos], request, top_k)
 
-    # Optional above only because of its old name.
+    # `images` is optional above only because clients may send its old name, `photos`.
     app.openapi()["components"]["schemas"]["Body_predict_v1_predict_post"]["required"] = ["images"]
     if config.page:
         add_page(app)

@@ -22,7 +22,7 @@ from cocoop.serving.scoring import Engine, ScoreRequest, Scores
 __all__ = ["Batcher"]
 
 MAX_PROMPTS = 4096
-"""Images times classes to score before checking for cancelled requests again: seconds on a CPU."""
+"""Images times classes to score between two checks for cancelled requests; this takes seconds on a CPU."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,7 @@ class Batcher:
             if sum(len(job.images) for job in jobs) >= self._max_batch:
                 return jobs, False
             try:
-                # Jobs that are waiting already are taken even after the deadline.
+                # Jobs that are already in the queue are taken even after the deadline.
                 job = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
             except Empty:
                 return jobs, False
@@ -119,7 +119,7 @@ class Batcher:
                     job.scores.set_result(own_scores)
 
     def _score(self, group: list[tuple[_Job, Tensor]], request: ScoreRequest) -> dict[_Job, list[Scores]]:
-        """Score some images at a time, leaving out those of requests that are cancelled meanwhile."""
+        """Score images in chunks, and skip those of requests that are cancelled in the meantime."""
         size = max(1, MAX_PROMPTS // len(request.classnames))
         waiting = [(job, image) for job, features in group for image in features.split(1)]
         results: dict[_Job, list[Scores]] = {job: [] for job, _ in group}
@@ -132,7 +132,7 @@ class Batcher:
         return results
 
     def _fail(self, jobs: list[_Job], error: Exception) -> None:
-        """Run jobs that failed together one by one, since memory may suffice then, or one may be at fault."""
+        """Retry jobs of a failed batch one by one: memory may suffice then, or only one of them may be at fault."""
         if len(jobs) > 1 and not isinstance(error, CocoopError):
             for job in jobs:
                 self._run([job])

@@ -1,4 +1,4 @@
-"""Error responses: JSON of one shape, `{"error": {"code", "message"}}`."""
+"""Error responses, all as JSON of the form `{"error": {"code", "message"}}`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ApiError(HTTPException):
     Args:
         status: HTTP status.
         code: identifier for programs.
-        message: explanation for people, with a way out.
+        message: explanation for people: what happened and what to do.
         headers: additional headers of the response.
     """
 

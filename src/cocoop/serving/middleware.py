@@ -1,4 +1,4 @@
-"""Middleware that checks the token and the size of a request before anything of it is kept."""
+"""Middleware that checks the token and the size of a request before its body is stored."""
 
 from __future__ import annotations
 

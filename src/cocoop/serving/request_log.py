@@ -18,13 +18,13 @@ from cocoop.serving.error_responses import ApiError, error_response
 __all__ = ["LOG", "RequestLogMiddleware"]
 
 LOG = logging.getLogger("cocoop.serving")
-"""One line (INFO) per request: method, path, status, seconds, id. It never holds queries, headers or file names."""
+"""One line (INFO) per request: method, path, status, seconds, id. It never contains queries, headers or file names."""
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """Accepted values of `X-Request-ID`; others could forge log lines."""
 
 MAX_LOGGED_PATH = 200
-"""Characters of a path in the log."""
+"""Maximum number of characters of a path in the log."""
 
 SECURITY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),

@@ -92,6 +92,6 @@ class Health(_Schema):
     version: str
     method: str
     backbone: str
-    classes: list[str] = Field(description="Classes of requests that name none.")
+    classes: list[str] = Field(description="Classes for requests that do not name any.")
     queue: int = Field(description="Images accepted and not yet answered.")
     limits: Limits

@@ -21,7 +21,7 @@ from cocoop.methods import CoCoOp, Method, ZeroShot
 __all__ = ["Engine", "ScoreRequest", "Scores"]
 
 MAX_CACHED_CLASS_SETS = 16
-"""Sets of class names whose scorers are kept: users ask for the same ones again and again."""
+"""Number of class sets whose scorers are cached; users ask for the same classes again and again."""
 
 
 class ScoreRequest(NamedTuple):
@@ -47,17 +47,17 @@ class Scores:
     def split(self, sizes: list[int]) -> list[Scores]:
         """Split the scores by image, into parts of these sizes."""
         columns = [
-            [None] * len(sizes) if whole is None else whole.split(sizes)
-            for whole in (self.logits, self.zero_shot, self.shifts)
+            [None] * len(sizes) if values is None else values.split(sizes)
+            for values in (self.logits, self.zero_shot, self.shifts)
         ]
-        return [Scores(*part) for part in zip(*columns, strict=True)]
+        return [Scores(*row) for row in zip(*columns, strict=True)]
 
 
 class Engine:
-    """Score preprocessed images with one method; for a single thread.
+    """Encoder and scorer for one method; for use in a single thread.
 
     Args:
-        method: the method, which is not changed.
+        method: the method; it is not changed.
     """
 
     def __init__(self, method: Method) -> None:

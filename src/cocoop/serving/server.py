@@ -53,7 +53,7 @@ def serve(
     Raises:
         CocoopError: as `from_pretrained`.
         ConfigError: if the address does not exist here, or the port is in use.
-        KeyboardInterrupt: after a second Ctrl-C, which does not wait.
+        KeyboardInterrupt: after a second Ctrl-C, which stops without waiting.
     """
     config = config or ServeConfig()
     # glibc returns blocks above 32 MiB to the system; large images in smaller blocks would leave gigabytes behind.
@@ -76,7 +76,7 @@ def serve(
             handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
             LOG.addHandler(handler)
             LOG.setLevel(logging.INFO)
-        # These warn about uploads, which get an error response, and could flood the log.
+        # Both warn about uploads that get an error response anyway, and could flood the log.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         logging.getLogger("python_multipart").setLevel(logging.ERROR)
         server = uvicorn.Server(
@@ -93,7 +93,7 @@ def serve(
                 timeout_graceful_shutdown=round(config.timeout) + GRACE_SECONDS,
             )
         )
-        with _returning_on_signals(server):
+        with _return_on_signals(server):
             server.run(sockets=[listener])
 
 
@@ -116,8 +116,8 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 @contextmanager
-def _returning_on_signals(server: uvicorn.Server) -> Iterator[None]:
-    """Let the server return after SIGTERM or Ctrl-C: uvicorn raises the signal again when it has stopped."""
+def _return_on_signals(server: uvicorn.Server) -> Iterator[None]:
+    """Let `server.run` return after SIGTERM or Ctrl-C, although uvicorn raises the signal again when it has stopped."""
 
     def stopped(*_: object) -> None:
         if server.force_exit:

@@ -104,7 +104,7 @@ class Service:
         """Return the response to `POST /v1/predict`.
 
         Raises:
-            ApiError: for no or too many images, a full queue, unusable class names, or a timeout.
+            ApiError: for no images or too many, a full queue, unusable class names, or a timeout.
         """
         config = self._config
         if not images:
@@ -117,7 +117,7 @@ class Service:
             raise ApiError(429, "queue_full", message, {"Retry-After": "1"})
         self._waiting += len(images)
         try:
-            with _clearing_frames():
+            with _clear_frames():
                 results = await asyncio.wait_for(self._classify(images, request, top_k), config.timeout)
         except asyncio.TimeoutError:
             message = f"The answer took longer than {config.timeout:g} seconds; send fewer images or classes."
@@ -179,8 +179,8 @@ class Service:
 
 
 @contextmanager
-def _clearing_frames() -> Iterator[None]:
-    """Let errors hold no images: a failed task keeps its error, whose frames keep the images and the task."""
+def _clear_frames() -> Iterator[None]:
+    """Clear the frames of errors: a failed task keeps its error, and the frames would keep the images in memory."""
     try:
         yield
     except BaseException as error:
@@ -189,5 +189,5 @@ def _clearing_frames() -> Iterator[None]:
 
 
 def _valid_unicode(text: str) -> str:
-    """Replace lone surrogates, which forms in unusual encodings can contain but JSON cannot."""
+    """Replace lone surrogates: a form in an unusual encoding can contain them, but JSON cannot."""
     return text.encode("utf-8", "replace").decode()

@@ -23,7 +23,7 @@ function summary(results) {
   return `${plural(results.length - unreadable, "photo")} classified${suffix}.`;
 }
 
-/** Send a request and return its JSON; throw an error with a message for people otherwise. */
+/** Send a request and return its JSON, or throw an error with a message for the user. */
 async function request(path, body) {
   const token = sessionStorage.getItem(TOKEN);
   const headers = token ? { Authorization: `Bearer ${token}` } : {};
@@ -129,7 +129,7 @@ function listenForFiles(panel, onChoose) {
   });
 }
 
-// Outside of the panel, a browser would open the dropped file instead of the page.
+// Outside the panel, the browser would leave the page and open the dropped file.
 for (const kind of ["dragover", "drop"]) window.addEventListener(kind, (event) => event.preventDefault());
 
 /* Tab "Photos": images with their results */
@@ -261,7 +261,7 @@ function showTable(results) {
   URL.revokeObjectURL(byId("csv").href);
   byId("csv").href = URL.createObjectURL(new Blob([lines.join("")], { type: "text/csv" }));
   byId("csv").hidden = false;
-  // In the table, an error takes the place of the numbers.
+  // In the table, an error replaces the other columns.
   const shown = all.slice(0, -1);
   byId("columns").replaceChildren(
     create("tr", {}, ...shown.map(([name]) => create("th", { scope: "col", textContent: name.replaceAll("_", " ") }))),
