@@ -62,7 +62,7 @@ def test_reproduce_table(tmp_path):
     output = run(["-c", code_of("reproduce_table.ipynb")], tmp_path)
     assert "{'done': 5, 'done before': 0, 'failed': 0}" in output
     rows = re.findall(r"^\| (\S.*?) \|", output, flags=re.MULTILINE)
-    assert {"zero-shot CLIP", "CoOp", "CoCoOp"} <= {row.split(",")[0] for row in rows}
+    assert {"zero-shot CLIP", "CoOp", "CoCoOp"} <= {row.split(" (")[0] for row in rows}
     assert (tmp_path / "sweep/report/report.html").is_file()
 
 
