@@ -98,8 +98,8 @@ def test_unknown_arguments_exit_with_2_and_a_hint(arguments, words):
     ("arguments", "message"),
     [
         (("draw", "nowhere"), "There is no 'nowhere'. Use an image directory"),
-        (("draw", "photos", "--shots", "0"), "The number of shots is 0; it must be at least 1"),
-        (("draw", "photos", "--seed", "-1"), "The seed of the few-shot draw is -1; it must be 0 or more."),
+        (("draw", "photos", "--shots", "0"), "--shots is 0; it must be at least 1"),
+        (("draw", "photos", "--seed", "-1"), "--seed is -1; it must be at least 0."),
         (("draw", "photos", "--renames", "nowhere.json"), "nowhere.json"),
         (("train", "nowhere"), "There is no 'nowhere'. Use an image directory"),
         (("train", "photos", "--epochs", "0"), "--epochs is 0; it must be at least 1."),
@@ -111,9 +111,9 @@ def test_unknown_arguments_exit_with_2_and_a_hint(arguments, words):
         (("predict", "nowhere", "photos"), "There is no directory 'nowhere'; give one written by `cocoop train`."),
         (("predict", "photos", "photos"), "'photos' is not a saved prompt: it has no config.json."),
         (("predict", "photos", "absent.jpg"), "'absent.jpg' does not exist; pass images or directories of images."),
-        (("predict", "photos"), "No photo is named; give photos or folders of photos."),
+        (("predict", "photos"), "There is no path; pass images or directories of images."),
         (("predict", "photos", "photos", "--top-k", "0"), "--top-k is 0; it must be at least 1."),
-        (("predict", "photos", "photos", "--classes", "cat,"), "--classes is 'cat,'; give two names or more"),
+        (("predict", "photos", "photos", "--classes", "cat,"), "--classes is 'cat,'; give at least two names"),
         (("eval", "nowhere", "photos"), "There is no directory 'nowhere'; give one written by `cocoop train`."),
     ],
 )

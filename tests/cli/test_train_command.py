@@ -283,7 +283,7 @@ def test_an_unreadable_test_image_fails_before_training(tmp_path, here):
         image.write_bytes(b"no photo")
     code, _, err = here("train", "photos", *SHORT, "--output", "run", cwd=tmp_path)
     assert code == 1
-    assert "photo could not be read ('sun/" in err.splitlines()[-1]
+    assert "image could not be read ('sun/" in err.splitlines()[-1]
     assert "or leave them out with --skip-unreadable." in err.splitlines()[-1]
     assert not (tmp_path / "run").exists()
 

@@ -200,13 +200,13 @@ def test_a_failed_run_is_recorded_and_tried_again(home):
     done = cocoop(*command, *lists, "--output", "failing", cwd=home)
     assert done.returncode == 1
     lines = done.stderr.splitlines()
-    assert "[1/1] cross-dataset-photos-coop-epochs-2-2shot-seed1: failed: 1 photo could not be read" in done.stderr
+    assert "[1/1] cross-dataset-photos-coop-epochs-2-2shot-seed1: failed: 1 image could not be read" in done.stderr
     assert lines[-1] == (
         "cocoop: 1 of 1 runs failed; the reasons are above and in the report. The same command tries them again."
     )
     (failure,) = files(home / "failing", "failure.json").values()
     content = json.loads(failure.read_text())
-    assert content["reason"].startswith("1 photo could not be read ('sun/00.png'")
+    assert content["reason"].startswith("1 image could not be read ('sun/00.png'")
     assert (content["details"], content["method"], content["seed"], content["backbone"]) == ("", "coop", 1, "lite")
     # Repaired, and with another method that never failed.
     unreadable.write_bytes(good)
