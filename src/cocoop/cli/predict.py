@@ -57,7 +57,7 @@ class PredictCommand:
     """Print the reason for unreadable images instead of failing."""
     shortlist: OptionalInt = None
     """CoCoOp: compute only the INT most promising classes of each image."""
-    precision: Annotated[Precision | None, optional_flag("{fp32,bf16,fp16}", "that of the training")] = None
+    precision: Annotated[Precision | None, optional_flag("{fp32,bf16,fp16}", "as in training")] = None
     """Number type of the frozen towers."""
     device: Device = "auto"
     """Device to compute on."""
@@ -66,7 +66,7 @@ class PredictCommand:
     output: Annotated[str | None, optional_flag("DIR", "print")] = None
     """For very many images: write Parquet files here, also at s3://...; run the same command again to resume."""
     engine: Literal["local", "ray"] = "local"
-    """With --output: this process, or workers on a Ray cluster, that of RAY_ADDRESS or a new one on this machine."""
+    """With --output: this process, or workers on a Ray cluster: that of RAY_ADDRESS, or a new one on this machine."""
     ray_workers: Annotated[int | None, optional_flag("INT", "2")] = None
     """With --engine ray: number of processes, each with a model."""
 

@@ -35,30 +35,30 @@ class ServeCommand:
     no_ui: bool = False
     """Serve the API without the web page."""
     max_upload: Annotated[str, tyro.conf.arg(metavar="SIZE")] = "20MiB"
-    """Largest request."""
+    """Maximum size of a request."""
     max_images: int = ServeConfig.max_images
-    """Most images in a request."""
+    """Maximum number of images per request."""
     max_pixels: int = ServeConfig.max_pixels
-    """Most pixels of an image; each takes up to 25 bytes of memory while the image is decoded."""
+    """Maximum number of pixels per image; each takes up to 25 bytes of memory while the image is decoded."""
     max_classes: int = ServeConfig.max_classes
-    """Most class names in a request."""
+    """Maximum number of class names per request."""
     max_waiting: int = ServeConfig.max_waiting
-    """Most images that wait for their answers; further requests are refused with 429."""
+    """Maximum number of images that wait for their answers; further requests are refused with 429."""
     max_held: Annotated[str, tyro.conf.arg(metavar="SIZE")] = "512MiB"
-    """Most bytes of all requests that wait for their answers."""
+    """Maximum size of all requests that wait for their answers."""
     max_connections: int = ServeConfig.max_connections
-    """Most requests at the same time; further ones are refused with 503."""
+    """Maximum number of requests at the same time; further ones are refused with 503."""
     timeout: float = ServeConfig.timeout
-    """Seconds from the end of an upload to its answer, and between two packets of an upload."""
+    """Maximum seconds from the end of an upload to its answer, and between two packets of an upload."""
     upload_timeout: float = ServeConfig.upload_timeout
-    """Seconds for a whole upload."""
+    """Maximum seconds for an upload."""
     batch_window_ms: float = ServeConfig.batch_window_ms
     """Milliseconds that an image waits for others to be computed with."""
     max_batch: int = ServeConfig.max_batch
-    """Images that start a batch at once; 1 computes each request alone."""
+    """Number of images that start a batch without further waiting; 1 computes each request alone."""
     log_requests: bool = False
     """Print a line for each request: method, path, status, seconds, id."""
-    precision: Annotated[Precision | None, optional_flag("{fp32,bf16,fp16}", "that of the training")] = None
+    precision: Annotated[Precision | None, optional_flag("{fp32,bf16,fp16}", "as in training")] = None
     """Number type of the frozen towers."""
     device: Device = "auto"
     """Device to compute on."""

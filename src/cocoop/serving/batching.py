@@ -139,8 +139,8 @@ class Batcher:
             return
         if not isinstance(error, CocoopError):
             LOG.error("Scoring failed", exc_info=error)
-        # The traceback holds the frames, and the frames the images and this error: a cycle that would keep gigabytes
-        # until the next garbage collection.
+        # The traceback refers to the frames, and the frames to the images and this error: a cycle that would keep
+        # gigabytes until the next garbage collection.
         error.__cause__ = error.__context__ = error.__traceback__ = None
         for job in jobs:
             if job.scores.set_running_or_notify_cancel():

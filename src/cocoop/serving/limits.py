@@ -19,29 +19,29 @@ class ServeConfig:
     """
 
     max_upload: int = 20 * 2**20
-    """Bytes of a request."""
+    """Maximum size of a request, in bytes."""
     max_images: int = 64
-    """Images of a request."""
+    """Maximum number of images per request."""
     max_pixels: int = 64_000_000
-    """Pixels of an image; each takes up to 25 bytes of memory while the image is decoded."""
+    """Maximum number of pixels per image; each takes up to 25 bytes of memory while the image is decoded."""
     max_classes: int = 1000
-    """Class names of a request."""
+    """Maximum number of class names per request."""
     max_name_length: int = 300
-    """Characters of a class name."""
+    """Maximum length of a class name, in characters."""
     max_waiting: int = 512
-    """Images accepted and not yet answered, in all requests."""
+    """Maximum number of images that wait for their answers, over all requests."""
     max_held: int = 512 * 2**20
-    """Bytes of all requests that are not yet answered."""
+    """Maximum size of all requests that wait for their answers, in bytes."""
     max_connections: int = 256
-    """Requests at the same time, each on a connection of its own."""
+    """Maximum number of requests at the same time, each on its own connection."""
     timeout: float = 30.0
-    """Seconds from the end of an upload to its answer, and between two packets of an upload."""
+    """Maximum seconds from the end of an upload to its answer, and between two packets of an upload."""
     upload_timeout: float = 120.0
-    """Seconds for a whole upload."""
+    """Maximum duration of an upload, in seconds."""
     batch_window_ms: float = 5.0
     """Milliseconds that the first image of a batch waits for others."""
     max_batch: int = 32
-    """Images that start a batch at once; 1 computes every request alone."""
+    """Number of images that start a batch without further waiting; 1 computes every request alone."""
     token: str | None = field(default=None, repr=False)
     """Secret that requests to the API send as `Authorization: Bearer TOKEN`; None: no authorization."""
     page: bool = True
