@@ -47,7 +47,7 @@ class CoCoOpClassifier(ClassifierMixin, BaseEstimator):
         batch_size: images per step; None: as in the papers (1; coop 32).
         cache_features: encode each image once; False: augment it again in each epoch, as in the papers.
         classnames: dictionary from labels to class names for the prompt; labels that it lacks are used as names.
-        precision: number format of the frozen towers.
+        precision: number type of the frozen towers.
         device: device to compute on.
         random_state: seed of the initial values and the order of images, a `RandomState` or None.
 
@@ -93,7 +93,7 @@ class CoCoOpClassifier(ClassifierMixin, BaseEstimator):
             y: their labels.
 
         Raises:
-            ValueError: if X does not hold paths, or y holds fewer than two classes.
+            ValueError: if X does not contain paths, or y contains fewer than two classes.
             CocoopError: if an image cannot be read, a class name cannot be used in a prompt, or a setting is out of
                 range.
         """
@@ -118,7 +118,7 @@ class CoCoOpClassifier(ClassifierMixin, BaseEstimator):
 
         Raises:
             NotFittedError: if `fit` was not called.
-            ValueError: if X does not hold paths.
+            ValueError: if X does not contain paths.
             DataError: if an image cannot be read.
         """
         check_is_fitted(self)

@@ -333,7 +333,7 @@ def _source_and_targets(source: Dataset, targets: Sequence[Dataset], all_images:
     return [TestImages(name=name, data=one) for name, one in zip(names, data, strict=True)]
 
 
-def check_names_differ(names: Sequence[str], things: str) -> None:
+def check_names_differ(names: Sequence[str], noun: str) -> None:
     """Check that data sets have different names, since records and tables identify them by name.
 
     Raises:
@@ -341,7 +341,7 @@ def check_names_differ(names: Sequence[str], things: str) -> None:
     """
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise DataError(f"Several {things} are named {repeated[0]!r}; give each once, or rename its directory or file.")
+        raise DataError(f"Several {noun} are named {repeated[0]!r}; give each once, or rename its directory or file.")
 
 
 def _hash(content: object) -> str:

@@ -27,12 +27,12 @@ __all__ = ["Bars", "Line", "curves", "horizontal_bars", "horizontal_changes", "p
 
 INVALID_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 INK, SOFT, LINE = "#0a0b01", "#0a0b02", "#0a0b03"
-METHODS = ("#0a0b11", "#0a0b12", "#0a0b13")
+METHOD_COLOURS = ("#0a0b11", "#0a0b12", "#0a0b13")
 VARIABLES = {
     INK: "--ink",
     SOFT: "--soft",
     LINE: "--line",
-    **{colour: f"--method-{number}" for number, colour in enumerate(METHODS, 1)},
+    **{colour: f"--method-{number}" for number, colour in enumerate(METHOD_COLOURS, 1)},
 }
 """Placeholders for the page's colours: matplotlib needs numbers, and the page has a light and a dark set."""
 
@@ -42,7 +42,7 @@ STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "font.size": 10.5,
     "text.color": INK,
-    "axes.prop_cycle": f"cycler('color', {list(METHODS)})",
+    "axes.prop_cycle": f"cycler('color', {list(METHOD_COLOURS)})",
     "lines.color": SOFT,
     "axes.labelcolor": SOFT,
     "axes.edgecolor": LINE,
@@ -64,7 +64,7 @@ STYLE: dict[str, Any] = {
 STROKES = ("-", "--", ":", "-.")
 OPACITY = (1.0, 0.6, 0.35)
 
-GROUPS = [(colour, mark) for mark in "os^" for colour in ("#4a86c5", "#d98a1f", "#2f9e77", "#c46a9f", "#8c76c9")]
+GROUP_MARKS = [(colour, mark) for mark in "os^" for colour in ("#4a86c5", "#d98a1f", "#2f9e77", "#c46a9f", "#8c76c9")]
 """Colours and marks that tell groups of points apart, on light and on dark pages."""
 
 
@@ -101,18 +101,18 @@ class Bars:
 def horizontal_bars(series: Sequence[Bars], *, title: str, x_label: str, description: str) -> Markup:
     """Draw horizontal bars from 0 to 100 %, one group below the other; suits many groups and long names."""
     groups = list(dict.fromkeys(group for one in series for group in one.values))
-    thick = 0.8 / len(series)
+    thickness = 0.8 / len(series)
     columns = 3 if sum(len(one.name) for one in series) < 33 else 1
     legend_height = 0.2 * math.ceil(len(series) / columns)
     with _figure(4.6, 0.9 + legend_height + len(groups) * (0.12 + 0.17 * len(series))) as figure:
         axis = figure.subplots()
         for number, one in enumerate(series):
-            offset = (number - (len(series) - 1) / 2) * thick
+            offset = (number - (len(series) - 1) / 2) * thickness
             places = [place + offset for place, group in enumerate(groups) if group in one.values]
             means = [one.values[group][0] for group in groups if group in one.values]
             spreads = [one.values[group][1] for group in groups if group in one.values]
-            colour, opacity = METHODS[one.method % len(METHODS)], OPACITY[one.style % len(OPACITY)]
-            axis.barh(places, means, thick * 0.9, label=one.name, color=colour, alpha=opacity)
+            colour, opacity = METHOD_COLOURS[one.method % len(METHOD_COLOURS)], OPACITY[one.style % len(OPACITY)]
+            axis.barh(places, means, thickness * 0.9, label=one.name, color=colour, alpha=opacity)
             if not all(map(math.isnan, spreads)):
                 axis.errorbar(means, places, xerr=spreads, fmt="none", ecolor=INK, elinewidth=0.8, capsize=1.5)
             for place, mean, spread in zip(places, means, spreads, strict=True):
@@ -132,7 +132,7 @@ def horizontal_changes(changes: Mapping[str, float], *, title: str, x_label: str
     with _figure(4.6, 1.0 + 0.27 * len(changes)) as figure:
         axis = figure.subplots()
         values = list(changes.values())
-        axis.barh(range(len(values)), values, 0.7, color=[METHODS[2 if value >= 0 else 1] for value in values])
+        axis.barh(range(len(values)), values, 0.7, color=[METHOD_COLOURS[2 if value >= 0 else 1] for value in values])
         for place, value in enumerate(values):
             side, align = (1, "left") if value >= 0 else (-1, "right")
             axis.text(value + side * reach / 60, place, signed(value), va="center", ha=align, fontsize=9, color=INK)
@@ -161,7 +161,7 @@ def reliability(lines: Sequence[Line], *, title: str, description: str) -> Marku
         axis = figure.subplots()
         axis.plot([0, 100], [0, 100], color=SOFT, linewidth=1, linestyle="--")
         for line in lines:
-            colour, stroke = METHODS[line.method % len(METHODS)], STROKES[line.style % len(STROKES)]
+            colour, stroke = METHOD_COLOURS[line.method % len(METHOD_COLOURS)], STROKES[line.style % len(STROKES)]
             axis.plot(line.x, line.y, stroke, color=colour, linewidth=1.4, marker="o", markersize=3.5, label=line.name)
         axis.set(xlim=(0, 100), ylim=(0, 102), xticks=range(0, 101, 25), yticks=range(0, 101, 25))
         axis.set(xlabel="confidence in %", ylabel="accuracy in %")
@@ -185,7 +185,7 @@ def curves(
     with _figure(4.6, 3.0) as figure:
         axis = figure.subplots()
         for line in lines:
-            colour, mark = METHODS[line.method % len(METHODS)], "o" if len(line.x) <= 20 else ""
+            colour, mark = METHOD_COLOURS[line.method % len(METHOD_COLOURS)], "o" if len(line.x) <= 20 else ""
             (drawn,) = axis.plot(line.x, line.y, color=colour, linewidth=1.4, alpha=0.8, marker=mark, markersize=3.5)
             drawn.set(linestyle=STROKES[line.style % len(STROKES)], label=line.name or "_unnamed")
             if line.spread:
@@ -209,10 +209,10 @@ def points(
     with _figure(5.6, 4.2) as figure:
         axis = figure.subplots()
         for number, (name, places) in enumerate(groups.items()):
-            colour, mark = GROUPS[number] if number < len(GROUPS) else (SOFT, ".")
-            label = name if number < len(GROUPS) else f"{len(groups) - len(GROUPS)} more classes"
+            colour, mark = GROUP_MARKS[number] if number < len(GROUP_MARKS) else (SOFT, ".")
+            label = name if number < len(GROUP_MARKS) else f"{len(groups) - len(GROUP_MARKS)} more classes"
             # matplotlib leaves names that start with an underscore out of the legend.
-            shown = "_rest" if number > len(GROUPS) else f"\N{ZERO WIDTH SPACE}{textwrap.shorten(label, 28)}"
+            shown = "_rest" if number > len(GROUP_MARKS) else f"\N{ZERO WIDTH SPACE}{textwrap.shorten(label, 28)}"
             x, y = zip(*places, strict=True)
             axis.scatter(x, y, 20, color=colour, marker=mark, alpha=0.75, linewidths=0, label=shown)
         axis.set(xlabel=x_label, ylabel=y_label)

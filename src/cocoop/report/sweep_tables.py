@@ -302,8 +302,8 @@ def _targets(results: Results, table: Builder, data: str) -> SweepTable:
 
     def published(method: str) -> dict[str, float]:
         numbers = _published(results.protocol, [data], list(columns), method)
-        known = [numbers[test] for test in common if test in numbers]
-        return numbers | ({AVERAGE_OF_TARGETS: fmean(known)} if known and len(known) == len(common) else {})
+        printed = [numbers[test] for test in common if test in numbers]
+        return numbers | ({AVERAGE_OF_TARGETS: fmean(printed)} if printed and len(printed) == len(common) else {})
 
     note = f"Not in the average, because not all runs have it: {', '.join(missing)}."
     return table(
@@ -352,9 +352,9 @@ def _published(protocol: str, data: Sequence[str], columns: Sequence[str], metho
     found = {}
     for column in columns:
         numbers = [published_number(protocol, name, method, column) for name in data]
-        known = [number for number in numbers if number is not None]
-        if known and len(known) == len(numbers):
-            found[column] = fmean(known)
+        printed = [number for number in numbers if number is not None]
+        if printed and len(printed) == len(numbers):
+            found[column] = fmean(printed)
     return found
 
 

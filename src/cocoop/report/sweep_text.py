@@ -51,7 +51,7 @@ class Formatted:
 
     @property
     def head(self) -> list[str]:
-        """Headings of all columns, that of the row names first."""
+        """Headings of all columns, starting with the column of row names."""
         return [str(self.text.index.names[-1]), *self.text.columns]
 
     @property

@@ -44,7 +44,7 @@ UNREACHABLE = "it cannot be read"
 
 @dataclass(frozen=True)
 class Chunk:
-    """Images that are labelled together: a whole shard, or some files."""
+    """Images that are labelled together: one shard, or some files."""
 
     shard: str | None = None
     """Address of the shard."""

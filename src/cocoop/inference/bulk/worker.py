@@ -65,7 +65,7 @@ class ChunkLabeller:
 
         Raises:
             CheckpointError: if the file cannot be written.
-            DataError: if storage fails for the whole chunk: its shard, or every one of its files.
+            DataError: if storage fails for the entire chunk: its shard, or all of its files.
         """
         predictions = [
             prediction
