@@ -111,7 +111,7 @@ def test_unknown_arguments_exit_with_2_and_a_hint(arguments, words):
         (("predict", "nowhere", "photos"), "There is no directory 'nowhere'; give one written by `cocoop train`."),
         (("predict", "photos", "photos"), "'photos' is not a saved prompt: it has no config.json."),
         (("predict", "photos", "absent.jpg"), "'absent.jpg' does not exist; pass images or directories of images."),
-        (("predict", "photos"), "There is no path; pass images or directories of images."),
+        (("predict", "photos"), "No path was given; pass images or directories of images."),
         (("predict", "photos", "photos", "--top-k", "0"), "--top-k is 0; it must be at least 1."),
         (("predict", "photos", "photos", "--classes", "cat,"), "--classes is 'cat,'; give at least two names"),
         (("eval", "nowhere", "photos"), "There is no directory 'nowhere'; give one written by `cocoop train`."),

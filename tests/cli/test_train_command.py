@@ -114,8 +114,8 @@ def test_resume_refuses_other_settings_before_any_work(home, here):
     code, _, err = here("train", "photos", *SHORT, "--resume", "--batch-size", "2", cwd=home)
     assert code == 1
     assert err == (
-        f"cocoop: The run in '{RUN}' was started with --batch-size 1, now it is 2; resume with the same settings, or "
-        "choose another folder.\n"
+        f"cocoop: The run in '{RUN}' was started with --batch-size 1, but now it is `2`; resume with the same settings, or "
+        "use another directory.\n"
     )
 
 
@@ -284,7 +284,7 @@ def test_an_unreadable_test_image_fails_before_training(tmp_path, here):
     code, _, err = here("train", "photos", *SHORT, "--output", "run", cwd=tmp_path)
     assert code == 1
     assert "image could not be read ('sun/" in err.splitlines()[-1]
-    assert "or leave them out with --skip-unreadable." in err.splitlines()[-1]
+    assert "or skip them with --skip-unreadable." in err.splitlines()[-1]
     assert not (tmp_path / "run").exists()
 
 
@@ -359,4 +359,4 @@ def test_eval_refuses_data_with_only_training_images(home, tmp_path):
         shutil.copy(data.path_of(item), tmp_path / "old" / item.path)
     done = cocoop("eval", home / RUN, "old", "--all-images", cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "cocoop: All 8 photos to measure on were learned from; give others."
+    assert done.stderr.splitlines()[-1] == "cocoop: All 8 test images were trained on; test on other images."

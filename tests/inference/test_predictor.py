@@ -129,7 +129,7 @@ def test_find_images_refuses_empty_results(tmp_path):
         find_images([tmp_path / "empty"])
     with pytest.raises(DataError, match=r"'.*absent.jpg' does not exist; pass images or directories of images"):
         find_images([tmp_path / "absent.jpg"])
-    with pytest.raises(DataError, match="There is no path; pass images or directories of images"):
+    with pytest.raises(DataError, match="No path was given; pass images or directories of images"):
         find_images([])
 
 

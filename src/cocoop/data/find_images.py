@@ -32,7 +32,9 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
         except OSError as error:
             raise DataError(f"Cannot read '{path}': {error.strerror or error}.") from error
     if not found:
-        problem = f"There are no images in {join_names([str(path) for path in paths])}" if paths else "There is no path"
+        problem = (
+            f"There are no images in {join_names([str(path) for path in paths])}" if paths else "No path was given"
+        )
         raise DataError(f"{problem}; pass images or directories of images.")
     return found
 
