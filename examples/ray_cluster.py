@@ -27,9 +27,9 @@ def main() -> None:
     parser.add_argument("--ray-workers", type=int, default=2, help="number of processes, each with a model")
     arguments = parser.parse_args()
 
-    classes = [name.strip() for name in arguments.classes.split(",")] if arguments.classes else None
+    classes = tuple(name.strip() for name in arguments.classes.split(",")) if arguments.classes else None
     summary = cocoop.label_images(
-        cocoop.ModelSpec(arguments.run, classes=classes),
+        cocoop.ModelSpec(source=arguments.run, classes=classes, device="auto"),
         arguments.images,
         arguments.output,
         engine="ray",

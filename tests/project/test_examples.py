@@ -53,7 +53,7 @@ def test_notebooks_hold_no_output():
 
 def test_photos_to_server(tmp_path):
     output = run(["-c", code_of("photos_to_server.ipynb")], tmp_path)
-    assert "18 classes, 144 training images, 72 test images" in output
+    assert "18 classes, 72 training images, 36 test images" in output
     assert len(re.findall(r"CoCoOp 0\.\d{3}   zero-shot 0\.\d{3}", output)) == 3
     assert output.splitlines()[-1] == "exit code 0"
 
