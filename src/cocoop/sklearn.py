@@ -47,7 +47,7 @@ class CoCoOpClassifier(ClassifierMixin, BaseEstimator):
         batch_size: images per step; None: as in the papers (1; coop 32).
         cache_features: encode each image once; False: augment it again in each epoch, as in the papers.
         classnames: dictionary from labels to class names for the prompt; labels that it lacks are used as names.
-        precision: number type of the frozen towers.
+        precision: data type of the frozen towers.
         device: device to compute on.
         random_state: seed of the initial values and the order of images, a `RandomState` or None.
 

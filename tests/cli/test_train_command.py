@@ -114,7 +114,7 @@ def test_resume_refuses_other_settings_before_any_work(home, here):
     code, _, err = here("train", "photos", *SHORT, "--resume", "--batch-size", "2", cwd=home)
     assert code == 1
     assert err == (
-        f"cocoop: The run in '{RUN}' was started with --batch-size 1, but now it is `2`; resume with the same "
+        f"cocoop: The run in '{RUN}' was started with --batch-size 1, but now it is 2; resume with the same "
         "settings, or use another directory.\n"
     )
 

@@ -189,12 +189,12 @@ def test_resume_drops_metrics_that_are_ahead_of_the_state(images, data, tiny_bac
     [
         (
             {"batch_size": 2},
-            "was started with `batch_size=4`, but now it is `2`; resume with the same settings, or",
+            "was started with `batch_size=4`, but now it is 2; resume with the same settings, or",
         ),
-        ({"learning_rate": 0.5}, "was started with `learning_rate=0.002`, but now it is `0.5`"),
-        ({"epochs": 9}, "was started with `epochs=2`, but now it is `9`"),
-        ({"cache_features": False}, "was started with `cache_features=True`, but now it is `False`"),
-        ({"about": {"shots": 8}}, "was started with `shots=3`, but now it is `8`"),
+        ({"learning_rate": 0.5}, "was started with `learning_rate=0.002`, but now it is 0.5"),
+        ({"epochs": 9}, "was started with `epochs=2`, but now it is 9"),
+        ({"cache_features": False}, "was started with `cache_features=True`, but now it is False"),
+        ({"about": {"shots": 8}}, "was started with `shots=3`, but now it is 8"),
     ],
 )
 def test_resume_refuses_other_settings(changes, message, run, data, tiny_backbone):
@@ -210,7 +210,7 @@ def test_resume_refuses_other_images_and_methods(run, images, data, tiny_backbon
     with pytest.raises(ConfigError, match=r"was started with other images or classes of '.*'; resume with the"):
         again(run, load_data(images).few_shot(2, seed=1), tiny_backbone)
     config = TrainConfig(epochs=2, batch_size=4, workers=0, cache_features=True)
-    with pytest.raises(ConfigError, match='was started with `method="coop"`, but now it is `"cocoop"`'):
+    with pytest.raises(ConfigError, match='was started with `method="coop"`, but now it is "cocoop"'):
         fit(CoCoOp(tiny_backbone, data.classnames), data, config, run=run, resume=True, about={"shots": 3})
 
 
@@ -292,7 +292,7 @@ def test_resume_compares_about_separately_from_settings_of_the_same_name(data, t
     method = cocoop.CoCoOp(tiny_backbone, data.classnames, seed=0)
     config = TrainConfig(epochs=1, workers=0, cache_features=True)
     fit(method, data, config, run=tmp_path / "run", about={"context": "a photo of a"})
-    with pytest.raises(cocoop.ConfigError, match='`context="a photo of a"`, but now it is `"a picture of a"`'):
+    with pytest.raises(cocoop.ConfigError, match='`context="a photo of a"`, but now it is "a picture of a"'):
         fit(method, data, config, run=tmp_path / "run", resume=True, about={"context": "a picture of a"})
 
 

@@ -69,7 +69,7 @@ def evaluate_run(
         workers: processes that read and decode images.
         skip_unreadable: leave unreadable images out and count them, instead of failing.
         shortlist: K, to measure a shortlist of K classes per image too (CoCoOp only).
-        precision: number type of the frozen towers; None: as in training.
+        precision: data type of the frozen towers; None: as in training.
         device: device to compute on.
         engine: engine of several processes, such as an `accelerate.Accelerator`.
         progress: function from a label to a context manager that yields a progress callback or None.

@@ -45,7 +45,7 @@ def explain(
         batch_size: images encoded at once.
         workers: processes that decode images.
         skip_unreadable: leave unreadable images out, with a warning, instead of failing.
-        precision: number type of the frozen towers; None: as in training.
+        precision: data type of the frozen towers; None: as in training.
         device: device to compute on.
         on_encode: called with the images done and their total.
         on_control: called with the passes of the control done and their total.

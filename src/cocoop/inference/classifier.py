@@ -83,7 +83,7 @@ class Classifier:
                 `USER/NAME` or `hf-hub:USER/NAME`.
             classes: names to classify among, trained on or not; None: those of the training.
             batch_size: images per batch.
-            precision: number type of the frozen towers; None: as in training.
+            precision: data type of the frozen towers; None: as in training.
             device: device of the model.
             revision: branch, tag or commit of a hub repository.
             download: further arguments of `cocoop.from_pretrained`, such as token.

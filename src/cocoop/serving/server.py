@@ -46,7 +46,7 @@ def serve(
         host: name or address to listen on; "0.0.0.0" or "::" for all addresses of the machine.
         port: port to listen on; 0 for any free one.
         config: limits and settings; None: the defaults.
-        precision: number type of the frozen towers of a loaded method; None: as in training.
+        precision: data type of the frozen towers of a loaded method; None: as in training.
         device: device of a loaded method.
         on_start: called with the method and the address of the server when it accepts connections.
 

@@ -222,7 +222,7 @@ def _check_same(path: Path, old_sections: dict[str, Any], new_sections: dict[str
             )
         raise ConfigError(
             f"The run in '{path}' was started with `{name}={_as_python(old.get(key))}`, but now it is "
-            f"`{_as_python(new.get(key))}`; resume with the same settings, or use another directory."
+            f"{_as_python(new.get(key))}; resume with the same settings, or use another directory."
         )
 
 
