@@ -240,7 +240,7 @@ def test_mistakes_are_one_line_before_anything_is_computed(home, arguments, mess
 
 def test_bench_help_lists_the_experiments(home):
     done = cocoop("bench", "--help")
-    for name in ("base-to-new", "cross-dataset", "domain", "few-shot", "together", "speed"):
+    for name in ("base-to-new", "cross-dataset", "domain", "few-shot", "together"):
         assert f"• {name} " in done.stdout
     wrong = cocoop("bench", "base-to-old")
     assert wrong.returncode == 2
