@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 Precision = Literal["fp32", "bf16", "fp16"]
-"""Number type of the frozen towers."""
+"""Data type of the frozen towers."""
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 Position = Literal["end", "middle", "front"]

@@ -40,7 +40,7 @@ class EvalCommand:
     shortlist: OptionalInt = None
     """CoCoOp: also measure with only the INT most promising classes of each image computed."""
     precision: Annotated[Precision | None, optional_flag("{fp32,bf16,fp16}", "as in training")] = None
-    """Number type of the frozen towers."""
+    """Data type of the frozen towers."""
     device: Device = "auto"
     """Device to compute on."""
 

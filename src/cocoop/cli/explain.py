@@ -48,7 +48,7 @@ class ExplainCommand:
     skip_unreadable: bool = False
     """Leave unreadable images out and count them, instead of failing."""
     precision: Annotated[Precision | None, optional_flag("{fp32,bf16,fp16}", "as in training")] = None
-    """Number type of the frozen towers."""
+    """Data type of the frozen towers."""
     device: Device = "auto"
     """Device to compute on."""
 

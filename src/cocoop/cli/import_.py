@@ -42,7 +42,7 @@ class ImportCommand:
     output: Annotated[Path | None, optional_flag("PATH", "runs/imported-METHOD")] = None
     """Run directory."""
     precision: Precision = "fp32"
-    """Number type of the frozen towers."""
+    """Data type of the frozen towers."""
     device: Device = "auto"
     """Device to compute on."""
 

@@ -134,7 +134,7 @@ class BackboneOptions:
     ] = "lite"
     """Name or source of the backbone."""
     precision: Precision = "fp32"
-    """Number type of the frozen towers; learned parameters are always fp32."""
+    """Data type of the frozen towers; learned parameters are always fp32."""
     device: Device = "auto"
     """Device to compute on."""
     memory_budget: Annotated[str | None, optional_flag("SIZE", "most of the free memory")] = None

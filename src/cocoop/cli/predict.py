@@ -58,7 +58,7 @@ class PredictCommand:
     shortlist: OptionalInt = None
     """CoCoOp: compute only the INT most promising classes of each image."""
     precision: Annotated[Precision | None, optional_flag("{fp32,bf16,fp16}", "as in training")] = None
-    """Number type of the frozen towers."""
+    """Data type of the frozen towers."""
     device: Device = "auto"
     """Device to compute on."""
     runtime: Literal["torch", "onnx"] = "torch"

@@ -59,7 +59,7 @@ class ServeCommand:
     log_requests: bool = False
     """Print a line for each request: method, path, status, seconds, id."""
     precision: Annotated[Precision | None, optional_flag("{fp32,bf16,fp16}", "as in training")] = None
-    """Number type of the frozen towers."""
+    """Data type of the frozen towers."""
     device: Device = "auto"
     """Device to compute on."""
 

@@ -52,7 +52,7 @@ class ModelSpec:
     runtime: Literal["torch", "onnx"] = "torch"
     """The library that computes."""
     precision: Precision | None = None
-    """Number type of the frozen towers; None: as in training."""
+    """Data type of the frozen towers; None: as in training."""
     device: str = "cpu"
     """Device of the model; `auto`, for Ray workers only: one GPU each if their cluster has any."""
     shortlist: int | None = None
