@@ -197,7 +197,7 @@ def test_a_seed_determines_the_result(images):
             "y has only one class, .*'a'.*; a classifier needs at least",
         ),
         ({}, lambda x, y: (x, ["a", "A"] * 16), DataError, "has several classes of the same name: 'A', 'a'"),
-        ({}, lambda x, y: (["absent.png", *x[1:]], y), DataError, "1 of the 32 photos .* are not under .*'absent.png'"),
+        ({}, lambda x, y: (["absent.png", *x[1:]], y), DataError, "1 of the 32 images .* are not in .*'absent.png'"),
         (
             {"method": "maple"},
             lambda x, y: (x, y),

@@ -237,7 +237,7 @@ def test_without_normalisation_pixels_stay_from_0_to_1(copy):
         ),
         ({"do_center_crop": False}, "resizes to .*32.* and crops to None; cocoop supports only"),
         ({"do_resize": False}, "cocoop supports only the model's size of 32 pixels"),
-        ({"resample": 0}, "resizes images by Pillow's filter 0, which is not supported"),
+        ({"resample": 0}, "resizes images with Pillow's filter 0, which is not supported"),
     ],
 )
 def test_other_preprocessing_is_refused(changes, message, copy):
