@@ -1,4 +1,4 @@
-"""Which names there are, what is said of the others, and what happens without a network."""
+"""Names of backbones: suggestions for unknown ones, and loading without a network."""
 
 import json
 import os
@@ -39,18 +39,18 @@ def refused(name, message, **options):
         ("laion/CLIP-ViT-H", r"did you mean hf-hub:laion/CLIP-ViT-H \(open_clip\) or transformers:laion/CLIP-ViT-H"),
     ],
 )
-def test_the_nearest_name_is_offered(name, hint):
+def test_unknown_names_suggest_the_nearest(name, hint):
     refused(name, f"^There is no backbone '{re.escape(name)}'; {hint}\\? Choose from lite, RN50, .*, local-dir:PATH")
 
 
 @pytest.mark.parametrize("name", ["", "nonsense", "local-dir:", "ftp:x", "a/b/c"])
-def test_all_names_are_listed_for_what_is_like_none(name):
+def test_names_unlike_any_other_list_all_names(name):
     refused(
         name, f"^There is no backbone '{name}'. Use one of lite, RN50, .*, transformers:ORG/NAME, .*, openai:FILE.pt"
     )
 
 
-def test_a_path_is_offered_with_its_prefix(tmp_path):
+def test_paths_without_a_prefix_suggest_one(tmp_path):
     refused(str(tmp_path), f"did you mean local-dir:{tmp_path}")
     (tmp_path / "x.pt").touch()
     refused(str(tmp_path / "x.pt"), f"did you mean openai:{tmp_path}/x.pt")
@@ -65,7 +65,7 @@ def test_a_path_is_offered_with_its_prefix(tmp_path):
         ("ViT-B-16", "has no published weights of 'ViT-B-16'; the nearest names are open_clip:ViT-B-16"),
     ],
 )
-def test_tags_are_named(identifier, message):
+def test_unknown_tags_list_the_published_ones(identifier, message):
     refused(f"open_clip:{identifier}", message)
 
 
@@ -77,22 +77,22 @@ def test_tags_are_named(identifier, message):
         ("xlm-roberta-base-ViT-B-32/laion5b_s13b_b90k", "its text tower is xlm-roberta-base"),
     ],
 )
-def test_published_models_that_cannot_be_used_are_refused_before_a_download(identifier, reason):
+def test_unsupported_published_models_are_refused_before_download(identifier, reason):
     refused(f"open_clip:{identifier}", f"^open_clip:{identifier} cannot be used: {reason}")
 
 
 @pytest.mark.parametrize("source", ["hf-hub", "transformers"])
-def test_impossible_repositories_are_named(source):
+def test_invalid_repository_names_are_refused(source):
     refused(f"{source}:a b", "'a b' is not a repository name; it must be ORG/NAME")
 
 
-def test_openai_names_are_all_that_openai_published():
+def test_openai_names_are_complete():
     assert set(OPENAI_NAMES.values()) == {
         name for name in open_clip.list_openai_models() if not name.endswith("-quickgelu")
     }
 
 
-def test_settings_are_checked_first():
+def test_precision_and_device_are_checked_first():
     with pytest.raises(BackboneError, match=r"^`precision` is 'fp8'; it must be one of fp32, bf16, fp16\.$"):
         check_precision("fp8")
     refused("nonsense", "^The device 'nowhere' cannot be used here: ", device="nowhere")
@@ -112,7 +112,7 @@ for name in sys.argv[1:]:
 
 
 def in_a_new_process(*names, **environment):
-    """What each name gives, one line each; the hub's settings are read when its library is imported."""
+    """Load each name in a new process, which reads the hub's settings, and return one line each."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     run = subprocess.run(
         [sys.executable, "-c", LOAD, *names],
@@ -138,17 +138,17 @@ def in_a_new_process(*names, **environment):
     ],
     ids=["offline", "unresolvable"],
 )
-def test_without_a_network_one_line_offers_lite(environment, reason, tmp_path):
+def test_without_a_network_the_message_suggests_lite(environment, reason, tmp_path):
     names = ("ViT-B/16", "RN50", "open_clip:ViT-B-32/laion2b_s34b_b79k", "hf-hub:org/name@v2", "transformers:org/name")
     lines = in_a_new_process(*names, HF_HOME=str(tmp_path), no_proxy="*", **environment)
     for name, line in zip(names, lines, strict=True):
         assert line.startswith(f"{name} is not cached and cannot be downloaded (")
         assert reason in line
-        assert line.endswith("). Connect once to fetch it, or go on without a network: --backbone lite")
+        assert line.endswith('). Connect once to download it, or use `backbone="lite"`, which needs no network.')
 
 
 def cache(home, repository, source, revisions=("main",), commit="0123456789abcdef0123456789abcdef01234567"):
-    """A repository in the hub's cache, as a download leaves it."""
+    """Write a repository to the hub's cache, as a download does."""
     place = home / "hub" / f"models--{repository.replace('/', '--')}"
     (place / "refs").mkdir(parents=True, exist_ok=True)
     for revision in revisions:
@@ -156,8 +156,8 @@ def cache(home, repository, source, revisions=("main",), commit="0123456789abcde
     shutil.copytree(source, place / "snapshots" / commit)
 
 
-def test_what_is_cached_needs_no_network(tmp_path):
-    """Also a named revision, and a tokenizer that comes from another repository."""
+def test_cached_models_need_no_network(tmp_path):
+    """This includes revisions, and a tokenizer from another repository."""
     home = tmp_path / "home"
     plain = save_open_clip(tmp_path / "open_clip", "vit")
     other = save_open_clip(tmp_path / "pickled", "vit_quick_gelu", files=False)
@@ -202,7 +202,7 @@ def test_what_is_cached_needs_no_network(tmp_path):
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Answers as the hub does for repositories and revisions that are not there."""
+    """Server that answers as the hub does for missing repositories and revisions."""
 
     def do_GET(self):
         self.send_response(404)
@@ -216,7 +216,7 @@ class Hub(BaseHTTPRequestHandler):
         pass
 
 
-def test_what_the_hub_does_not_have_is_named(tmp_path):
+def test_missing_repositories_and_revisions_are_explained(tmp_path):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -240,7 +240,7 @@ def test_what_the_hub_does_not_have_is_named(tmp_path):
 
 @pytest.mark.slow
 def test_openai_names_load_with_quick_gelu(tmp_path):
-    """RN50 whole, with random weights in the hub's cache: open_clip's own name says GELU, its weights QuickGELU."""
+    """RN50 with random weights in the hub's cache: open_clip's architecture has GELU, but OpenAI's weights need QuickGELU."""
     directory = tmp_path / "weights"
     directory.mkdir()
     with torch.random.fork_rng():

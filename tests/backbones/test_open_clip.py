@@ -1,4 +1,4 @@
-"""Models in open_clip's format give open_clip's own numbers; what cannot be used is refused with a reason."""
+"""Models in open_clip's format: features equal open_clip's, and unsupported models are refused with a reason."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def refused(directory, message, **options):
 
 
 def edit(directory, **changes):
-    """Change `model_cfg`; a key of two words joined by `__` is one within the first."""
+    """Change entries of `model_cfg`; `a__b` is entry b of entry a."""
     path = directory / "open_clip_config.json"
     content = json.loads(path.read_text())
     for key, value in changes.items():
@@ -58,7 +58,7 @@ def vit_directory(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_numbers_are_the_librarys(kind, tmp_path):
+def test_features_equal_those_of_the_library(kind, tmp_path):
     backbone = load(save_open_clip(tmp_path, kind))
     library, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
     library.eval()
@@ -76,8 +76,8 @@ def test_numbers_are_the_librarys(kind, tmp_path):
     assert backbone.name == f"local-dir:{tmp_path}"
 
 
-def test_the_two_activations_give_different_numbers(tmp_path):
-    """So that the comparison above can tell them apart."""
+def test_activations_give_different_features(tmp_path):
+    """Otherwise the comparison above could not tell them apart."""
     plain, quick = (open_clip_model(kind) for kind in ("vit", "vit_quick_gelu"))
     tokens = open_clip.tokenize(list(TEXTS))
     with torch.no_grad():
@@ -86,7 +86,7 @@ def test_the_two_activations_give_different_numbers(tmp_path):
 
 @pytest.mark.parametrize("files", [True, False, "both"])
 @pytest.mark.parametrize("half", [False, True])
-def test_weights_are_read_from_safetensors_and_pickles_in_any_number_type(files, half, tmp_path):
+def test_weights_load_from_safetensors_and_pickles_in_any_data_type(files, half, tmp_path):
     directory = save_open_clip(tmp_path, "vit", files=files, half=half)
     assert len(list(directory.glob("open_clip_*model.*"))) == (2 if files == "both" else 1)
     backbone = load(directory)
@@ -102,7 +102,7 @@ def test_weights_are_read_from_safetensors_and_pickles_in_any_number_type(files,
 
 @pytest.mark.parametrize("kind", ["vit", "resnet", "timm"])
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_low_precision_is_near(kind, precision, tmp_path):
+def test_low_precision_is_close_to_fp32(kind, precision, tmp_path):
     directory = save_open_clip(tmp_path, kind)
     low, full = load(directory, precision=precision), load(directory)
     assert next(low.text_tower.parameters()).dtype == next(low.image_tower.parameters()).dtype != torch.float32
@@ -116,7 +116,7 @@ def test_low_precision_is_near(kind, precision, tmp_path):
         assert 0 < error(ours, exact) < (0.1 if precision == "bf16" else 0.02)
 
 
-def test_loaded_models_are_frozen_and_stay_in_eval_mode(tmp_path):
+def test_loaded_models_are_frozen_and_in_eval_mode(tmp_path):
     backbone = load(save_open_clip(tmp_path, "resnet"))
     before = backbone.encode_image(images(32))
     backbone.train()
@@ -125,7 +125,7 @@ def test_loaded_models_are_frozen_and_stay_in_eval_mode(tmp_path):
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
 
 
-def test_loading_draws_no_random_numbers(vit_directory):
+def test_loading_keeps_the_random_state(vit_directory):
     torch.manual_seed(5)
     load(vit_directory)
     after = torch.rand(3)
@@ -133,7 +133,7 @@ def test_loading_draws_no_random_numbers(vit_directory):
     assert torch.equal(after, torch.rand(3))
 
 
-def test_a_relative_directory_is_found_again_from_elsewhere(vit_directory, monkeypatch):
+def test_relative_directories_load_from_another_working_directory(vit_directory, monkeypatch):
     monkeypatch.chdir(vit_directory.parent)
     name = cocoop.load_backbone(f"local-dir:{vit_directory.name}").name
     monkeypatch.chdir("/")
@@ -148,7 +148,7 @@ def test_a_relative_directory_is_found_again_from_elsewhere(vit_directory, monke
         ({"interpolation": "random"}, ("bicubic", "shortest")),
     ],
 )
-def test_preprocessing_is_the_librarys(preprocess, expected, tmp_path):
+def test_preprocessing_equals_that_of_the_library(preprocess, expected, tmp_path):
     directory = save_open_clip(tmp_path, "vit", preprocess=preprocess)
     found = load(directory).preprocessing
     assert (found.interpolation, found.resize) == expected
@@ -157,7 +157,7 @@ def test_preprocessing_is_the_librarys(preprocess, expected, tmp_path):
     assert torch.equal(transform_of(found)(image()), transform(image()))
 
 
-def test_preprocessing_that_is_not_published_is_clips(vit_directory, tmp_path):
+def test_missing_preprocessing_defaults_to_clip(vit_directory, tmp_path):
     directory = shutil.copytree(vit_directory, tmp_path / "copy")
     content = json.loads((directory / "open_clip_config.json").read_text())
     del content["preprocess_cfg"]
@@ -166,7 +166,7 @@ def test_preprocessing_that_is_not_published_is_clips(vit_directory, tmp_path):
     assert (found.mean, found.std) == (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
 
 
-def test_an_image_size_that_cannot_be_prepared_is_refused(tmp_path):
+def test_unsupported_image_sizes_are_refused(tmp_path):
     directory = save_open_clip(tmp_path / "longest", "vit", preprocess={"resize_mode": "longest"})
     refused(directory, "resizes images by 'longest'; cocoop supports 'shortest' and 'squash'")
     edit(directory, vision_cfg__image_size=[32, 48])
@@ -191,7 +191,7 @@ NOT_CAUSAL = "its text tower is not causal: every token sees the whole text"
         ({"text_cfg__norm_kwargs": {"bias": False}}, "its layer norms have custom settings"),
     ],
 )
-def test_a_text_tower_unlike_clips_is_refused_before_weights_are_read(changes, reason, vit_directory, tmp_path):
+def test_unsupported_text_towers_are_refused_before_weights_are_read(changes, reason, vit_directory, tmp_path):
     (tmp_path / "open_clip_config.json").write_text((vit_directory / "open_clip_config.json").read_text())
     edit(tmp_path, **changes)
     refused(
@@ -200,8 +200,8 @@ def test_a_text_tower_unlike_clips_is_refused_before_weights_are_read(changes, r
     )
 
 
-def test_every_published_architecture_is_accepted_or_refused_for_a_reason():
-    """Of all that open_clip ships: SigLIP, CoCa and the towers of other language models out, CLIP's relatives in."""
+def test_every_open_clip_architecture_is_accepted_or_refused_with_a_reason():
+    """SigLIP, CoCa and other language models are refused; relatives of CLIP are accepted."""
     accepted, reasons = set(), {}
     for architecture in open_clip.list_models():
         try:
@@ -216,7 +216,7 @@ def test_every_published_architecture_is_accepted_or_refused_for_a_reason():
     assert "it is a CoCa model" in reasons["coca_ViT-B-32"]
 
 
-def test_weights_and_configuration_must_belong_together(vit_directory, tmp_path):
+def test_weights_must_fit_the_configuration(vit_directory, tmp_path):
     directory = shutil.copytree(vit_directory, tmp_path / "copy")
     edit(directory, text_cfg__layers=3)
     refused(directory, r"open_clip_model.safetensors' is damaged or holds another model: .*Missing key.*resblocks\.2\.")
@@ -226,7 +226,7 @@ def test_weights_and_configuration_must_belong_together(vit_directory, tmp_path)
     refused(directory, f"is damaged or needs a newer open_clip than {open_clip.__version__}: .*'secret'")
 
 
-def test_missing_and_damaged_files_are_named(vit_directory, tmp_path):
+def test_missing_and_damaged_files_are_explained(vit_directory, tmp_path):
     refused(tmp_path / "nowhere", "^The directory '.*nowhere' does not exist.$")
     refused(tmp_path, r"is not a model: it has neither open_clip_config.json \(open_clip\) nor config.json")
     directory = shutil.copytree(vit_directory, tmp_path / "copy")
@@ -253,7 +253,7 @@ def test_missing_and_damaged_files_are_named(vit_directory, tmp_path):
     )
 
 
-def test_weights_of_any_name_are_found_unless_there_are_several(vit_directory, tmp_path):
+def test_a_single_weights_file_may_have_any_name(vit_directory, tmp_path):
     directory = shutil.copytree(vit_directory, tmp_path / "copy")
     (directory / "open_clip_model.safetensors").rename(directory / "epoch_7.safetensors")
     assert load(directory).embed_dim == 48
@@ -261,7 +261,7 @@ def test_weights_of_any_name_are_found_unless_there_are_several(vit_directory, t
     refused(directory, r"several weights files: epoch_7.safetensors, epoch_8.safetensors. Rename the one")
 
 
-def test_a_pickle_never_runs(vit_directory, tmp_path):
+def test_pickles_are_never_executed(vit_directory, tmp_path):
     directory = shutil.copytree(vit_directory, tmp_path / "copy")
     (directory / "open_clip_model.safetensors").unlink()
     trace = tmp_path / "it_ran"
@@ -270,7 +270,7 @@ def test_a_pickle_never_runs(vit_directory, tmp_path):
     assert not trace.exists()
 
 
-def test_checkpoints_of_training_are_read(vit_directory, tmp_path):
+def test_training_checkpoints_load(vit_directory, tmp_path):
     directory = shutil.copytree(vit_directory, tmp_path / "copy")
     (directory / "open_clip_model.safetensors").unlink()
     state = {f"module.{name}": tensor for name, tensor in open_clip_model("vit").state_dict().items()}
@@ -279,8 +279,8 @@ def test_checkpoints_of_training_are_read(vit_directory, tmp_path):
     assert torch.equal(load(directory).encode_text(tokens), load(vit_directory).encode_text(tokens))
 
 
-def test_a_directory_brings_its_own_tokenizer(vit_directory, tmp_path):
-    """As published models do whose configuration names a repository for it; open_clip cleans the text first."""
+def test_a_directory_uses_its_own_tokenizer(vit_directory, tmp_path):
+    """The configuration of published models names a repository instead; open_clip cleans the text first."""
     directory = shutil.copytree(vit_directory, tmp_path / "copy")
     edit(directory, text_cfg__hf_tokenizer_name="org/elsewhere")
     refused(directory, "has no tokenizer: .* has none of tokenizer.json")
@@ -298,7 +298,7 @@ def test_a_directory_brings_its_own_tokenizer(vit_directory, tmp_path):
     refused(directory, "has tokenizer settings that cocoop does not support: {'trust_remote_code': True}")
 
 
-def test_settings_of_the_tokenizer_are_followed(vit_directory, tmp_path):
+def test_tokenizer_settings_are_applied(vit_directory, tmp_path):
     directory = shutil.copytree(vit_directory, tmp_path / "copy")
     edit(directory, text_cfg__tokenizer_kwargs={"clean": "canonicalize"})
     library = open_clip.get_tokenizer(f"local-dir:{directory}")
@@ -313,7 +313,7 @@ def test_settings_of_the_tokenizer_are_followed(vit_directory, tmp_path):
     refused(directory, "has tokenizer settings that cocoop does not support")
 
 
-def test_pooling_at_a_named_token_needs_a_tokenizer_that_ends_there(tmp_path):
+def test_the_tokenizer_must_end_texts_with_the_pooled_token(tmp_path):
     directory = save_open_clip(tmp_path, "vit")
     edit(directory, text_cfg__pool_type="eos", text_cfg__eos_id=49407)
     library = open_clip.create_model(f"local-dir:{directory}").eval()
@@ -326,8 +326,8 @@ def test_pooling_at_a_named_token_needs_a_tokenizer_that_ends_there(tmp_path):
     refused(directory, "has token ids up to 49407, but its text tower has 1000 embeddings")
 
 
-def test_the_bundled_model_is_the_librarys(shared):
-    """`lite` against open_clip's own reading of the folder it came from."""
+def test_lite_equals_open_clip(shared):
+    """Compare `lite` with open_clip's own loading of the same directory."""
     backbone = cocoop.load_backbone("lite")
     library, _, transform = open_clip.create_model_and_transforms(f"local-dir:{shared / 'models/photo-lite'}")
     library.eval()
@@ -339,8 +339,8 @@ def test_the_bundled_model_is_the_librarys(shared):
         assert torch.equal(backbone.encode_image(x), library.encode_image(x))
 
 
-def test_an_image_tower_of_another_text_width(tmp_path):
-    """Width of the text and size of the joint embedding are told apart."""
+def test_text_width_and_embedding_size_may_differ(tmp_path):
+    """The text width is not the size of the joint embedding."""
     CONFIGS["narrow"] = {"embed_dim": 24, "vision_cfg": VIT, "text_cfg": {**TEXT, "width": 40}}
     try:
         backbone = load(save_open_clip(tmp_path, "narrow"))

@@ -1,4 +1,4 @@
-"""OpenAI's files, archives and plain state dicts, give OpenAI's numbers; nothing in them is ever run."""
+"""OpenAI's archives and plain state dicts: features equal OpenAI's, and nothing in a file is executed."""
 
 import io
 import pickle
@@ -60,8 +60,8 @@ def same_numbers(backbone, library, size):
         assert torch.equal(backbone.encode_image(images(size)), library.encode_image(images(size)))
 
 
-def test_an_archive_gives_what_the_library_reads_out_of_it(kind, archives):
-    """open_clip lets TorchScript load the archive; ours only reads the tensors."""
+def test_archives_give_the_tensors_that_open_clip_reads(kind, archives):
+    """open_clip loads the archive with TorchScript; cocoop only reads its tensors."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         library = open_clip.load_openai_model(str(archives[kind]), precision="fp32", device="cpu")
@@ -74,14 +74,14 @@ def test_an_archive_gives_what_the_library_reads_out_of_it(kind, archives):
     assert (backbone.text_tower.config.activation, backbone.text_tower.config.heads) == ("quick_gelu", 2)
 
 
-def test_archives_hold_both_number_types(archives):
-    """As OpenAI's do; a reader of one type only would pass the test above otherwise."""
+def test_archives_hold_fp16_and_fp32(archives):
+    """OpenAI's archives do; otherwise a reader of one type would pass the test above."""
     types = {tensor.dtype for tensor in read_weights(archives["resnet"]).values()}
     assert types == {torch.float16, torch.float32, torch.int64}
 
 
 @pytest.mark.parametrize("form", ["plain", "module.", "checkpoint", "safetensors"])
-def test_a_state_dict_keeps_every_digit(form, kind, tmp_path):
+def test_state_dicts_are_not_rounded(form, kind, tmp_path):
     """Weights in fp32, as after fine-tuning, are not rounded to OpenAI's fp16."""
     model = openai_model(kind, half=False)
     state = model.state_dict()
@@ -96,7 +96,7 @@ def test_a_state_dict_keeps_every_digit(form, kind, tmp_path):
     same_numbers(load(path), model, SIZES[kind])
 
 
-def test_an_archive_with_the_mask_among_its_tensors(tmp_path):
+def test_archives_with_the_attention_mask_load(tmp_path):
     model = openai_model("vit")
     expected = openai_model("vit").float()
     with warnings.catch_warnings():
@@ -107,7 +107,7 @@ def test_an_archive_with_the_mask_among_its_tensors(tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_low_precision_is_near(precision, kind, archives):
+def test_low_precision_is_close_to_fp32(precision, kind, archives):
     low, full = load(archives[kind], precision=precision), load(archives[kind])
     tokens = open_clip.tokenize(list(TEXTS))
     bound = 0.1 if precision == "bf16" else 0.02
@@ -124,8 +124,8 @@ def test_low_precision_is_near(precision, kind, archives):
         ("ViT-L-14-336", {"layers": 24, "width": 1024, "patch_size": 14, "image_size": 336}, 768),
     ],
 )
-def test_the_architecture_of_published_models_is_read_off_their_shapes(name, vision, text_width):
-    """Against open_clip's configurations of the same models, made without memory for the weights."""
+def test_architectures_follow_from_the_shapes(name, vision, text_width):
+    """Compare with open_clip's configurations of the same models, built on the meta device."""
     config = open_clip.get_model_config(name)
     with torch.device("meta"):
         state = open_clip.CLIP(**config).state_dict()
@@ -142,7 +142,7 @@ def test_the_architecture_of_published_models_is_read_off_their_shapes(name, vis
     }
 
 
-def test_other_files_are_refused_by_name(tmp_path, archives):
+def test_other_files_are_refused(tmp_path, archives):
     path = tmp_path / "weights.pt"
     refused(path, r"^The file '.*weights.pt' does not exist.$")
     path.write_bytes(b"")
@@ -165,7 +165,7 @@ def test_other_files_are_refused_by_name(tmp_path, archives):
     refused(path, "weights.pt' is damaged")
 
 
-def test_an_archive_that_lost_numbers_is_damaged(tmp_path, archives):
+def test_truncated_archives_are_refused(tmp_path, archives):
     path = tmp_path / "short.pt"
     with zipfile.ZipFile(archives["vit"]) as old, zipfile.ZipFile(path, "w") as new:
         for name in old.namelist():
@@ -174,7 +174,7 @@ def test_an_archive_that_lost_numbers_is_damaged(tmp_path, archives):
     refused(path, "short.pt' is damaged or holds another model")
 
 
-def test_a_pickle_never_runs(tmp_path, archives):
+def test_pickles_are_never_executed(tmp_path, archives):
     trace = tmp_path / "it_ran"
     torch.save({"text_projection": Intruder(trace)}, tmp_path / "plain.pt")
     with_pickle(archives["vit"], tmp_path / "archive.pt", intruding_pickle(trace))
@@ -190,13 +190,13 @@ def test_a_pickle_never_runs(tmp_path, archives):
     ("module", "name"),
     [("builtins", "eval"), ("torch", "load"), ("torch.jit._pickle", "x"), ("os", "x")],
 )
-def test_no_name_outside_of_tensors_is_looked_up(module, name, tmp_path, archives):
+def test_classes_other_than_tensors_are_refused(module, name, tmp_path, archives):
     content = f"c{module}\n{name}\n(S'1'\ntR.".encode()
     refused(with_pickle(archives["vit"], tmp_path / "a.pt", content), "holds more than tensors")
 
 
-def test_every_form_of_a_tensor_is_read(tmp_path):
-    """Views into shared numbers, transposed, of many number types, single or empty; what is no tensor is left."""
+def test_all_kinds_of_tensors_are_read(tmp_path):
+    """Views of shared storage, transposed, of many data types, scalar or empty; other objects are skipped."""
 
     class Forms(torch.nn.Module):
         def __init__(self):
@@ -234,7 +234,7 @@ def test_every_form_of_a_tensor_is_read(tmp_path):
         assert torch.equal(tensor, expected[name])
 
 
-def test_code_in_an_archive_never_runs(tmp_path):
+def test_code_in_archives_is_never_executed(tmp_path):
     """TorchScript runs `__setstate__` while it loads; here it would raise."""
 
     class Loud(torch.nn.Module):
@@ -266,7 +266,7 @@ def test_code_in_an_archive_never_runs(tmp_path):
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_a_name_without_end_is_refused_at_once(packed, tmp_path):
+def test_overlong_class_names_are_refused_at_once(packed, tmp_path):
     # PyTorch's message about it would be searched for hours.
     content = b"\x80\x02}q\x00X\n\x00\x00\x00state_dictq\x01cposix\n" + b"x" * 5_000_000 + b"\n."
     if packed:

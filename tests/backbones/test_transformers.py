@@ -1,4 +1,4 @@
-"""Models in the format of transformers give that library's own numbers, tokens and preprocessing."""
+"""Models in the format of transformers: features, tokens and preprocessing equal the library's."""
 
 import json
 import shutil
@@ -51,7 +51,7 @@ def edit_processor(directory, **changes):
 
 
 def processor_file(directory):
-    """Since version 5 all processors of a model share a file."""
+    """Version 5 saves all processors of a model in one file."""
     return next(path for path in directory.iterdir() if path.name in ("processor_config.json", PREPROCESSOR))
 
 
@@ -71,7 +71,7 @@ def copy(saved, tmp_path):
 
 
 def library_features(directory):
-    """Text and image features as the library computes them, padded by its own tokenizer."""
+    """Compute text and image features with the library and its tokenizer."""
     model = transformers.CLIPModel.from_pretrained(directory).float().eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
     tokens = tokenizer(list(TEXTS), padding="max_length", max_length=77, return_tensors="pt")
@@ -95,7 +95,7 @@ def library_features(directory):
     ],
     ids=str,
 )
-def test_numbers_are_the_librarys(options, tmp_path):
+def test_features_equal_those_of_the_library(options, tmp_path):
     backbone = load(save_transformers(tmp_path, **options))
     tokens, text, image = library_features(tmp_path)
     assert error(backbone.encode_text(tokens), text) < 1e-5
@@ -107,8 +107,8 @@ def test_numbers_are_the_librarys(options, tmp_path):
     assert not any(module.training for module in backbone.modules())
 
 
-def test_repositories_as_openai_published_them_are_read(tmp_path):
-    """Pickled weights with positions among them, the end token as 2, sizes as one number, two files of vocabulary."""
+def test_repositories_in_openais_original_layout_load(tmp_path):
+    """Pickled weights with position ids, end token 2, sizes as one number, and two vocabulary files."""
     backbone = load(save_as_published(tmp_path))
     tokens, text, image = library_features(tmp_path)
     assert error(backbone.encode_text(tokens), text) < 1e-5
@@ -120,7 +120,7 @@ def test_repositories_as_openai_published_them_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_low_precision_is_near(precision, backbone, saved):
+def test_low_precision_is_close_to_fp32(precision, backbone, saved):
     low, full = load(saved, precision=precision), backbone
     tokens = open_clip.tokenize(list(TEXTS))
     bound = 0.1 if precision == "bf16" else 0.02
@@ -128,7 +128,7 @@ def test_low_precision_is_near(precision, backbone, saved):
     assert 0 < error(low.encode_image(images(32)), full.encode_image(images(32))) < bound
 
 
-def test_pickled_weights_are_read_as_the_library_reads_them(backbone, copy):
+def test_pickled_weights_equal_those_of_the_library(backbone, copy):
     before = backbone.encode_text(open_clip.tokenize(list(TEXTS)))
     torch.save(load_file(copy / "model.safetensors"), copy / "pytorch_model.bin")
     (copy / "model.safetensors").unlink()
@@ -153,28 +153,28 @@ ORDINARY = [
 
 
 @pytest.mark.parametrize("text", ORDINARY)
-def test_with_clips_vocabulary_ids_are_those_of_open_clip(text, backbone):
+def test_token_ids_equal_those_of_open_clip(text, backbone):
     tokenizer, clip = backbone.tokenizer, clip_tokenizer()
     assert tokenizer.encode(text) == clip.encode(text)
     assert (tokenizer.sos, tokenizer.eot) == (clip.sos, clip.eot) == (49406, 49407)
 
 
 @pytest.mark.parametrize("text", ["don\u2019t", "AT&amp;T", "schÃ¶n", "ﬁne", "x <|endoftext|> y"])
-def test_text_is_cleaned_as_the_library_does_and_no_more(text, backbone, saved):
-    """Where the two libraries differ, each model keeps the one that came with it."""
+def test_text_is_cleaned_as_by_the_library(text, backbone, saved):
+    """Where the two libraries differ, each model uses its own."""
     tokenizer, clip = backbone.tokenizer, clip_tokenizer()
     library = transformers.AutoTokenizer.from_pretrained(saved)
     assert [tokenizer.sos, *tokenizer.encode(text), tokenizer.eot] == library(text)["input_ids"]
     assert tokenizer.encode(text) != clip.encode(text)
 
 
-def test_long_texts_are_not_cut_and_nobody_is_warned(backbone, caplog, capfd):
+def test_long_texts_are_not_truncated_and_cause_no_warning(backbone, caplog, capfd):
     assert len(backbone.tokenizer.encode("cat " * 300)) == 300
     assert not caplog.records
     assert capfd.readouterr() == ("", "")
 
 
-def test_methods_work_on_it(backbone, saved):
+def test_methods_run_on_the_backbone(backbone, saved):
     method = cocoop.CoCoOp(backbone, ["cat", "golden retriever"])
     assert method(images(32)).shape == (3, 2)
     zero_shot = cocoop.ZeroShot(backbone, ["cat", "golden retriever"], templates=["a photo of a {}."])
@@ -197,7 +197,7 @@ def test_methods_work_on_it(backbone, saved):
     ],
     ids=str,
 )
-def test_preprocessing_is_the_librarys(processor, expected, tmp_path):
+def test_preprocessing_equals_that_of_the_library(processor, expected, tmp_path):
     found = load(save_transformers(tmp_path, processor=processor)).preprocessing
     assert (found.interpolation, found.resize) == expected
     assert (found.size, found.mean) == (32, (0.4, 0.5, 0.6))
@@ -209,7 +209,7 @@ def test_preprocessing_is_the_librarys(processor, expected, tmp_path):
     assert (ours - theirs["pixel_values"][0]).abs().max() <= 1.01 * step
 
 
-def test_preprocessing_by_pillow_is_the_same(backbone, saved):
+def test_the_pillow_processor_gives_the_same_preprocessing(backbone, saved):
     pil = getattr(transformers, "CLIPImageProcessorPil", None)
     if pil is None:
         pytest.skip("this transformers has one image processor only")
@@ -218,7 +218,7 @@ def test_preprocessing_by_pillow_is_the_same(backbone, saved):
     assert torch.allclose(ours, torch.as_tensor(theirs), atol=1e-6)
 
 
-def test_without_normalisation_pixels_stay_from_0_to_1(copy):
+def test_without_normalization_pixels_stay_in_0_to_1(copy):
     edit_processor(copy, do_normalize=False)
     found = load(copy).preprocessing
     assert (found.mean, found.std) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -240,7 +240,7 @@ def test_without_normalisation_pixels_stay_from_0_to_1(copy):
         ({"resample": 0}, "resizes images with Pillow's filter 0, which is not supported"),
     ],
 )
-def test_other_preprocessing_is_refused(changes, message, copy):
+def test_unsupported_preprocessing_is_refused(changes, message, copy):
     edit_processor(copy, **changes)
     refused(copy, message)
 
@@ -255,13 +255,13 @@ def test_other_preprocessing_is_refused(changes, message, copy):
         (None, "is a model of type None"),
     ],
 )
-def test_other_kinds_of_models_are_refused_before_weights_are_read(kind, message, saved, tmp_path):
+def test_other_model_types_are_refused_before_weights_are_read(kind, message, saved, tmp_path):
     shutil.copy(saved / "config.json", tmp_path)
     edit(tmp_path / "config.json", model_type=kind)
     refused(tmp_path, message)
 
 
-def test_a_real_siglip_is_refused(tmp_path):
+def test_siglip_is_refused(tmp_path):
     small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
     config = transformers.SiglipConfig(
         text_config={**small, "vocab_size": 100}, vision_config={**small, "image_size": 32, "patch_size": 16}
@@ -270,23 +270,23 @@ def test_a_real_siglip_is_refused(tmp_path):
     refused(tmp_path, "its text tower is not causal")
 
 
-def test_an_unknown_activation_is_refused(copy):
+def test_unknown_activations_are_refused(copy):
     edit(copy / "config.json", text_config__hidden_act="relu")
     refused(copy, "its text tower's activation is 'relu', not GELU or QuickGELU")
 
 
-def test_a_damaged_configuration_is_named(copy):
+def test_damaged_configurations_are_explained(copy):
     edit(copy / "config.json", text_config__hidden_size=63)
     # Early versions notice only when the model is made.
     refused(copy, r"is damaged.*(hidden size \(63\) is not a multiple|`embed_dim`: 63 and `num_heads`: 2)")
 
 
-def test_an_end_token_unlike_the_tokenizers_is_refused(copy):
+def test_the_end_token_must_be_that_of_the_tokenizer(copy):
     edit(copy / "config.json", text_config__eos_token_id=49000)
     refused(copy, "reads the text feature at token 49000, but its tokenizer ends a text with token 49407")
 
 
-def test_weights_must_be_all_there_and_all_known(copy):
+def test_missing_and_unexpected_weights_are_refused(copy):
     path = copy / "model.safetensors"
     state = load_file(path)
     del state["text_model.encoder.layers.1.mlp.fc1.bias"]
@@ -306,7 +306,7 @@ def test_weights_must_be_all_there_and_all_known(copy):
     refused(copy, "has differently shaped weights of a CLIPModel: text_model.final_layer_norm.weight.$")
 
 
-def test_missing_and_damaged_files_are_named(copy):
+def test_missing_and_damaged_files_are_explained(copy):
     for name in ("vocab.json", "merges.txt"):
         # Early versions write these as well.
         (copy / name).unlink(missing_ok=True)
@@ -328,7 +328,7 @@ def test_missing_and_damaged_files_are_named(copy):
     refused(copy, "config.json' must hold a JSON object, not list")
 
 
-def test_loading_is_silent(saved, capfd, caplog):
+def test_loading_prints_nothing(saved, capfd, caplog):
     load(saved)
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
@@ -347,8 +347,8 @@ for name in sys.argv[1:]:
 """
 
 
-def test_without_transformers_one_line_says_how_to_install_it(saved):
-    """And everything else works."""
+def test_without_transformers_the_message_says_how_to_install_it(saved):
+    """Everything else works."""
     names = [f"local-dir:{saved}", "transformers:org/name"]
     run = subprocess.run([sys.executable, "-c", WITHOUT_TRANSFORMERS, *names], capture_output=True, text=True)
     assert run.stdout.splitlines() == [
