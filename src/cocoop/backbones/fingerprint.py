@@ -19,7 +19,7 @@ def image_side_key(backbone: Backbone) -> str:
     """Hash everything that determines an image feature: image tower, weights, precision and preprocessing."""
     digest = hashlib.sha256(json.dumps([backbone.precision, dataclasses.asdict(backbone.preprocessing)]).encode())
     for name, part in backbone.image_tower.named_modules():
-        # The weights do not reveal activations, heads, strides and epsilons.
+        # Activations, heads, strides and epsilons do not show in the weights.
         traits = {key: _trait(value) for key, value in vars(part).items() if not key.startswith("_")}
         digest.update(f"{name} {type(part).__qualname__} {sorted(traits.items())}".encode())
     _add_weights(digest, backbone.image_tower)

@@ -124,7 +124,7 @@ def unreachable(
 
     Args:
         what: name of the model or repository.
-        error: error of the download; the reason is the last in its chain.
+        error: error of the download; the message names its root cause.
         raises: class of the error.
         instead: advice for users without a network.
     """
@@ -134,7 +134,7 @@ def unreachable(
 
 
 def root_cause(error: BaseException) -> str:
-    """Return the message of the exception that caused an exception, on one line."""
+    """Return the message of the first exception in a chain of causes, on one line."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return one_line(error)

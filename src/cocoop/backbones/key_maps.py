@@ -1,7 +1,7 @@
 """Tables from each library's parameter names to those of cocoop's text tower.
 
-A name stands for one tensor, and `{}` for the number of a block. A name that is missing from a table is an error, so
-that no weight is dropped silently.
+Each entry is one tensor; `{}` stands for the number of a block. A tensor whose name is not in the table is an error,
+so that no weight is dropped silently.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _weight_and_bias(modules: Mapping[str, Target]) -> dict[str, Target]:
     }
 
 
-# OpenAI's archives, and open_clip, which uses the same names. A projection with a bias is a linear layer there.
+# OpenAI's archives and open_clip use the same names. If the projection has a bias, open_clip stores a linear layer.
 OPEN_CLIP: dict[str, Target] = {
     "token_embedding.weight": Target("token_embedding.weight"),
     "positional_embedding": Target("positional_embedding"),

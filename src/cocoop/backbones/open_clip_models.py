@@ -274,7 +274,7 @@ def _published_weights(published: Mapping[str, Any], revision: str, model: str) 
 
 
 def _weights_on_hub(repository: str, names: Sequence[str], model: str) -> Path:
-    """Download the first of several files that a repository has."""
+    """Download the first of the named files that the repository has."""
     for name in names:
         path = fetch(repository, [name], model) / name
         if path.is_file():
@@ -338,7 +338,7 @@ def _preprocessing(preprocess: Mapping[str, Any], size: int | Sequence[int], mod
         size=height,
         mean=_rgb(preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN),
         std=_rgb(preprocess.get("std") or open_clip.OPENAI_DATASET_STD),
-        # open_clip evaluates models that were trained with 'random' with bicubic.
+        # For models that were trained with 'random' interpolation, open_clip evaluates with bicubic.
         interpolation="bilinear" if preprocess.get("interpolation") == "bilinear" else "bicubic",
         resize=resize,
     )

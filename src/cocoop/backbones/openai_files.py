@@ -77,7 +77,7 @@ def _vision_transformer(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "width": width,
         "head_width": HEAD_WIDTH,
         "patch_size": patch_size,
-        # One position of the class token, then a square of patches.
+        # One position for the class token, then one for each patch of a square grid.
         "image_size": patch_size * round((len(state["visual.positional_embedding"]) - 1) ** 0.5),
     }
 

@@ -37,7 +37,7 @@ STORAGES = {
 
 
 def is_torchscript(path: Path) -> bool:
-    """Return True for a TorchScript archive (PyTorch's own test: it has constants)."""
+    """Return True for a TorchScript archive; like PyTorch, look for the file of constants."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:

@@ -84,7 +84,7 @@ def from_directory(directory: Path, model: str) -> BackboneParts:
     """Load a directory with the model, its tokenizer and its image processor.
 
     Args:
-        directory: directory as `save_pretrained` of `CLIPModel` and `CLIPProcessor` write it.
+        directory: written by `save_pretrained` of `CLIPModel` and `CLIPProcessor`.
         model: name that the user gave, for messages.
 
     Raises:
@@ -103,7 +103,7 @@ def from_directory(directory: Path, model: str) -> BackboneParts:
     with quiet(transformers):
         tokenizer = TransformersTokenizer(directory, model)
         preprocessing = _preprocessing(directory, config.vision_config.image_size, model)
-    # transformers before 4.31 stored 2, but read the text feature at the highest token.
+    # transformers before 4.31 stored 2 as the id of EOT, but read the text feature at the highest token.
     check_tokenizer(tokenizer, text.vocab_size, None if text.eos_token_id == 2 else text.eos_token_id, model)
     widths = [(part.hidden_size, part.num_hidden_layers) for part in (text, config.vision_config)]
     check_size(widths, [*directory.glob("*.safetensors"), *directory.glob("*.bin")], directory / CONFIG)

@@ -35,7 +35,7 @@ MAX_LAYERS = 1000
 """Largest number of layers in a tower; libraries build them one by one, and would never finish 2**70 layers."""
 
 ALWAYS_ALLOWED = 10**8
-"""Number of weights that fits into any memory."""
+"""Number of weights that fits into the memory of any machine."""
 
 
 def find_weights(directory: Path) -> Path | None:

@@ -47,10 +47,10 @@ FORMAT = 1
 """Version of the layout of config.json."""
 
 SAVE_ID = "saved_as"
-"""Entry of both files, which is equal if they were written together."""
+"""Name of an entry in both files; the values are equal if the files were written together."""
 
 HUB = "hf-hub:"
-"""Prefix that marks a name as that of a hub repository, as for backbones."""
+"""Prefix of the name of a hub repository, as for backbones."""
 
 
 class _Config(Schema):
@@ -94,7 +94,7 @@ def from_pretrained(
 
     Args:
         source: a directory written by `save_pretrained`, `fit` or `cocoop train`; or the name of a hub repository,
-            `USER/NAME` if there is no such directory or `hf-hub:USER/NAME`, either with `@REVISION`.
+            `hf-hub:USER/NAME`, or `USER/NAME` if no directory has that name; `@REVISION` may follow.
         backbone: a loaded backbone; None: load the one named in config.json.
         precision: data type of the frozen towers; None: the one used in training. Ignored with `backbone`.
         device: device for the backbone. Ignored with `backbone`.
@@ -245,5 +245,5 @@ def _read_config(directory: Path) -> dict[str, Any]:
 
 
 def _save_id(config: dict[str, Any]) -> str:
-    # Stored beside the class names, which people may edit: the id stays, and the files still belong together.
+    # People may edit the class names in config.json; the stored id stays, so the files still belong together.
     return hash_content(json.dumps(config, sort_keys=True))[:32]

@@ -81,7 +81,7 @@ def fail(text: str, code: int) -> NoReturn:
 
 
 class _RemainingTime:
-    """Estimate of the time left, without the work that an earlier, interrupted run has done."""
+    """Estimate of the time left; work that an earlier, interrupted run has done is not counted."""
 
     def __init__(self) -> None:
         self._started = 0.0

@@ -111,7 +111,7 @@ class PredictCommand:
             classes=None if self.classes is None else tuple(split_class_names(self.classes)),
             runtime=self.runtime,
             precision=self.precision,
-            # Ray workers pick their own; ONNX has the CPU only.
+            # Ray workers pick their own device; ONNX runs on the CPU only.
             device=self.device if self.engine == "ray" or self.runtime == "onnx" else pick_device(self.device),
             shortlist=self.shortlist,
         )

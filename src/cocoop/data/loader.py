@@ -1,4 +1,4 @@
-"""Loader of image files as batches of tensors, which do not depend on the number of workers or on resuming.
+"""Load image files as batches of tensors, the same for any number of workers and after resuming.
 
 Shapes: B images in a batch; H = W = the backbone's input size.
 """

@@ -78,7 +78,7 @@ def evaluate(
         raise DataError("There are no images to evaluate on; mark some as 'test'.")
     scorer = method.scorer()
     short_scorer = None if shortlist is None else method.shortlist_scorer(shortlist)
-    # Per image: label and confidence; with a shortlist also its label, and True if the exact answer is not on it.
+    # Per image: label and confidence; with a shortlist, also its best label, and True if the exact label is not on it.
     answers: list[tuple[Any, ...]] = []
     own = data.features[list(processes.share(range(len(data.labels))))]
     for features in own.split(batch_size):

@@ -37,10 +37,10 @@ __all__ = [
 ]
 
 ROUNDING = 1e-6
-"""Relative difference of fp32 numbers that is due to rounding."""
+"""Relative difference below which fp32 numbers count as equal up to rounding."""
 
 SAMPLED_WORDS = 256
-"""Number of words for the median distance to the nearest other word."""
+"""Number of words to sample for the median distance to the nearest other word."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def prompt_shifts(method: CoCoOp, features: Features) -> Shifts:
         pi = method.meta_net(_unit_features(method, features)).double().cpu()
     centred = pi - pi.mean(0)
     total = float(centred.square().sum())
-    # Equal shifts differ by rounding, which has no meaningful components.
+    # Equal shifts differ only by rounding errors, whose components mean nothing.
     if total <= ROUNDING**2 * float(pi.square().sum()):
         centred, total = torch.zeros_like(centred), 0.0
     explained, components = _principal(centred)
@@ -218,7 +218,7 @@ def control_study(
 
     Raises:
         ConfigError: for `seeds` below 1.
-        DataError: for fewer than two images, or other class names than the method's.
+        DataError: for fewer than two images, or class names other than the method's.
     """
     check_int("seeds", seeds, 1)
     _check_two_images(features)
@@ -273,7 +273,7 @@ def _noise(images: Tensor, seed: int) -> Tensor:
 
 
 def _derangement(count: int, seed: int) -> Int64[Tensor, " N"]:
-    """Return a permutation without fixed points: each row takes its neighbour in a random circle."""
+    """Return a permutation without fixed points: each row takes the previous one in a random cycle."""
     circle = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     other = torch.empty_like(circle)
     other[circle] = circle.roll(1)

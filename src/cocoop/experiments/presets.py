@@ -148,5 +148,5 @@ def settings_for(
         # Explicit, so that records keep their meaning when a default changes.
         prompt.setdefault("context_length", RANDOM_LENGTH[method])
     train = dataclasses.replace(train, **{name: value for name, value in given.items() if name in TRAIN_CHANGES})
-    # Records write the empty context for a random start.
+    # Records store a random start as an empty context.
     return Settings(prompt, train, {name: "" if value is None else value for name, value in given.items()})

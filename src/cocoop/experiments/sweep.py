@@ -88,7 +88,7 @@ class _SharedState:
 
     def encode(self, test: TestImages) -> Features:
         """Return the features of a test; each data set is encoded once for all runs."""
-        # By identity: data sets with the same names and lists can lie in different directories.
+        # Identity, because data sets with the same names and lists can lie in different directories.
         key = id(test.data)
         if key not in self.features:
             with self.callbacks.encoding(test.data.name) as progress:
@@ -253,7 +253,7 @@ def _earlier_record(run: Path) -> dict[str, Any] | None:
 
 
 def _missing_tests(record: dict[str, Any], experiment: Experiment, shared: _SharedState) -> set[str]:
-    """Return the tests of an experiment that a record lacks, or has for other images."""
+    """Return the tests of an experiment that a record lacks, or that were measured on other images."""
     tests = record["tests"]
     return {name for name, key in shared.test_keys(experiment).items() if tests.get(name, {}).get("key") != key}
 

@@ -128,7 +128,7 @@ def predict(
         batch_size: images per batch.
         workers: processes that decode images.
         skip_unreadable: return unreadable images as predictions with an error instead of raising one.
-        shortlist: K, to compute only the K classes that CoCoOp's prompt without its shift ranks highest for an image;
+        shortlist: K, to compute only the K classes that CoCoOp's unshifted prompt ranks highest for an image;
             probabilities are then among these.
 
     Returns:

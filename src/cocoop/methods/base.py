@@ -122,7 +122,7 @@ class Method(nn.Module):
             yield F.cross_entropy(scores, targets, reduction="sum") / len(labels), scores
 
     def scorer(self) -> Callable[[Tensor], Tensor]:
-        """Return a function like `logits` for inference, which computes what all images share only once."""
+        """Return a function like `logits` for inference, which computes the part that all images share only once."""
         return torch.no_grad()(self.logits)
 
     def shortlist_scorer(self, shortlist: int) -> Callable[[Tensor], Tensor]:  # noqa: ARG002 - only CoCoOp uses it
@@ -220,7 +220,7 @@ class Method(nn.Module):
 
 @contextmanager
 def seeded(seed: int | None):  # type: ignore[no-untyped-def]
-    """Seed random numbers within a block, and restore the global generator afterwards; None: use that generator."""
+    """Seed random numbers within a block, and restore the global generator afterwards; None: do nothing."""
     if seed is None:
         yield
         return

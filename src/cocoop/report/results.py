@@ -157,7 +157,7 @@ def variant_of(record: Record, varying: Iterable[str]) -> str:
 
 def _value_text(value: object) -> str:
     if value == "":
-        # The empty context is a random start.
+        # An empty context stands for a random start.
         return "random"
     return f"{value:g}" if isinstance(value, float) else str(value)
 

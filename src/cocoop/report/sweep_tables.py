@@ -155,7 +155,7 @@ def _published_cells(methods: Iterable[str], published: Callable[[str], Mapping[
 
 
 def _differences(cells: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Return the differences of the means to those of each row's zero-shot row; the spread stays."""
+    """Subtract the mean of each row's zero-shot row from its means; the standard deviations stay."""
     before = cells[["row", "column", "mean"]].set_axis(["baseline", "column", "before"], axis="columns")
     learned = cells[cells["column"].isin(columns) & (cells.method != "zero-shot")]
     both = learned.merge(before, on=["baseline", "column"])
@@ -266,7 +266,7 @@ def _few_shot(results: Results, table: Builder) -> list[SweepTable]:
 
 
 def _each_data_set(results: Results, values: pd.DataFrame, table: Builder, **average: Any) -> list[SweepTable]:
-    """Make a table for each data set, after their average where several data sets have all methods.
+    """Make a table for each data set; their average comes first if several data sets have all methods.
 
     Args:
         results: runs of the experiment.

@@ -41,7 +41,7 @@ class Batcher:
     Args:
         engine: computes the scores; afterwards only the worker uses it.
         window: seconds that the first request of a batch waits for others.
-        max_batch: number of images that start a batch at once.
+        max_batch: number of images that start a batch without further waiting.
     """
 
     def __init__(self, engine: Engine, *, window: float, max_batch: int) -> None:

@@ -68,6 +68,6 @@ class ServeConfig:
                 raise ConfigError(f"`{name}` is {getattr(self, name)!r}; it must be above 0 and at most 86400 seconds.")
         if not 0 <= self.batch_window_ms <= 10_000:
             raise ConfigError(f"`batch_window_ms` is {self.batch_window_ms!r}; it must be from 0 to 10000.")
-        # It is sent in a header.
+        # The token is sent in a header.
         if self.token is not None and not (self.token and self.token.isascii() and self.token.isprintable()):
             raise ConfigError("`token` is empty or has characters other than printable ASCII; choose another one.")

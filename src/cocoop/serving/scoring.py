@@ -42,7 +42,7 @@ class Scores:
     zero_shot: Float[Tensor, "n C"] | None
     """Logits of zero-shot CLIP with its usual template, if requested."""
     shifts: Float[Tensor, " n"] | None
-    """Lengths of Meta-Net's shifts, if requested; None for other methods than CoCoOp."""
+    """Lengths of Meta-Net's shifts, if requested; None for methods other than CoCoOp."""
 
     def split(self, sizes: list[int]) -> list[Scores]:
         """Split the scores by image, into parts of these sizes."""

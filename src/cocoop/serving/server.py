@@ -76,7 +76,7 @@ def serve(
             handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
             LOG.addHandler(handler)
             LOG.setLevel(logging.INFO)
-        # Both warn about uploads that get an error response anyway, and could flood the log.
+        # Pillow and python_multipart warn about uploads that get an error response anyway; this could flood the log.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         logging.getLogger("python_multipart").setLevel(logging.ERROR)
         server = uvicorn.Server(

@@ -31,7 +31,7 @@ class QueryRows(nn.Module):
     """Rows whose attention is computed, and the rows that each of them sees: the prefix, its ancestors and itself.
 
     Args:
-        prefix: P, the number of prefix rows; suffix rows see all of them, and each sees the prefix rows before it.
+        prefix: P, the number of prefix rows; suffix rows see all of them, a prefix row only itself and those before.
         rows: indices of the query rows in the tree: either all rows in order, or suffix rows only.
         branches: the suffix rows that are ancestors of each query row, from the prefix down.
     """

@@ -368,7 +368,7 @@ class TrainingFeatures:
         return rows if self._whole_batches else list(self._processes.share(rows))
 
     def _rows_to_encode(self, rows: list[int]) -> list[int]:
-        """Return the rows that this process encodes, from a batch's rows that it trains on."""
+        """Return the rows that this process encodes, given the rows of a batch that it trains on."""
         return list(self._processes.share(rows)) if self._whole_batches else rows
 
     def _encode(self, batch: Batch) -> tuple[Float[Tensor, "b e"], list[int]]:

@@ -58,7 +58,7 @@ class TrainResult:
     unreadable: tuple[UnreadableImage, ...] = ()
     """Unreadable images, which were skipped."""
     interrupted: bool = False
-    """True after Ctrl-C; the method is as after the last completed epoch."""
+    """True after Ctrl-C; the method is then back in its state after the last completed epoch."""
 
 
 def fit(
@@ -105,8 +105,8 @@ def fit(
         ConfigError: if the method has nothing to train, or a resumed run has other settings.
         DataError: if the class names differ, or images are missing or unreadable.
         CheckpointError: if the directory holds another run, or cannot be written.
-        TrainingError: if the loss or the gradients are not finite. The method and the run directory are then as
-            after the last completed epoch.
+        TrainingError: if the loss or the gradients are not finite. The method and the run directory are then in
+            their state after the last completed epoch.
 
     Example:
         ```python

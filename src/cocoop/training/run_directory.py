@@ -94,7 +94,7 @@ class RunDirectory:
         write_json(self.path / IMAGES, {"sha256": sorted(image_hashes)}, with_checksum=True)
         write_json_lines(self.path / METRICS, [])
         self._write_state(state)
-        # After the others: a directory with this file counts as a run, which needs them.
+        # Written last, because a directory with this file counts as a run, and a run needs the other files.
         write_json(self.path / TRAINING, self._description, with_checksum=True)
         write_method(method, self.path)
 

@@ -70,7 +70,7 @@ def open_trackers(
     run_name = {"name": directory.resolve().name}
     try:
         accelerator = Accelerator(
-            cpu=True,  # It only writes numbers here.
+            cpu=True,  # The accelerator only writes numbers here.
             log_with=list(trackers),
             project_config=ProjectConfiguration(project_dir=str(directory), logging_dir=str(directory / LOGS)),
         )

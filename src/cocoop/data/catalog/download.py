@@ -22,7 +22,7 @@ from cocoop.storage.hashing import hash_file
 __all__ = ["ByteProgress", "download"]
 
 ByteProgress = Callable[[int, "int | None"], None]
-"""Called with the number of bytes done and in total, if that is known."""
+"""Called with the number of bytes done, and the total or None if it is unknown."""
 
 _CHUNK = 1 << 20
 _HEADERS = {"User-Agent": "cocoop (prompt learning; python-urllib)", "Accept-Encoding": "identity"}

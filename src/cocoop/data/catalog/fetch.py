@@ -93,7 +93,7 @@ def _fetch_split_file(entry: CatalogEntry, location: Location, on_stage: StagePr
 def _in_place(archive: Archive, entry: CatalogEntry, location: Location) -> bool:
     provided = [location.directory / path for path in archive.provides]
     default_images = location.root / entry.image_directories[0]
-    # The images may exist in another layout than the one that the archive unpacks to.
+    # The images may exist in a layout other than the one that the archive unpacks to.
     elsewhere = location.images.is_dir() and location.images != default_images
     return all(path.exists() for path in provided) or (elsewhere and default_images in provided)
 

@@ -3,11 +3,11 @@
 The official split file is used if there is one, after a check that it is the published one. Otherwise:
 
 - Food101 (`random_split`): 50 % of the images of each class to train, 20 % to val, 30 % to test, as
-  `assign_splits` samples them: the shares of the CoOp code's split file, but other images.
+  `assign_splits` samples them: the same shares as in the CoOp code's split file, but different images.
 - FGVCAircraft (`aircraft`): the owners' lists `images_variant_{train,val,test}.txt`; labels as in `variants.txt`.
-- SUN397 (`sun397`): the owners' first partition. `Testing_01.txt` is the test split; of each class of
-  `Training_01.txt`, 80 % of the shuffled images go to train and the rest to val: the sizes of the CoOp code's split
-  file, but other images. Labels follow the sorted directories; names are the words of the path in reverse order
+- SUN397 (`sun397`): the owners' first partition. `Testing_01.txt` is the test split; 80 % of the shuffled images of
+  each class in `Training_01.txt` go to train and the rest to val: the same sizes as in the CoOp code's split file, but
+  different images. Labels follow the sorted directories; names are the words of the path in reverse order
   (`/a/apse/indoor` is `indoor apse`).
 - ImageNet: `train` for training and `val` for testing, as in the papers; there is no validation split.
 - Variants of ImageNet: all images are for testing.
@@ -44,7 +44,7 @@ def read_catalog(entry: CatalogEntry, location: Location, *, seed: int = 0) -> L
     Args:
         entry: the data set.
         location: its directories.
-        seed: seed of the split of Food101 and SUN397 without their split files.
+        seed: seed for splitting Food101 and SUN397 if they have no split file.
 
     Returns:
         Images with paths relative to `location.images`, and class names in the order of their labels.

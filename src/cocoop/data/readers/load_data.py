@@ -119,7 +119,7 @@ class _Source:
 def _is_from_catalog(
     entry: CatalogEntry, source: Path, data_root: str | Path | None, splits: str | Path | None
 ) -> bool:
-    """Return False if the source is a file or directory of the user that has the name of a data set of the catalog."""
+    """Return False if the source is the user's own file or directory with the name of a data set of the catalog."""
     if data_root is not None or splits is not None or not source.exists():
         return True
     # In the data root, the directory with that name may be the data set's own.

@@ -25,7 +25,7 @@ def read_manifest(path: Path, image_root: Path) -> Listing:
         image_root: directory that relative paths start from.
 
     Raises:
-        DataError: naming the line, if it is malformed; if there are no images.
+        DataError: if a line is malformed, naming it, or if there are no images.
     """
     text = read_text(path, "manifest")
     lines = _csv_lines(path, text) if path.suffix.lower() == ".csv" else _jsonl_lines(path, text)

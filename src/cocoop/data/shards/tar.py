@@ -41,7 +41,7 @@ _CLASS_FIELDS = ("classname", "class", "label")
 
 @dataclass
 class _Sample:
-    """Members of one key."""
+    """Members that share a key."""
 
     key: str = ""
     images: list[tuple[str, tuple[int, int], bytes]] = field(default_factory=list)
@@ -106,7 +106,7 @@ class _HeaderMeter:
 def _members(
     shard: Shard, on_bytes: Callable[[int], None] | None
 ) -> Iterator[tuple[tarfile.TarInfo, Callable[[], bytes]]]:
-    """Yield each member, with a function that reads it before the next one; finally check that nothing is missing."""
+    """Yield each member with a function to read it before the next is taken; check at the end that none is missing."""
     size, end = shard.size, 0
     if shard.read(0, min(size, _BLOCK)).startswith(_COMPRESSIONS):
         raise compressed_shard_error(shard.url)

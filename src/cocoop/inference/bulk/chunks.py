@@ -36,10 +36,10 @@ __all__ = [
 ]
 
 CHUNK_FILES = 256
-"""Files per chunk: seconds of work, and 4,000 output files for a million images."""
+"""Files per chunk; each takes seconds, and a million images give 4,000 output files."""
 
 UNREACHABLE = "it cannot be read"
-"""Start of the reason if the file system failed, rather than the file itself."""
+"""First words of the reason if the file system failed rather than the file itself."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def find_sources(sources: Sequence[str], output: str | None = None) -> Sources:
         others = [name for name in below if shard_kind(name) is not None]
         if not images:
             _add_shards(_shards_in(source, filesystem, path, others), shards, files)
-        # Such shards may be the archive of the images, or a table of their labels.
+        # Shards beside images may be an archive of the same images, or a table of their labels.
         elif ignored := sum(not _address(filesystem, name).startswith(labels) for name in others):
             warnings.warn(
                 f"'{source}' has images and {ignored:,} shards (.tar, .parquet), which are ignored; give them too to "
@@ -150,7 +150,7 @@ def pending_chunks(
     """
     chunks = [*map(Chunk, sources.shards), *_divide(sources.files)]
     existing, expected = set(output_files), {chunk.output_file for chunk in chunks}
-    # Reading output files is slow on a remote disk, and needed only if files were added or removed since.
+    # Reading output files is slow on a remote disk; it is needed only if images were added or removed later.
     others = [name for name in output_files if name.startswith("files-") and name not in expected]
     labelled = set(labelled_in(others)) if others else set()
     pending = [chunk for chunk in chunks if chunk.output_file not in existing]

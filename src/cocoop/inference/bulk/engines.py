@@ -1,7 +1,7 @@
 """Run the chunks of a job in this process, or on workers of a Ray cluster.
 
-Reference: Ray Data, `Dataset.map_batches` with a class: one actor per worker, restarted if it dies, its chunk assigned
-again.
+Reference: Ray Data, `Dataset.map_batches` with a class: one actor per worker; an actor that dies is restarted, and its
+chunk is assigned again.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def run_on_ray(
         rows = ray.data.from_items(
             [{"chunk": json.dumps([chunk.shard, chunk.files])} for chunk in chunks], override_num_blocks=len(chunks)
         )
-        # One actor counts for all workers.
+        # One actor counts the attempts of all workers.
         attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Attempts).remote()
         labelled = rows.map_batches(
             _RayWorker,
@@ -104,7 +104,7 @@ def run_on_ray(
         except ray.exceptions.OutOfMemoryError as error:
             raise CocoopError(f"{about_memory(MemoryError())} {RESUME_HINT}") from error
         except ray.exceptions.RayError as error:
-            # The first lines are numbers of processes.
+            # The first lines hold ids of processes, the last one the reason.
             lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
             raise CocoopError(f"Ray failed: {about_memory(error) or lines[-1]} {RESUME_HINT}") from error
 
@@ -137,7 +137,7 @@ class _RayWorker:
                 result = self._label(chunk)
             except CocoopError as error:
                 message = str(error)
-            # Ray would wrap it in a traceback and advice about its own settings.
+            # Ray would wrap the error in a traceback and advice about its own settings.
             except Exception as error:
                 message = f"{about_memory(error) or _describe(error)} {RESUME_HINT}"
         return {"images": [result.images], "unreadable": [result.unreadable], "error": [message]}

@@ -31,11 +31,11 @@ class JobSummary:
     """The result of a labelling job."""
 
     images: int
-    """Images labelled now, unreadable ones included."""
+    """Number of images labelled by this call, unreadable ones included."""
     unreadable: int
-    """Unreadable images among them."""
+    """Number of unreadable images among them."""
     files_before: int
-    """Output files of earlier runs."""
+    """Number of output files from earlier runs."""
     seconds: float
     """Wall time of labelling, without loading the model in this process."""
 
