@@ -240,7 +240,7 @@ def test_missing_repositories_and_revisions_are_explained(tmp_path):
 
 @pytest.mark.slow
 def test_openai_names_load_with_quick_gelu(tmp_path):
-    """RN50 with random weights in the hub's cache: open_clip's architecture has GELU, but OpenAI's weights need QuickGELU."""
+    """RN50 with random weights: open_clip's architecture has GELU, but OpenAI's weights need QuickGELU."""
     directory = tmp_path / "weights"
     directory.mkdir()
     with torch.random.fork_rng():

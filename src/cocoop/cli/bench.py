@@ -227,7 +227,7 @@ class DomainCommand(_Transfer):
     targets: Annotated[tuple[Path, ...], optional_flag("DATA...", "ImageNetV2, -Sketch, -A and -R")] = ()
     """The same classes, or some of them, in other styles."""
     leave_one_out: bool = False
-    """Train on all of source and targets but one in turn, and test on that one."""
+    """Leave out the source and each target in turn: train on the rest, and test on the one left out."""
 
     def run(self) -> None:
         """Run the experiment."""

@@ -28,7 +28,7 @@ class EvalCommand:
     classes: ClassSubset = "all"
     """Measure on all classes, on the base ones (the first half, rounded up), or on the new ones (the rest)."""
     all_images: bool = False
-    """Measure on every image, not only on the test split; of data without splits, that is 3 in 10."""
+    """Measure on all images instead of the test split, which has 3 in 10 images of data without splits."""
     format: Literal["table", "json"] = "table"
     """Output format; json includes the accuracy of each class."""
     batch_size: int = 64
