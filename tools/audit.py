@@ -1,10 +1,10 @@
-"""Known vulnerabilities in the locked packages, by pip-audit; the exit code is 1 if there is one.
+"""Check the locked packages for known vulnerabilities with pip-audit; the exit code is 1 if there are any.
 
 Usage: python tools/audit.py [LOCK]
 
-Each vulnerability in tools/audit-ignored.json was looked at; its reason stands there. Where the vulnerability service
-cannot be asked (no network, or an index without it), that is said, and nothing fails: the lock itself is checked in
-any case, each package with hashes, none that is known to be malicious.
+tools/audit-ignored.json lists accepted vulnerabilities with the reason for each. If the vulnerability service cannot be
+reached (no network, or an index without it), the script says so and does not fail. The lock file itself is always
+checked: every package must be pinned with hashes, and none may be forbidden.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ ROOT = Path(__file__).resolve().parents[1]
 IGNORED = ROOT / "tools" / "audit-ignored.json"
 
 FORBIDDEN = {"lightning": "2.6.2 and 2.6.3 stole credentials", "torchtune": "no longer maintained"}
-"""Packages that must not come back, and why."""
+"""Packages that must not be used, and why."""
 
 
 def main() -> None:
-    """Check the lock, ask, print, leave."""
+    """Check the lock file, query the vulnerability service, print the problems and exit."""
     lock = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "requirements-dev.lock"
     problems = check_lock(lock.read_text())
     command = [sys.executable, "-m", "pip_audit", "-r", str(lock), "--require-hashes", "--disable-pip", "-f", "json"]
@@ -36,7 +36,7 @@ def main() -> None:
         lines = asked.stderr.strip().splitlines() or ["no answer"]
         if not is_about_the_network(asked.stderr):
             sys.exit(f"pip-audit failed: {lines[-1][:500]}")
-        print(f"The vulnerability service could not be asked: {lines[-1][:200]}")
+        print(f"The vulnerability service could not be reached: {lines[-1][:200]}")
         report = {"dependencies": []}
     found, unknown = judge(report, json.loads(IGNORED.read_text()))
     if unknown:
@@ -50,12 +50,12 @@ def main() -> None:
 
 
 def is_about_the_network(said: str) -> bool:
-    """Whether pip-audit failed because nobody answered, or not as a vulnerability service does."""
+    """Return True if pip-audit failed because the vulnerability service could not be reached."""
     return re.search(r"Connection|Timeout|timed out|HTTPError|Client Error|ServiceError|Max retries", said) is not None
 
 
 def check_lock(text: str) -> list[str]:
-    """What is wrong with a lock file."""
+    """Return the problems of a lock file, one line each."""
     problems = []
     for entry in re.split(r"\n(?=[^\s#])", text):
         name = re.match(r"([A-Za-z0-9._-]+)==", entry)
@@ -72,11 +72,11 @@ def check_lock(text: str) -> list[str]:
 
 
 def judge(report: Mapping[str, Any], ignored: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """Vulnerabilities that nobody has looked at, and packages that the service does not know.
+    """Return the vulnerabilities that are not accepted, and the packages that the service does not know.
 
     Args:
-        report: of pip-audit, as JSON.
-        ignored: the reason for each vulnerability that is accepted, by its id.
+        report: JSON report of pip-audit.
+        ignored: reasons for accepted vulnerabilities, by id.
     """
     found, unknown = [], []
     for package in report["dependencies"]:
@@ -85,8 +85,8 @@ def judge(report: Mapping[str, Any], ignored: Mapping[str, str]) -> tuple[list[s
         for vulnerability in package.get("vulns", ()):
             names = {vulnerability["id"], *vulnerability.get("aliases", ())}
             if not names & ignored.keys():
-                mended = ", ".join(vulnerability.get("fix_versions", ())) or "no version yet"
-                found.append(f"{package['name']} {package['version']}: {vulnerability['id']} (mended in {mended})")
+                fixed = ", ".join(vulnerability.get("fix_versions", ())) or "no version yet"
+                found.append(f"{package['name']} {package['version']}: {vulnerability['id']} (fixed in {fixed})")
     return found, unknown
 
 

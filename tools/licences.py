@@ -13,7 +13,7 @@ from pathlib import Path
 
 HEAD = """# Licences
 
-cocoop has the MIT licence. It bundles these parts:
+cocoop is published under the MIT licence. It bundles these parts:
 
 | part | licence |
 |---|---|
@@ -25,16 +25,16 @@ WordNet 3.0 (Princeton's licence) | MIT |
 | images of the demo, drawn by `tools/demo_images` | MIT |
 
 The full notices are in `NOTICE` and beside the weights. CLIP's vocabulary comes with open_clip_torch. Weights that you
-load (`ViT-B/16`, `hf-hub:...`) and data sets have licences of their own. So have the packages that cocoop or one of its
-extras needs (this page is written by `python tools/licences.py`):
+load (`ViT-B/16`, `hf-hub:...`) and data sets have their own licences, and so do the packages that cocoop or one of its
+extras needs (`python tools/licences.py` writes this page):
 
 | package | needed by | licence |
 |---|---|---|
 """
 
 OTHERS = """
-These packages are installed with them on Linux, according to `requirements-dev.lock`. PyTorch's build for CUDA installs
-NVIDIA's packages, which are proprietary and free of charge:
+On Linux, these packages are installed along with them, according to `requirements-dev.lock`. PyTorch's CUDA build
+installs NVIDIA's packages, which are proprietary but free of charge:
 
 | package | licence |
 |---|---|
@@ -57,7 +57,7 @@ def locked() -> set[str]:
 
 
 def direct() -> dict[str, list[str]]:
-    """Return the direct dependencies by extra; `always` for those that every install needs."""
+    """Return the direct dependencies by extra; those that every install needs are under `always`."""
     groups: dict[str, list[str]] = {"always": []}
     for line in requires("cocoop") or ():
         name = re.split(r"[\[<>=!~; ]", line)[0].lower()
