@@ -199,7 +199,7 @@ def test_any_setting_is_accepted_or_refused_by_name(setting):
     field, value = setting
     message, config = try_call(lambda: TrainConfig(**{field: value}))
     if message is not None:
-        assert f"--{field.replace('_', '-')}" in message
+        assert f"`{field}`" in message
     elif config.epochs < 1000:
         rates = [config.learning_rate_at(epoch) for epoch in range(1, config.epochs + 1)]
         assert all(rate > 0 and math.isfinite(rate) for rate in rates)
@@ -211,7 +211,7 @@ def test_any_setting_is_accepted_or_refused_by_name(setting):
 @given(st.text(max_size=12))
 def test_parse_bytes_returns_bytes_or_refuses(text):
     message, size = try_call(lambda: parse_bytes("memory_budget", text))
-    assert size >= 0 if message is None else "--memory-budget" in message
+    assert size >= 0 if message is None else "`memory_budget`" in message
 
 
 json_values = st.recursive(
