@@ -37,21 +37,21 @@ from fuzz_damage import damaged
 from fuzz_readers import TRACE, Reader, make_readers
 
 SECONDS = 10
-"""Longer is a hang."""
+"""Seconds after which a reader counts as hanging."""
 LONGEST_MESSAGE = 1500
-"""Characters; a message is some lines, not pages."""
+"""Longest message, in characters."""
 CHUNK = 250
-"""Inputs that one process takes before it gives way to a fresh one."""
+"""Inputs per process; then a new process starts."""
 MEMORY = 6 << 30
-"""Bytes of address space beyond what a process has at its start."""
+"""Bytes of address space that a process may add."""
 
 
 class Hang(BaseException):
-    """No reader takes it for an error of a file."""
+    """Error that no reader catches as an error of a file."""
 
 
 def main() -> None:
-    """Fuzz, print, leave with 1 if there are findings."""
+    """Fuzz, print the findings, and exit with 1 if there are any."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
@@ -101,7 +101,7 @@ def main() -> None:
 
 
 def take_chunk(readers: list[Reader], first: int, count: int, seed: int, output: Path, sender: Any) -> None:
-    """Try some inputs and send what became of them."""
+    """Try some inputs and send their outcomes."""
     warnings.simplefilter("ignore")
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
@@ -124,7 +124,7 @@ def take_chunk(readers: list[Reader], first: int, count: int, seed: int, output:
 
 
 def attempt(reader: Reader, content: bytes, home: Path) -> str:
-    """`read`, `refused`, or what went wrong."""
+    """Return `read`, `refused`, or a description of the fault."""
     for name, beside in reader.beside.items():
         (home / name).write_bytes(beside)
     path = home / reader.name
@@ -156,17 +156,17 @@ def attempt(reader: Reader, content: bytes, home: Path) -> str:
 
 
 def title(reader: Reader) -> str:
-    """What a reader is called in the table."""
+    """Return the name of a reader in the table."""
     return reader.title or reader.name
 
 
 def hang(_number: int, _frame: Any) -> None:
-    """Ends a reader that takes too long."""
+    """Raise an error in a reader that takes too long."""
     raise Hang
 
 
 def report(totals: dict[str, Counter[str]], findings: list[tuple[str, str]], seconds: float) -> None:
-    """A Markdown table, then the findings."""
+    """Return a Markdown table, followed by the findings."""
     print("| file | inputs | read | refused with a message | findings |\n|---|---|---|---|---|")
     whole: Counter[str] = Counter()
     for name, counter in totals.items():

@@ -21,7 +21,7 @@ BYTES = [
     b"/etc/passwd", b"<script>", b"\r\n", b'"' + b"x" * 100_000 + b'"', b"%s%n", b"cat\x1b[31m", b"\x80\x04\x95",
     "\u202e\U0001f468\u200d\U0001f469".encode(), b"PK\x03\x04", b"\xff\xd8\xff\xda",
 ]  # fmt: skip
-"""What a file should not hold where it holds something else."""
+"""Bytes to put in place of others."""
 
 VALUES: list[Any] = [
     None, True, False, -1, 0, 1, 2, 2**31, 2**63, 2**70, -(2**70), 0.5, 1e308, math.inf, -math.inf, math.nan,
@@ -29,13 +29,13 @@ VALUES: list[Any] = [
     "\x00", "\x1b[31m", "a\nb", [], {}, [[]], [None], [1, "a"], {"a": 1}, {"": {}}, ["cat"] * 5, list(range(300)),
     "F32", "F8_E4M3", "I64", [0, 10**12], [-4, 4], [2**62, 4], [0],
 ]  # fmt: skip
-"""What a value should not be."""
+"""Values to put in place of others."""
 
 CHECKSUM = "checksum"
 
 
 def damaged(content: bytes, others: Sequence[bytes], chance: random.Random) -> bytes:
-    """A file after some accidents.
+    """Damage a file at random.
 
     Args:
         content: whole.
@@ -50,7 +50,7 @@ def damaged(content: bytes, others: Sequence[bytes], chance: random.Random) -> b
 
 
 def _hit(whole: bytes, others: Sequence[bytes], chance: random.Random) -> bytes:
-    """One to four accidents to the bytes."""
+    """Damage the bytes in one to four places."""
     content = bytearray(whole)
     for _ in range(chance.randint(1, 4)):
         place = chance.randrange(len(content) + 1)
@@ -80,7 +80,7 @@ def _hit(whole: bytes, others: Sequence[bytes], chance: random.Random) -> bytes:
 
 
 def _misshapen(content: bytes, chance: random.Random) -> bytes | None:
-    """A JSON, JSON-lines or safetensors file that says something else; None for other kinds."""
+    """Change values in a JSON, JSON-lines or safetensors file; return None for other kinds."""
     try:
         text = content.decode()
     except UnicodeDecodeError:
@@ -121,7 +121,7 @@ def _misshapen_safetensors(content: bytes, chance: random.Random) -> bytes | Non
 
 
 def _changed(whole: Any, chance: random.Random) -> Any:
-    """Plain JSON with one to three of its values changed, and no checksum."""
+    """Return JSON with one to three values changed, and without its checksum."""
     root = [copy.deepcopy(whole)]
     for one in root[0] if isinstance(root[0], list) else root:
         if isinstance(one, dict):
@@ -152,7 +152,7 @@ def _changed(whole: Any, chance: random.Random) -> Any:
 
 
 def _places(node: Any) -> Iterator[tuple[Any, Any]]:
-    """All places of values, those of containers before those within."""
+    """Return the positions of all values, containers before their contents."""
     queue = [node]
     for container in queue:
         keys = list(container) if isinstance(container, dict) else range(min(len(container), 50))

@@ -45,30 +45,30 @@ from cocoop.training.run_directory import epochs_done, trained_image_hashes
 __all__ = ["TRACE", "Reader", "make_readers"]
 
 TRACE = Path(tempfile.gettempdir()) / "cocoop-fuzz-was-here"
-"""What a pickle that runs leaves behind."""
+"""File that an executed pickle leaves behind."""
 
 
 JOB = {"model": "run", "classes": ["cat", "dog"], "top_k": 2, "runtime": "torch"}
-"""What a job of labelling may be begun with."""
+"""Settings of a labelling job."""
 
 
 class Reader(NamedTuple):
-    """How a kind of file is read."""
+    """Reader of one kind of file."""
 
     name: str
-    """Of the file."""
+    """Name of the file."""
     read: Callable[[Path], Any]
-    """Reads the file, in a folder of its own beside what belongs to it."""
+    """Function that reads the file, in a directory with the files that belong to it."""
     seeds: list[bytes]
-    """Whole files of this kind."""
+    """Valid files of this kind."""
     beside: dict[str, bytes]
-    """What lies beside it."""
+    """Other files in the directory."""
     title: str = ""
-    """What it is called in the table, if not by its name."""
+    """Name in the table, if it differs from the file's."""
 
 
 def make_readers() -> Iterator[Reader]:
-    """Every kind of file that a user may open, with whole examples."""
+    """Return a reader for each kind of file that a user may open, with valid examples."""
     backbone = load_backbone("lite")
     with tempfile.TemporaryDirectory() as directory:
         home = Path(directory)
@@ -154,12 +154,12 @@ def make_readers() -> Iterator[Reader]:
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    """The files of a folder by name."""
+    """Return the files of a directory by name."""
     return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file() and path.suffix}
 
 
 def reported(path: Path) -> object:
-    """What `cocoop report` makes of a record."""
+    """Report a record, as `cocoop report` does."""
     run = path.parent / "runs" / "one"
     run.mkdir(parents=True)
     path.rename(run / "record.json")
@@ -170,18 +170,18 @@ def reported(path: Path) -> object:
 
 
 def loaded(path: Path) -> object:
-    """The model of a folder."""
+    """Load the model of a directory."""
     return load_backbone(f"local-dir:{path.parent}")
 
 
 def job_of(path: Path) -> object:
-    """A job of labelling that goes on."""
+    """Resume a labelling job."""
     JobDirectory(str(path.parent)).start(JOB)
     return None
 
 
 def resealed(path: Path) -> object:
-    """An exported graph with a checksum that fits: of somebody who wants it to be opened."""
+    """Load an exported graph with a matching checksum, as an attacker would write it."""
     description = json.loads((path.parent / "export.json").read_text())
     description.pop("checksum", None)
     description["sha256"][path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -191,14 +191,14 @@ def resealed(path: Path) -> object:
 
 
 def shard_bytes(cache: FeatureCache) -> bytes:
-    """A shard of features as it lies on the disk."""
+    """Return a shard of features as stored on disk."""
     features = cache._features
     keys = sorted(features)
     return safetensors.torch.save({"features": torch.stack([features[k] for k in keys])}, {"images": json.dumps(keys)})
 
 
 def make_images(directory: Path) -> Iterator[bytes]:
-    """Photos of every format, written in two classes, and as bytes."""
+    """Write images of every format in two classes, and return their bytes."""
     generator = random.Random(0)
     for number in range(12):
         pixels = Image.frombytes("RGB", (40, 30), generator.randbytes(3600))
@@ -223,7 +223,7 @@ def make_images(directory: Path) -> Iterator[bytes]:
 
 
 def make_shards(home: Path, images: list[bytes]) -> dict[str, bytes]:
-    """A tar file of WebDataset and a Parquet file."""
+    """Return a WebDataset tar file and a Parquet file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -239,7 +239,7 @@ def make_shards(home: Path, images: list[bytes]) -> dict[str, bytes]:
 
 
 def make_labels(home: Path) -> bytes:
-    """Labels of some files."""
+    """Return labels of a few files."""
     found = [Prediction(f"photos/{i}.jpg", ("cat", "dog"), (0.75, 0.25)) for i in range(5)]
     (home / "labels").mkdir()
     JobDirectory(str(home / "labels")).write(
@@ -249,7 +249,7 @@ def make_labels(home: Path) -> bytes:
 
 
 def make_archives(home: Path) -> dict[str, list[bytes]]:
-    """Photos in a zip file, and in tar files; then tar files whose members say odd things of their holes."""
+    """Return images in a zip file and in tar files, and tar files with odd sparse members."""
     with zipfile.ZipFile(home / "photos.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted((home / "photos").rglob("*.png")):
             archive.write(path, path.relative_to(home))
@@ -268,7 +268,7 @@ def make_archives(home: Path) -> dict[str, list[bytes]]:
 
 
 def reference_state(method: CoCoOp) -> dict[str, Any]:
-    """A checkpoint as the papers' code writes it, in short."""
+    """Return a small checkpoint in the format of the papers' code."""
     tensors = {"ctx": method.context.detach()}
     tensors |= {name: tensor.detach() for name, tensor in method.learned().items() if name != "context"}
     tensors |= {"token_prefix": torch.randn(2, 1, 512), "token_suffix": torch.randn(2, 72, 512)}
@@ -281,5 +281,5 @@ class _Evil:
 
 
 def evil_pickle() -> bytes:
-    """A pickle that would run a command."""
+    """Return a pickle that would run a command."""
     return pickle.dumps({"state_dict": _Evil()}, 2)

@@ -21,11 +21,11 @@ from statistics import median
 from typing import Any
 
 CASES = {"batch 8, photos shared out": (8, False), "batch 1, classes shared out": (1, True)}
-"""Batch size, and whether classes are shared out instead of photos."""
+"""Batch size, and True if classes are divided instead of images."""
 
 
 def main() -> None:
-    """Run all counts, print, draw."""
+    """Run all numbers of processes, print and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--data-root", type=Path)
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def launched(count: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """What so many processes did."""
+    """Return the results of a number of processes."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COCOOP_COUNT": str(count)}
     subprocess.run([*launcher, *sys.argv], env=environment, check=True)
@@ -63,7 +63,7 @@ def launched(count: int, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """All cases, in one of the processes."""
+    """Run all cases in one of the processes."""
     import torch
 
     from cocoop import CoCoOp, TrainConfig, encode_split, evaluate, fit, load_backbone, load_data
@@ -108,7 +108,7 @@ def work(arguments: argparse.Namespace) -> None:
 
 
 def draw(results: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
-    """The losses of one process and of several, over the steps."""
+    """Draw the losses of one process and of several over the steps."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, len(CASES), figsize=(11, 3.6), layout="constrained")
@@ -124,7 +124,7 @@ def draw(results: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
 
 
 def smoothed(losses: list[float], width: int = 25) -> list[float]:
-    """Running mean."""
+    """Return the running mean."""
     return [sum(losses[max(0, i + 1 - width) : i + 1]) / min(width, i + 1) for i in range(len(losses))]
 
 

@@ -19,7 +19,7 @@ from audit import check_lock, judge  # noqa: E402
 from licences import direct, page  # noqa: E402
 
 
-def test_each_locked_package_is_pinned_with_hashes_and_none_is_known_to_be_bad():
+def test_locked_packages_are_pinned_with_hashes():
     text = LOCK.read_text()
     assert check_lock(text) == []
     locked = {line.split("==")[0].lower().replace("_", "-") for line in text.splitlines() if line[:1].isalnum()}
@@ -29,7 +29,7 @@ def test_each_locked_package_is_pinned_with_hashes_and_none_is_known_to_be_bad()
     assert "://" not in text
 
 
-def test_a_lock_that_is_not_right_is_told():
+def test_faults_of_the_lock_are_listed():
     good = "rich==13.7 \\\n    --hash=sha256:00\n    # via cocoop\n"
     assert check_lock(good) == []
     unreadable = f"{good}torch>=2\nlightning==2.6.2 \\\n    --hash=sha256:00\nnumpy==1.24\n"
@@ -57,7 +57,7 @@ REPORT = {
 """As pip-audit writes it."""
 
 
-def test_a_vulnerability_fails_the_audit_unless_it_was_looked_at():
+def test_unreviewed_vulnerabilities_fail_the_audit():
     found, unknown = judge(REPORT, {})
     assert found == ["pillow 10.0: PYSEC-1 (fixed in 10.0.1)"]
     assert unknown == ["odd"]
@@ -67,7 +67,7 @@ def test_a_vulnerability_fails_the_audit_unless_it_was_looked_at():
         assert len(reason) > 20
 
 
-def test_without_a_service_the_audit_says_so_and_passes(tmp_path):
+def test_the_audit_passes_with_a_note_if_the_service_is_unreachable(tmp_path):
     nowhere = {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9", "PATH": "/usr/bin:/bin"}
     lock = tmp_path / "small.lock"
     lock.write_text("rich==13.7.0 \\\n    --hash=sha256:" + "0" * 64 + "\n")
@@ -78,7 +78,7 @@ def test_without_a_service_the_audit_says_so_and_passes(tmp_path):
     assert "0 problems in small.lock." in done.stdout
 
 
-def test_the_page_of_licences_is_up_to_date():
+def test_the_licences_page_is_up_to_date():
     def rows(text):
         return [tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in text.splitlines() if line[:1] == "|"]
 
@@ -91,7 +91,7 @@ def test_the_page_of_licences_is_up_to_date():
     assert [row[-1] for row in both] == [said[row[0]] for row in both]
 
 
-def test_the_bundled_model_is_the_one_that_was_packed(tmp_path, monkeypatch):
+def test_the_bundled_weights_have_the_recorded_hash(tmp_path, monkeypatch):
     for file in loading.LITE.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     monkeypatch.setattr(loading, "LITE", tmp_path)
