@@ -89,7 +89,7 @@ def test_every_public_name_has_an_entry(site):
     for name in [*cocoop.__all__, "sklearn.CoCoOpClassifier"]:
         assert ids.count(f"cocoop.{name}") == 1, name
     # Their members have entries too.
-    assert {"cocoop.CoCoOp.set_classes", "cocoop.TrainConfig.learning_rate"} <= set(ids)
+    assert {"cocoop.Method.set_classes", "cocoop.TrainConfig.learning_rate"} <= set(ids)
 
 
 def test_every_page_is_in_the_navigation(site):

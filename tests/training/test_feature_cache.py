@@ -90,7 +90,7 @@ def test_two_processes_can_write_one_cache(tmp_path, tiny_backbone):
 
 def test_cache_raises_if_the_directory_cannot_be_written(tmp_path, tiny_backbone):
     (tmp_path / "file").write_text("not a directory")
-    with pytest.raises(CheckpointError, match="Cannot write"):
+    with pytest.raises(CheckpointError, match="Cannot create the directory"):
         FeatureCache(tmp_path / "file", tiny_backbone).add({"a" * 64: torch.ones(48)})
 
 
