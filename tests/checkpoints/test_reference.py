@@ -8,6 +8,7 @@ import pytest
 import torch
 from made_images import cocoop
 from reference import conditional_logits, padded_prompts, static_logits
+from tiny_backbone import make_tiny_backbone
 
 import cocoop as package
 from cocoop.checkpoints.reference import read_reference
@@ -15,7 +16,6 @@ from cocoop.cli.flags import with_flags
 from cocoop.cli.import_ import ImportCommand
 from cocoop.errors import CheckpointError, ConfigError
 from cocoop.methods import CoCoOp, CoOp
-from conftest import make_tiny_backbone
 
 NAMES = ["annual crop land", "forget-me-not", "boeing 737", "st. bernard"]
 

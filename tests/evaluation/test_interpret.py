@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from made_images import cocoop, make_images
 from pages import Page
 from reference import conditional_logits, static_logits
+from tiny_backbone import make_tiny_backbone
 from tiny_models import save_transformers
 
 import cocoop as package
@@ -20,7 +21,6 @@ from cocoop.evaluation.interpret import _derangement, control_study, nearest_wor
 from cocoop.methods import CoCoOp, CoOp, ZeroShot
 from cocoop.report.explain_page import control_rows, explanation_page
 from cocoop.training.features import Features
-from conftest import make_tiny_backbone
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

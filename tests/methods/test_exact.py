@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from reference import conditional_logits, static_logits
+from tiny_backbone import make_tiny_backbone
 
 from cocoop.errors import ConfigError
 from cocoop.methods import CoCoOp, CoOp, ZeroShot
-from conftest import make_tiny_backbone
 
 # One token, several tokens, shared first tokens, punctuation that merges with the full stop, equal lengths.
 NAMES = [

@@ -12,6 +12,7 @@ from crash_driver import CASES
 from local_server import serve
 from made_images import environment, make_images
 from paths import DRIVER_PATH, SUPPORT
+from tiny_backbone import make_tiny_backbone
 
 from cocoop.data import load_data
 from cocoop.experiments.records import read_sweep
@@ -19,7 +20,6 @@ from cocoop.storage.tensor_files import read_tensors
 from cocoop.training.feature_cache import FeatureCache
 from cocoop.training.features import encode_split
 from cocoop.training.run_directory import epochs_done
-from conftest import make_tiny_backbone
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

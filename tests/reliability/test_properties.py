@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from reference import conditional_logits
 from sklearn.metrics import accuracy_score, f1_score
 from sweep_records import record, write_sweep
+from tiny_backbone import make_tiny_backbone
 
 import cocoop.text.tree as tree_module
 from cocoop import from_pretrained
@@ -30,7 +31,6 @@ from cocoop.report.sweep_tables import sweep_tables
 from cocoop.report.sweep_text import failure_table, sweep_csv, sweep_markdown
 from cocoop.storage.json_files import read_json, read_json_lines, write_json, write_json_lines
 from cocoop.text.prompts import clean_name
-from conftest import make_tiny_backbone
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,6 +12,7 @@ import traceback
 from pathlib import Path
 
 import torch
+from tiny_backbone import make_tiny_backbone
 
 from cocoop.config import TrainConfig
 from cocoop.data import load_data
@@ -22,7 +23,6 @@ from cocoop.methods import METHODS
 from cocoop.training.feature_cache import FeatureCache
 from cocoop.training.features import encode_split
 from cocoop.training.fit import fit
-from conftest import make_tiny_backbone
 
 CASES = [("cocoop", True), ("coop", False), ("cocoop", False), ("coop", True)]
 """Method and `cache_features` of each run, in turn."""

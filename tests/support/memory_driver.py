@@ -12,13 +12,13 @@ from pathlib import Path
 
 import psutil
 import torch
+from tiny_backbone import make_tiny_backbone
 
 from cocoop.config import TrainConfig
 from cocoop.data import load_data
 from cocoop.errors import about_memory
 from cocoop.methods import CoOp
 from cocoop.training.fit import fit
-from conftest import make_tiny_backbone
 
 CLASSES = 1000
 """Number of classes; their prompts keep 220 MiB for the backward pass."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from tiny_backbone import make_tiny_backbone
 
 from cocoop.config import TrainConfig
 from cocoop.data import load_data
@@ -19,7 +20,6 @@ from cocoop.evaluation.evaluate import evaluate
 from cocoop.methods import METHODS
 from cocoop.training.distributed import Processes, launched_engine
 from cocoop.training.fit import fit
-from conftest import make_tiny_backbone
 
 CASES = {
     "coop, images": ("coop", {}, {"batch_size": 5, "workers": 1}, False),

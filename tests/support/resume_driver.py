@@ -13,12 +13,12 @@ import traceback
 from pathlib import Path
 
 import torch
+from tiny_backbone import make_tiny_backbone
 
 from cocoop.config import TrainConfig
 from cocoop.data import load_data
 from cocoop.methods import METHODS
 from cocoop.training.fit import fit
-from conftest import make_tiny_backbone
 
 CASES = {
     "cocoop-augmented-SIGINT": ("cocoop", False, signal.SIGINT),

@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from reference import conditional_logits
+from tiny_backbone import make_tiny_backbone
 
 from cocoop.methods import CoCoOp, CoOp, ZeroShot
 from cocoop.text import memory, tower, tree
 from cocoop.text.attention import by_mask, by_pair
 from cocoop.text.tree import Prompts, PromptTree
-from conftest import make_tiny_backbone
 
 CARS = [
     f"{year} {make} {model}"

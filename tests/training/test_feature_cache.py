@@ -8,17 +8,17 @@ import time
 import pytest
 import torch
 from paths import DRIVER_PATH
+from tiny_backbone import make_tiny_backbone
 
 from cocoop.backbones.fingerprint import image_side_key, model_key
 from cocoop.errors import CheckpointError, DamageWarning
 from cocoop.training.feature_cache import FeatureCache, default_cache_directory
-from conftest import make_tiny_backbone
 
 WRITER = """
 import os, sys, torch
 from pathlib import Path
 sys.path[:0] = sys.argv[3].split(os.pathsep)
-from conftest import make_tiny_backbone
+from tiny_backbone import make_tiny_backbone
 from cocoop.training.feature_cache import FeatureCache
 cache = FeatureCache(Path(sys.argv[1]), make_tiny_backbone())
 for i in range(40):

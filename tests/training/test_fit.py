@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from made_images import environment, make_images
 from paths import DRIVER_PATH, SUPPORT
 from PIL import Image
+from tiny_backbone import make_tiny_backbone
 from torch import nn
 
 import cocoop
@@ -23,7 +24,6 @@ from cocoop.errors import ConfigError, DataError, MemoryWarning, TrainingError
 from cocoop.methods import CoCoOp, CoOp, ZeroShot
 from cocoop.training.features import encode_split
 from cocoop.training.fit import fit
-from conftest import make_tiny_backbone
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

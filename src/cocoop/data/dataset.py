@@ -21,7 +21,7 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 def join_names(names: Sequence[str], limit: int = 5) -> str:
     """Return the first names, quoted, for an error message: `'a', 'b' and 7 more`."""
-    shown = ", ".join(repr(name) for name in names[:limit])
+    shown = ", ".join(repr(str(name)) for name in names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
