@@ -10,6 +10,7 @@ import uuid
 from urllib.parse import quote
 
 import anyio
+import h11
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -81,6 +82,9 @@ class RequestLogMiddleware:
                 group.start_soon(cancel_on_disconnect, group.cancel_scope)
                 try:
                     await self.app(scope, receive_upload, send_with_headers)
+                except h11.LocalProtocolError:
+                    # uvicorn has already answered malformed data of the client and closes the connection.
+                    status = 400
                 except Exception:
                     LOG.exception("Request %s failed", request_id)
                     if not status:
