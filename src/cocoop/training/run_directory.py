@@ -188,11 +188,13 @@ def trained_image_hashes(path: Path) -> frozenset[str]:
     Raises:
         CheckpointError: if the file is damaged.
     """
-    if not (path / IMAGES).exists():
-        return frozenset()
-    content = read_json(path / IMAGES)
-    check_schema(content, _Images, path / IMAGES)
-    return frozenset(content["sha256"])
+    # Runs of earlier versions have the same content under another name.
+    for file in (path / IMAGES, path / "photos.json"):
+        if file.exists():
+            content = read_json(file)
+            check_schema(content, _Images, file)
+            return frozenset(content["sha256"])
+    return frozenset()
 
 
 class _Images(Schema):
